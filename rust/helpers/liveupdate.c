@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * Helpers for the live update abstractions: macros and inline functions of
+ * Kexec Handover, the page allocator and the module loader that Rust cannot
+ * call by itself.
+ */
+
+#include <linux/io.h>
+#include <linux/kexec.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+
+#ifdef CONFIG_LIVEUPDATE
+
+/*
+ * KHO marks the first page of each preserved block by a magic number in the
+ * upper half of page->private and the order of the block in the lower half.
+ * The layout is private to kexec_handover.c; it is known here because KHO
+ * offers no way to ask whether an address is preserved, and following one that
+ * is not must never happen.
+ */
+#define LIVEUPDATE_KHO_PAGE_MAGIC	0x4b484f50U
+
+__rust_helper int rust_helper_kho_preserved_order(phys_addr_t phys)
+{
+	struct page *page = pfn_to_online_page(PHYS_PFN(phys));
+	unsigned int order;
+
+	if (!page || upper_32_bits(page_private(page)) != LIVEUPDATE_KHO_PAGE_MAGIC)
+		return -ENOENT;
+
+	order = lower_32_bits(page_private(page));
+	return order <= MAX_PAGE_ORDER ? order : -ENOENT;
+}
+
+__rust_helper phys_addr_t rust_helper_virt_to_phys(void *address)
+{
+	return virt_to_phys(address);
+}
+
+__rust_helper void *rust_helper_folio_address(const struct folio *folio)
+{
+	return folio_address(folio);
+}
+
+__rust_helper void rust_helper_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+/* Whether the loaded kexec image will find the memory that KHO preserved. */
+__rust_helper bool rust_helper_kexec_image_has_kho(void)
+{
+	return kexec_image && kexec_image->kho.fdt;
+}
+
+#endif /* CONFIG_LIVEUPDATE */

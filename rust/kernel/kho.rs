@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kexec Handover (KHO): memory that survives a kexec.
+//!
+//! The old kernel marks memory as preserved; the new kernel keeps it out of its allocators until
+//! somebody claims it. Each side has an owner of its own here, and neither turns into the other:
+//!
+//! - [`Preserved`] is memory of this kernel that the next one will find. Dropping it takes the
+//!   mark away and frees it.
+//! - [`Restored`] is memory of the previous kernel, claimed by this one. Dropping it gives it to
+//!   the page allocator.
+//! - [`Subtree`] is a [`Preserved`] that the next kernel finds by a name.
+//!
+//! All functions here may sleep, and may be called from early initcalls on.
+//!
+//! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h).
+
+use crate::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+use core::{
+    fmt,
+    num::NonZeroU64,
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+    ptr::NonNull, //
+};
+
+/// Whether this kernel hands memory over and takes it over (`kho=` on the command line).
+///
+/// C counterpart: `kho_is_enabled()`.
+pub fn is_enabled() -> bool {
+    // SAFETY: The function only reads a flag and has no requirements.
+    unsafe { bindings::kho_is_enabled() }
+}
+
+/// Whether the kexec image that is loaded now would find what this kernel preserved.
+///
+/// An image loaded by `kexec_file_load()` does; one loaded by `kexec_load()`, or none, does not.
+/// Only meaningful while the kexec lock is held, as it is in `kernel_kexec()`.
+pub fn image_finds_preserved_memory() -> bool {
+    // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. The
+    // reboot path, for which this function is, holds the kexec lock, under which images change.
+    unsafe { bindings::kexec_image_has_kho() }
+}
+
+/// A physical address that crosses a kexec. Never zero: in the handover formats zero means none.
+///
+/// Having one says nothing about what is there; [`Restored::claim`] finds that out.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct PhysAddr(NonZeroU64);
+
+impl PhysAddr {
+    /// Makes an address of a number; [`None`] for zero.
+    pub const fn new(address: u64) -> Option<Self> {
+        match NonZeroU64::new(address) {
+            Some(address) => Some(Self(address)),
+            None => None,
+        }
+    }
+
+    /// The address as a number.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Debug for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Memory for one `T` that the next kernel will find where it is now.
+///
+/// It starts out zeroed. Whatever it holds when the kexec happens is what the next kernel reads.
+/// The memory is physically contiguous, takes whole pages (a power of two of them), and begins
+/// at a page border.
+///
+/// # Invariants
+///
+/// `ptr` is the start of memory of at least `size_of::<T>()` bytes, suitably aligned and
+/// initialized, that `kho_alloc_preserve()` returned and that nothing else refers to. `phys` is
+/// its physical address.
+pub struct Preserved<T: FromBytes + IntoBytes> {
+    ptr: NonNull<T>,
+    phys: PhysAddr,
+}
+
+// SAFETY: `Preserved` owns its `T` alone, like a box, so it may move with it.
+unsafe impl<T: FromBytes + IntoBytes + Send> Send for Preserved<T> {}
+// SAFETY: A shared `Preserved` gives out nothing but `&T`.
+unsafe impl<T: FromBytes + IntoBytes + Sync> Sync for Preserved<T> {}
+
+impl<T: FromBytes + IntoBytes> Preserved<T> {
+    /// Allocates zeroed memory and marks it as preserved.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOMEM`] if there is no memory, for the value or for KHO's own records.
+    /// - [`E2BIG`] if `T` is larger than the page allocator's largest block.
+    ///
+    /// C counterpart: `kho_alloc_preserve()`.
+    pub fn new() -> Result<Self> {
+        const {
+            assert!(size_of::<T>() > 0);
+            assert!(align_of::<T>() <= PAGE_SIZE);
+        }
+
+        // SAFETY: The function has no requirements on its argument.
+        let ptr = from_err_ptr(unsafe { bindings::kho_alloc_preserve(size_of::<T>()) })?;
+        // SAFETY: The memory comes from the page allocator and lies in the direct map.
+        let phys = unsafe { bindings::virt_to_phys(ptr) };
+
+        match (NonNull::new(ptr.cast()), PhysAddr::new(phys)) {
+            // INVARIANT: The memory is fresh, page-aligned (thus aligned for `T`), as large as
+            // asked for, and zeroed, which is a valid `T` because of `FromBytes`.
+            (Some(ptr), Some(phys)) => Ok(Self { ptr, phys }),
+            // Memory at address zero could not be told from none by the next kernel.
+            _ => {
+                // SAFETY: `ptr` is what `kho_alloc_preserve()` returned, used by nobody.
+                unsafe { bindings::kho_unpreserve_free(ptr) };
+                Err(ENOMEM)
+            }
+        }
+    }
+
+    /// Where the next kernel finds this memory.
+    pub fn phys(&self) -> PhysAddr {
+        self.phys
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Deref for Preserved<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant `ptr` points to a valid `T` that only `self` refers to.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T: FromBytes + IntoBytes> DerefMut for Preserved<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: By the type invariant `ptr` points to a valid `T` that only `self` refers to.
+        unsafe { self.ptr.as_mut() }
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Drop for Preserved<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the memory came from `kho_alloc_preserve()`, and nothing
+        // else refers to it.
+        unsafe { bindings::kho_unpreserve_free(self.ptr.as_ptr().cast()) };
+    }
+}
+
+/// Memory that the previous kernel preserved, claimed by this one and seen as a `T`.
+///
+/// Nothing is known about its content but that it is a valid `T`, as any bytes are.
+///
+/// # Invariants
+///
+/// `folio` is a reference to a folio that KHO restored for this value alone, at least
+/// `size_of::<T>()` bytes large and in the direct map; `ptr` is its first byte.
+pub struct Restored<T: FromBytes + IntoBytes> {
+    folio: NonNull<bindings::folio>,
+    ptr: NonNull<T>,
+}
+
+// SAFETY: `Restored` owns its `T` alone, like a box, so it may move with it.
+unsafe impl<T: FromBytes + IntoBytes + Send> Send for Restored<T> {}
+// SAFETY: A shared `Restored` gives out nothing but `&T`.
+unsafe impl<T: FromBytes + IntoBytes + Sync> Sync for Restored<T> {}
+
+impl<T: FromBytes + IntoBytes> Restored<T> {
+    /// Claims the memory at `phys` from KHO.
+    ///
+    /// A claim succeeds once: afterwards the memory counts as an ordinary allocation of this
+    /// kernel, and a second claim is refused. To keep it reserved for ever without freeing it,
+    /// [`core::mem::forget`] the value.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page.
+    /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+    /// - [`EMSGSIZE`] if the block that starts there is too small for a `T`.
+    ///
+    /// C counterpart: `kho_restore_folio()`.
+    pub fn claim(phys: PhysAddr) -> Result<Self> {
+        const {
+            assert!(size_of::<T>() > 0);
+            assert!(align_of::<T>() <= PAGE_SIZE);
+        }
+
+        if preserved_size(phys)? < size_of::<T>() {
+            return Err(EMSGSIZE);
+        }
+
+        // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
+        // between, then the function says so by a null pointer.
+        let folio = NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)?;
+
+        // SAFETY: We own a reference to the folio.
+        let address = unsafe { bindings::folio_address(folio.as_ptr()) };
+        let Some(ptr) = NonNull::new(address.cast()) else {
+            // Memory outside the direct map, which no 64-bit kernel has.
+            // SAFETY: We own a reference to the folio and do not use it any more.
+            unsafe { bindings::folio_put(folio.as_ptr()) };
+            return Err(EINVAL);
+        };
+
+        // INVARIANT: KHO gave the folio to us alone, and it is as large as checked above.
+        Ok(Self { folio, ptr })
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Deref for Restored<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant `ptr` points to a `T` that only `self` refers to, valid
+        // because any bytes are.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we own a reference to the folio.
+        unsafe { bindings::folio_put(self.folio.as_ptr()) };
+    }
+}
+
+/// The size in bytes of the preserved block that starts at `phys` and that nobody has claimed.
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page.
+/// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+pub fn preserved_size(phys: PhysAddr) -> Result<usize> {
+    if phys.get() % PAGE_SIZE as u64 != 0 {
+        return Err(EINVAL);
+    }
+
+    // SAFETY: The helper takes any number: it checks whether there is a page at the address.
+    let order = to_result_u32(unsafe { bindings::kho_preserved_order(phys.get()) })?;
+
+    PAGE_SIZE.checked_shl(order).ok_or(EINVAL)
+}
+
+fn to_result_u32(ret: c_int) -> Result<u32> {
+    u32::try_from(ret).map_err(|_| Error::from_errno(ret))
+}
+
+/// A value that the next kernel finds by a name: an entry in KHO's root tree.
+///
+/// Dropping it takes the entry out of the tree and frees the memory.
+///
+/// # Invariants
+///
+/// `value` has been added to KHO's tree.
+pub struct Subtree<T: FromBytes + IntoBytes> {
+    value: Preserved<T>,
+}
+
+impl<T: FromBytes + IntoBytes> Subtree<T> {
+    /// Makes `value` known to the next kernel under `name`.
+    ///
+    /// # Errors
+    ///
+    /// - [`EEXIST`] if there is an entry of that name.
+    /// - [`ENOMEM`] if KHO's root tree is full.
+    ///
+    /// C counterpart: `kho_add_subtree()`.
+    pub fn add(name: &CStr, value: Preserved<T>) -> Result<Self> {
+        // SAFETY: `name` is a C string that the function copies. `value` is preserved memory,
+        // and stays until `drop` takes it out of the tree.
+        to_result(unsafe {
+            bindings::kho_add_subtree(
+                name.as_char_ptr(),
+                value.ptr.as_ptr().cast(),
+                size_of::<T>(),
+            )
+        })?;
+
+        // INVARIANT: The call above added it.
+        Ok(Self { value })
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Deref for Subtree<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: FromBytes + IntoBytes> DerefMut for Subtree<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: FromBytes + IntoBytes> Drop for Subtree<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this very address was added.
+        unsafe { bindings::kho_remove_subtree(self.value.ptr.as_ptr().cast()) };
+    }
+}
+
+/// Where the previous kernel left the value that it added under `name`, and its size in bytes.
+///
+/// [`None`] if this boot is no kexec with KHO, or there is no such entry.
+///
+/// # Errors
+///
+/// [`EINVAL`] if the entry is malformed.
+///
+/// C counterpart: `kho_retrieve_subtree()`.
+pub fn find_subtree(name: &CStr) -> Result<Option<(PhysAddr, usize)>> {
+    let mut phys: bindings::phys_addr_t = 0;
+    let mut size: usize = 0;
+
+    // SAFETY: `name` is a C string, `phys` and `size` are ours to write.
+    let ret = to_result(unsafe {
+        bindings::kho_retrieve_subtree(name.as_char_ptr(), &mut phys, &mut size)
+    });
+
+    match ret {
+        Ok(()) => Ok(Some((PhysAddr::new(phys).ok_or(EINVAL)?, size))),
+        Err(e) if e == ENOENT => Ok(None),
+        Err(e) => Err(e),
+    }
+}
