@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One live update, told step by step.
+//!
+//! Runs as the first process of a small initramfs, twice. In the old kernel it puts `/payload`
+//! into a memfd, preserves that and a manifest with its checksum, loads `/boot/kernel` and jumps.
+//! In the new kernel, which knows its part from `luo.stage=2` on its command line, it takes both
+//! back and compares. What it has to say goes to the second serial port if there is one, else to
+//! the console; the last two lines are the verdict and `done`.
+//!
+//! `/payload.name`, if it exists, holds the name to show for the payload.
+
+use liveupdate::{
+    guest::{
+        self,
+        CommandLine, //
+    },
+    initramfs::Archive,
+    kexec,
+    Context,
+    Device,
+    Result, //
+};
+use nix::{
+    fcntl::{
+        fcntl,
+        FcntlArg,
+        SealFlag, //
+    },
+    sys::{
+        memfd::{
+            memfd_create,
+            MFdFlags, //
+        },
+        utsname::uname,
+    },
+};
+use serde_json::{
+    json,
+    Value, //
+};
+use sha2::{
+    Digest,
+    Sha256, //
+};
+use std::{
+    error,
+    fmt::{
+        self,
+        Write as _, //
+    },
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        self,
+        Read,
+        Seek,
+        Write, //
+    },
+    os::fd::AsFd,
+    path::Path,
+    time::Instant, //
+};
+
+const SESSION: &str = "vm-0";
+const TOKEN_MANIFEST: u64 = 0;
+const TOKEN_PAYLOAD: u64 = 1;
+
+const PAYLOAD: &str = "/payload";
+const KERNEL: &str = "/boot/kernel";
+
+type Outcome<T = ()> = std::result::Result<T, Box<dyn error::Error>>;
+
+/// Shows the part of the demonstration that this boot is for, and never returns.
+pub fn run() -> ! {
+    if let Err(err) = guest::mount_all() {
+        // Nobody can hear it but the kernel's console, which the first process has by default.
+        eprintln!("luoctl: {err}");
+        guest::power_off();
+    }
+    let mut story = match guest::report_port() {
+        Ok(port) => Story {
+            out: Box::new(port),
+        },
+        Err(_) => Story {
+            out: Box::new(io::stdout()),
+        },
+    };
+
+    let outcome = CommandLine::read().map_err(Into::into).and_then(|cmdline| {
+        match cmdline.get("luo.stage") {
+            Some("2") => new_kernel(&mut story),
+            _ => old_kernel(&mut story, cmdline),
+        }
+    });
+    match outcome {
+        Ok(verdict) => story.line(format_args!("\nLIVE UPDATE PASSED: {verdict}")),
+        Err(err) => story.line(format_args!("\nLIVE UPDATE FAILED: {err}")),
+    }
+    story.line(format_args!("done"));
+    guest::power_off();
+}
+
+/// Where the steps are told.
+struct Story {
+    out: Box<dyn Write>,
+}
+
+impl Story {
+    fn line(&mut self, text: fmt::Arguments<'_>) {
+        // There is nobody to tell that telling failed.
+        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+    }
+
+    fn step(&mut self, subject: &str, text: fmt::Arguments<'_>) {
+        self.line(format_args!("  {subject:<11} {text}"));
+    }
+}
+
+/// The first half. Returns only when something went wrong.
+fn old_kernel(story: &mut Story, mut cmdline: CommandLine) -> Outcome<String> {
+    let name = fs::read_to_string("/payload.name").unwrap_or_else(|_| PAYLOAD.into());
+    let name = name.trim_end();
+
+    story.step("old kernel", format_args!("{}", this_kernel()?));
+
+    let mut memory = new_memfd(name)?;
+    let (bytes, checksum) = File::open(PAYLOAD)
+        .and_then(|mut payload| copy_and_sum(&mut payload, &mut memory))
+        .context(|| format!("read {PAYLOAD}"))?;
+    // The archive it came in is memory too; a big payload may not fit twice and a half.
+    fs::remove_file(PAYLOAD).context(|| format!("remove {PAYLOAD}"))?;
+    story.step(
+        "payload",
+        format_args!("{name}: {}, sha256 {checksum}", Size(bytes)),
+    );
+
+    load_next(story, &mut cmdline)?;
+
+    // From here on as an agent would do it.
+    let session = Device::open()?.create_session(SESSION)?;
+    story.step("session", format_args!("'{SESSION}' created"));
+
+    let start = Instant::now();
+    session.preserve(&memory, TOKEN_PAYLOAD)?;
+    story.step(
+        "preserve",
+        format_args!(
+            "{bytes} bytes preserved under token {TOKEN_PAYLOAD:#x}, in {:.1} ms",
+            start.elapsed().as_secs_f64() * 1e3
+        ),
+    );
+    drop(memory);
+
+    let manifest = json!({
+        "name": name,
+        "bytes": bytes,
+        "sha256": checksum,
+        "kernel": release()?,
+        "ticks": clock::ticks(),
+    })
+    .to_string();
+    let mut memory = new_memfd("manifest")?;
+    memory
+        .write_all(manifest.as_bytes())
+        .and_then(|()| memory.rewind())
+        .context(|| "write the manifest")?;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(all_seals())).context(|| "seal the manifest")?;
+    session.preserve(&memory, TOKEN_MANIFEST)?;
+    story.step(
+        "preserve",
+        format_args!(
+            "{} bytes of manifest, sealed, preserved under token {TOKEN_MANIFEST:#x}",
+            manifest.len()
+        ),
+    );
+
+    story.step("kexec", format_args!("leaving the old kernel"));
+    Err(kexec::jump().into())
+}
+
+/// The second half.
+fn new_kernel(story: &mut Story) -> Outcome<String> {
+    let now = clock::ticks();
+
+    story.step("new kernel", format_args!("{}", this_kernel()?));
+
+    let session = Device::open()?.retrieve_session(SESSION)?;
+    story.step("session", format_args!("'{SESSION}' retrieved"));
+
+    let mut memory = File::from(session.retrieve(TOKEN_MANIFEST)?);
+    let mut text = String::new();
+    memory
+        .read_to_string(&mut text)
+        .context(|| "read the manifest")?;
+    let manifest: Value = serde_json::from_str(&text)?;
+    let seals = fcntl(&memory, FcntlArg::F_GET_SEALS).context(|| "get the manifest's seals")?;
+    if SealFlag::from_bits_truncate(seals) != all_seals() {
+        return Err("the manifest came back without its seals".into());
+    }
+    let field = |key| manifest[key].as_u64().ok_or("the manifest is incomplete");
+    let text_field = |key| manifest[key].as_str().ok_or("the manifest is incomplete");
+    story.step(
+        "retrieve",
+        format_args!(
+            "token {TOKEN_MANIFEST:#x}: manifest written by Linux {}, still sealed",
+            text_field("kernel")?
+        ),
+    );
+    let blackout = clock::seconds_between(field("ticks")?, now);
+    if let Some(seconds) = blackout {
+        story.step(
+            "blackout",
+            format_args!("{seconds:.2} s from the last preserved byte to this kernel's init"),
+        );
+    }
+
+    let start = Instant::now();
+    let mut memory = File::from(session.retrieve(TOKEN_PAYLOAD)?);
+    let retrieved = start.elapsed();
+    let size = memory.metadata().context(|| "examine the payload")?.len();
+    story.step(
+        "retrieve",
+        format_args!(
+            "token {TOKEN_PAYLOAD:#x}: {size} bytes of {}, in {:.1} ms",
+            text_field("name")?,
+            retrieved.as_secs_f64() * 1e3
+        ),
+    );
+
+    memory.rewind().context(|| "rewind the payload")?;
+    let (bytes, checksum) =
+        copy_and_sum(&mut memory, &mut io::sink()).context(|| "read the payload")?;
+    let expected = text_field("sha256")?;
+    if bytes != field("bytes")? {
+        return Err(format!("{bytes} bytes came back, not {}", field("bytes")?).into());
+    }
+    if checksum != expected {
+        story.step("checksum", format_args!("sha256 {checksum}: NOT EQUAL"));
+        return Err("the payload came back changed".into());
+    }
+    story.step("checksum", format_args!("sha256 {checksum}: equal"));
+
+    session.finish()?;
+    story.step("session", format_args!("'{SESSION}' finished"));
+
+    let mut verdict = format!(
+        "{} came through live update number {}",
+        Size(bytes),
+        guest::live_update_number()?
+    );
+    if let Some(seconds) = blackout {
+        write!(verdict, ", {seconds:.2} s of blackout")?;
+    }
+    Ok(verdict)
+}
+
+/// Loads the kernel that comes next, with an initramfs in which this program alone is left.
+fn load_next(story: &mut Story, cmdline: &mut CommandLine) -> Result {
+    let kernel = File::open(KERNEL).context(|| format!("open {KERNEL}"))?;
+    let initrd = Archive::new(new_memfd("initramfs")?);
+    let initrd = pack(initrd).context(|| "pack the next initramfs")?;
+    let size = |file: &File| file.metadata().map_or(0, |meta| meta.len());
+
+    cmdline.set("luo.stage", "2");
+    kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())?;
+    story.step(
+        "kexec",
+        format_args!(
+            "next kernel loaded: {} and {} of initramfs",
+            Size(size(&kernel)),
+            Size(size(&initrd))
+        ),
+    );
+    Ok(())
+}
+
+fn pack(mut archive: Archive<File>) -> io::Result<File> {
+    archive.directory("dev")?;
+    archive.device("dev/console", 0o600, (5, 1))?;
+    archive.directory("proc")?;
+    archive.directory("sys")?;
+    archive.copy(Path::new("/init"))?;
+    archive.finish()
+}
+
+fn new_memfd(name: &str) -> Result<File> {
+    memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .map(File::from)
+        .context(|| "create a memfd")
+}
+
+fn all_seals() -> SealFlag {
+    SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
+}
+
+/// Copies all that is left, and tells its size and checksum.
+fn copy_and_sum(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
+    let mut sum = Sha256::new();
+    let mut bytes = 0;
+    let mut chunk = vec![0; 256 << 10];
+
+    loop {
+        let len = from.read(&mut chunk)?;
+        if len == 0 {
+            break;
+        }
+        sum.update(&chunk[..len]);
+        to.write_all(&chunk[..len])?;
+        bytes += len as u64;
+    }
+
+    let mut hex = String::new();
+    for byte in sum.finalize() {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    Ok((bytes, hex))
+}
+
+fn release() -> Result<String> {
+    let name = uname().context(|| "get the kernel's name")?;
+
+    Ok(name.release().to_string_lossy().into_owned())
+}
+
+/// Which kernel this is, how long it has been up and how many live updates came before it.
+fn this_kernel() -> Result<String> {
+    let uptime = fs::read_to_string("/proc/uptime").context(|| "read /proc/uptime")?;
+    let name = uname().context(|| "get the kernel's name")?;
+
+    Ok(format!(
+        "Linux {} {}, up {} s, live update number {}",
+        name.release().to_string_lossy(),
+        name.machine().to_string_lossy(),
+        uptime.split(' ').next().unwrap_or("?"),
+        guest::live_update_number()?,
+    ))
+}
+
+/// A number of bytes for people.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A figure with one decimal needs no more precision than this.
+        let bytes = self.0 as f64;
+
+        match self.0 {
+            ..1024 => write!(f, "{} bytes", self.0),
+            1024..0x10_0000 => write!(f, "{:.1} KiB", bytes / 1024.0),
+            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes / 1048576.0),
+            _ => write!(f, "{:.1} GiB", bytes / 1073741824.0),
+        }
+    }
+}
+
+/// A clock that does not notice the change of kernels.
+#[cfg(target_arch = "x86_64")]
+mod clock {
+    use std::{
+        arch::x86_64::_rdtsc,
+        time::{
+            Duration,
+            Instant, //
+        },
+    };
+
+    /// The reading of the clock.
+    pub fn ticks() -> u64 {
+        // SAFETY: Linux lets user space use the instruction unless a process forbids it itself.
+        unsafe { _rdtsc() }
+    }
+
+    /// The time between two readings, if the clock was not reset in between.
+    pub fn seconds_between(from: u64, to: u64) -> Option<f64> {
+        let (start, first) = (Instant::now(), ticks());
+        std::thread::sleep(Duration::from_millis(20));
+        let (elapsed, last) = (start.elapsed(), ticks());
+        let rate = last.checked_sub(first)? as f64 / elapsed.as_secs_f64();
+
+        Some(to.checked_sub(from)? as f64 / rate)
+    }
+}
+
+/// A clock that does not notice the change of kernels: here there is none yet.
+#[cfg(not(target_arch = "x86_64"))]
+mod clock {
+    /// The reading of the clock.
+    pub fn ticks() -> u64 {
+        0
+    }
+
+    /// The time between two readings.
+    pub fn seconds_between(_from: u64, _to: u64) -> Option<f64> {
+        None
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Life as the first process of a bare initramfs.
+
+use crate::error::{
+    Context,
+    Error,
+    Result, //
+};
+use nix::{
+    errno::Errno,
+    mount::{
+        mount,
+        MsFlags, //
+    },
+    sys::reboot::{
+        reboot,
+        RebootMode, //
+    },
+    unistd, //
+};
+use std::{
+    fs::{
+        self,
+        File,
+        OpenOptions, //
+    },
+    io::{
+        self,
+        Read, //
+    },
+    os::unix::fs::OpenOptionsExt, //
+};
+
+/// The file systems that every process expects.
+const MOUNTS: [(&str, &str); 4] = [
+    ("proc", "/proc"),
+    ("devtmpfs", "/dev"),
+    ("sysfs", "/sys"),
+    ("debugfs", "/sys/kernel/debug"),
+];
+
+/// Mounts `/proc`, `/dev`, `/sys` and, if the kernel has it, debugfs.
+///
+/// What is there already is left alone.
+pub fn mount_all() -> Result {
+    for (fs_type, target) in MOUNTS {
+        // In sysfs there is nothing to make; elsewhere a directory that is missing shows below.
+        let _ = fs::create_dir(target);
+        match mount(
+            Some(fs_type),
+            target,
+            Some(fs_type),
+            MsFlags::empty(),
+            None::<&str>,
+        ) {
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(_) if fs_type == "debugfs" => {}
+            Err(errno) => return Err(Error::new(format!("mount {target}"), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// The command line of the kernel.
+#[derive(Clone, Debug)]
+pub struct CommandLine(String);
+
+impl CommandLine {
+    /// Reads it.
+    pub fn read() -> Result<Self> {
+        let path = "/proc/cmdline";
+        let line = fs::read_to_string(path).context(|| format!("read {path}"))?;
+
+        Ok(Self(line.trim_end().to_owned()))
+    }
+
+    /// The value of the last `key=value`.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0
+            .split_ascii_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .filter(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+            .next_back()
+    }
+
+    /// Sets `key=value` in place of what was there.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let mut words: Vec<_> = self
+            .0
+            .split_ascii_whitespace()
+            .filter(|word| word.split_once('=').is_none_or(|(name, _)| name != key))
+            .map(str::to_owned)
+            .collect();
+
+        words.push(format!("{key}={value}"));
+        self.0 = words.join(" ");
+    }
+
+    /// All of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The second serial port, where a machine's owner reads what is meant for him.
+///
+/// The first one is the console, where the kernel has its say. If there is no second port the
+/// console must do.
+pub fn report_port() -> Result<File> {
+    let open = |path| OpenOptions::new().write(true).open(path);
+
+    open("/dev/ttyS1")
+        .and_then(|port| {
+            // A port without hardware may open, but has no settings.
+            make_raw(&port)?;
+            Ok(port)
+        })
+        .or_else(|_| open("/dev/console"))
+        .context(|| "open a terminal")
+}
+
+/// Makes a terminal pass on bytes as they are.
+fn make_raw(port: &File) -> io::Result<()> {
+    use nix::sys::termios;
+
+    let mut settings = termios::tcgetattr(port)?;
+    termios::cfmakeraw(&mut settings);
+    termios::tcsetattr(port, termios::SetArg::TCSANOW, &settings)?;
+    Ok(())
+}
+
+/// The messages of the kernel from the oldest to the newest, without their prefixes.
+pub fn kernel_log() -> Result<Vec<String>> {
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .context(|| "open the kernel log")?;
+    let mut record = [0; 8192];
+    let mut lines = Vec::new();
+
+    loop {
+        match log.read(&mut record) {
+            Ok(len) => {
+                let record = String::from_utf8_lossy(&record[..len]);
+                // "prefix;text", and lines of key=value that start with a space.
+                let text = record.split_once(';').map_or("", |(_, text)| text);
+                lines.extend(text.lines().next().map(str::to_owned));
+            }
+            // Overwritten before it was read: goes on with the next.
+            Err(err) if err.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
+            Err(err) => return Err(err).context(|| "read the kernel log"),
+        }
+    }
+}
+
+/// How many live updates led to this kernel, as it says in its log; 0 after a cold boot.
+pub fn live_update_number() -> Result<u64> {
+    let number = kernel_log()?
+        .iter()
+        .filter_map(|line| line.split_once("liveupdate number: "))
+        .find_map(|(_, number)| number.trim().parse().ok());
+
+    Ok(number.unwrap_or(0))
+}
+
+/// Writes out what is buffered and switches the machine off.
+pub fn power_off() -> ! {
+    unistd::sync();
+    // Let the serial ports drain.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    for mode in [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT] {
+        let _ = reboot(mode);
+    }
+    // Neither worked: the first process must not end, or the kernel panics. Let it.
+    std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line() {
+        let mut line = CommandLine("quiet a=1 luo.stage=1 b a=2".into());
+
+        assert_eq!(line.get("a"), Some("2"));
+        assert_eq!(line.get("b"), None);
+        line.set("luo.stage", "2");
+        assert_eq!(line.as_str(), "quiet a=1 b a=2 luo.stage=2");
+        line.set("a", "3");
+        assert_eq!(line.as_str(), "quiet b luo.stage=2 a=3");
+    }
+}
