@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What crosses the kexec in a live update: layouts, parsing, validation, emission.
+//!
+//! The lowest layer of LUO. Everything that the previous kernel left behind is read through the
+//! types of this module and is hostile until one of its functions has said otherwise; everything
+//! that is left for the next kernel is written through them too. So this is the only place that
+//! knows an offset, a compatible string or a limit of the format.
+//!
+//! It uses `core` and `zerocopy` and nothing else: no kernel, no allocation, no `unsafe`, no panic.
+//! The same files are built twice: as a module of the kernel crates that need them, and as the host
+//! crate `luo-abi` that is tested without a kernel.
+//!
+//! ```text
+//!  root      the entry of all: an FDT, or the C LUO's `struct luo_ser`
+//!   |- flb       one page: shared objects and how many files use each
+//!   `- session   a chain of blocks: named sessions
+//!        `- session   a chain of blocks for each: its files
+//!             `- memfd     what a file's handler left: memfd-v2 or memfd-extents-v1
+//!
+//!  chain     walks blocks through a `Memory`, which says what may be followed
+//!  block     one page: { next, count, records }
+//!  vmalloc   KHO's description of a virtually contiguous area, used by memfd-v2
+//!  name      bounded strings;  phys  addresses;  error  what can be wrong
+//! ```
+//!
+//! Numbers are in native byte order throughout: both kernels run on the same machine.
+
+// As a module of a kernel crate this file may not say it, and the kernel says it itself.
+#![cfg_attr(not(CONFIG_RUST), no_std)]
+#![deny(unsafe_code)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+pub mod block;
+pub mod chain;
+pub mod error;
+pub mod flb;
+pub mod memfd;
+pub mod memfd_extents;
+pub mod memfd_v2;
+pub mod name;
+pub mod phys;
+pub mod root;
+pub mod session;
+pub mod vmalloc;
+
+pub use self::{
+    block::{
+        Block,
+        Record, //
+    },
+    chain::Memory,
+    error::Excerpt,
+    name::{
+        Compatible,
+        Name,
+        SessionName, //
+    },
+    phys::Phys,
+    root::{
+        Root,
+        RootFormat, //
+    }, //
+};
+
+/// Size of a block, and of a page, in bytes.
+///
+/// KHO does not support a live update between kernels with different page sizes, and this
+/// implementation is for 4 KiB pages only.
+pub const BLOCK_SIZE: usize = 4096;
