@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# For people: `make help` says what there is. (The kernel's build reads Kbuild,
+# which it prefers to a Makefile.)
+#
+# Everything runs inside the project's own toolchain by scripts/enter, which
+# makes it when it is not there.
+
+ENTER := scripts/enter
+export KSRC LUO_IMPL LUO_MEMFD FRAGMENT FILE T LUO_TOOLCHAIN
+
+# Paths of the user's are looked up here, as they are relative to where make
+# was called, and must be visible inside the toolchain.
+override KSRC := $(if $(KSRC),$(abspath $(KSRC)))
+override FRAGMENT := $(if $(FRAGMENT),$(abspath $(FRAGMENT)))
+export LUO_BIND = $(KSRC)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test image ksrc check install-tree uninstall-tree clean distclean
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+#: make run [FILE=path]         one live update in QEMU, step by step, with a
+#:                              file's bytes carried through it
+#: make test [T=pattern]        the whole test suite, or the tests whose names
+#:                              match; the last line is `N passed, N failed'
+#: make check                   format, lints and documentation, without warnings
+#: make image [LUO_IMPL=c] [FRAGMENT=file]
+#:                              a kernel; the last line is its bzImage. With the
+#:                              stock C implementation; with more options
+#: make ksrc                    the unpatched kernel source; the last line is its path
+#: make install-tree KSRC=dir   puts the overlay into a Linux 7.3 tree
+#: make uninstall-tree KSRC=dir takes it out again
+#: make clean                   removes what was built (not toolchain and sources)
+#: make distclean               removes the whole cache
+#:
+#: KSRC=dir builds from that Linux 7.3 tree. LUO_TOOLCHAIN=host uses the host's
+#: compilers and QEMU. LUO_JOBS=n limits the processors in use. The cache is
+#: $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
+
+run test image check:
+	@scripts/$@
+
+ksrc:
+	@$(ENTER) scripts/ksrc

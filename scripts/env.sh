@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Sourced by the shell scripts: where things are, how messages look, the lock.
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+LUO_CACHE=${LUO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luo}
+export REPO LUO_CACHE
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# Lets one process at a time make things in the cache. The lock goes with the
+# process (and the children that hold descriptor 9), so none is ever left over.
+lock() {
+	mkdir -p "$LUO_CACHE"
+	exec 9>"$LUO_CACHE/lock"
+	flock -n 9 || { say "another run is making things in $LUO_CACHE, waiting for it"; flock 9; }
+}
+
+unlock() { exec 9>&-; }

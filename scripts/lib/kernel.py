@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Builds kernels: source tree, configuration, build folder.
+
+In the cache are, for each kernel source, one tree with the overlay in it and
+any number of build folders (`O=`) that share it. The tree is made of hard
+links to the pristine source, and is brought to the content of this clone's
+overlay before each build. A file whose content stays is not touched, so what
+another clone (or an earlier run) built from the same content is built
+already.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import overlay
+from common import CACHE, JOBS, REPO, Failed, lock, quiet, run, say
+
+STOCK_TESTS = Path("tools/testing/selftests/liveupdate")
+# How many steps a build from nothing has, to say how far it is.
+STEPS = 1900
+
+
+def source() -> Path:
+    """The pristine source (fetched if need be)."""
+    done = subprocess.run([REPO / "scripts/ksrc"], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Failed("there is no kernel source")
+    return Path(done.stdout.splitlines()[-1])
+
+
+def place(old: Path, new: Path) -> None:
+    """Makes `new` the same file as `old`, or a copy on another file system."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def link_tree(pristine: Path, tree: Path, leave: set[str]) -> None:
+    """Makes `tree` a copy of `pristine`, except for the paths in `leave`.
+
+    Also brings an old copy up to date, and goes on where it was interrupted.
+    """
+    def same(a: os.stat_result, b: os.stat_result) -> bool:
+        return (a.st_ino, a.st_dev) == (b.st_ino, b.st_dev) or \
+            (a.st_mtime_ns, a.st_size) == (b.st_mtime_ns, b.st_size)
+
+    for folder, folders, names in os.walk(pristine):
+        folders[:] = [f for f in folders if f != ".git"]
+        relative = os.path.relpath(folder, pristine)
+        (tree / relative).mkdir(parents=True, exist_ok=True)
+        # Symbolic links to folders are copied as what they are.
+        for name in names + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
+            path = os.path.normpath(os.path.join(relative, name))
+            if path in leave:
+                continue
+            if os.path.lexists(tree / path):
+                if same(os.lstat(pristine / path), os.lstat(tree / path)):
+                    continue
+                (tree / path).unlink()
+            place(pristine / path, tree / path)
+
+
+def overlaid(pristine: Path) -> Path:
+    """The tree in the cache that has the overlay of this clone. Needs the lock."""
+    cached = pristine.is_relative_to(CACHE)
+    name = pristine.name if cached else hashlib.sha256(str(pristine).encode()).hexdigest()[:12]
+    tree = CACHE / "tree" / name
+    # What the overlay has brought so far; its existence says that the copy is complete.
+    stamp = CACHE / "tree" / f"{name}.overlay"
+    if (pristine / overlay.MANIFEST).exists():
+        raise Failed(f"{pristine} has the overlay installed already; "
+                     f"`make uninstall-tree KSRC={pristine}' takes it out")
+    if (pristine / ".config").exists() or (pristine / "include/config").exists():
+        raise Failed(f"{pristine} holds a build; a kernel source to build from must be clean "
+                     "(make mrproper)")
+    try:
+        wanted = overlay.contents(pristine)
+    except overlay.Refused as why:
+        raise Failed(f"the overlay does not fit {pristine}: {why}") from None
+
+    before = set(stamp.read_text().splitlines()) if stamp.exists() else set()
+    if not cached or not stamp.exists():
+        say(f"making a copy of {pristine} to build from")
+        link_tree(pristine, tree, before | set(wanted))
+    # Noted before it is done, so that what an interrupted run did is known.
+    stamp.write_text("\n".join(sorted(before | set(wanted))) + "\n")
+    for path in before - set(wanted):
+        (tree / path).unlink(missing_ok=True)
+        if (pristine / path).exists():
+            place(pristine / path, tree / path)
+    for path, data in wanted.items():
+        if not (tree / path).is_file() or (tree / path).read_bytes() != data:
+            overlay.write(tree / path, data)
+    stamp.write_text("\n".join(sorted(wanted)) + "\n")
+    return tree
+
+
+def read_config(path: Path) -> dict[str, str]:
+    """Options and values of a Kconfig fragment; `n` for one that is not set."""
+    options = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        line = line.strip()
+        if match := re.fullmatch(r"(CONFIG_\w+)=(.*)", line):
+            options[match[1]] = match[2]
+        elif match := re.fullmatch(r"# (CONFIG_\w+) is not set", line):
+            options[match[1]] = "n"
+        elif line and not line.startswith("#"):
+            raise Failed(f"{path}:{number}: `{line}' is no line of a Kconfig fragment "
+                         "(CONFIG_NAME=value)")
+    return options
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is built: the implementations, and a fragment of the user's."""
+
+    core: str = "rust"
+    memfd: str = ""
+    fragments: tuple[Path, ...] = ()
+
+    @staticmethod
+    def from_environment() -> "Variant":
+        core = os.environ.get("LUO_IMPL") or "rust"
+        memfd = os.environ.get("LUO_MEMFD") or ""
+        for name, value in (("LUO_IMPL", core), ("LUO_MEMFD", memfd or core)):
+            if value not in ("rust", "c"):
+                raise Failed(f"{name} is `rust' or `c', not `{value}'")
+        fragment = os.environ.get("FRAGMENT")
+        if fragment and not os.path.isfile(fragment):
+            raise Failed(f"FRAGMENT={fragment}: there is no such file")
+        return Variant(core, memfd, (Path(fragment),) if fragment else ())
+
+    @property
+    def memfd_impl(self) -> str:
+        return self.memfd or self.core
+
+    @property
+    def ours(self) -> list[Path]:
+        """The project's fragments that make it."""
+        return [REPO / "configs" / f"{name}.config"
+                for name in ("base", self.core, f"memfd-{self.memfd_impl}")]
+
+    @property
+    def name(self) -> str:
+        return self.core if self.memfd_impl == self.core else f"{self.core}-memfd-{self.memfd}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A built kernel, in its build folder."""
+
+    variant: Variant
+    tree: Path
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "arch/x86/boot/bzImage"
+
+    @property
+    def vmlinux(self) -> Path:
+        return self.folder / "vmlinux"
+
+
+def make(tree: Path, folder: Path) -> list[str]:
+    """The command that all kernel builds begin with."""
+    compiler = "ccache clang" if shutil.which("ccache") else "clang"
+    return ["make", "-C", str(tree), f"O={folder}", "LLVM=1", f"CC={compiler}", f"-j{JOBS}",
+            # The same input gives the same kernel.
+            "KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=luo", "KBUILD_BUILD_HOST=luo"]
+
+
+def configure(tree: Path, folder: Path, variant: Variant) -> None:
+    """Writes the folder's .config, and checks that what was asked for took effect."""
+    ours: dict[str, str] = {}
+    for path in (tree / STOCK_TESTS / "config", tree / STOCK_TESTS / "config.x86_64",
+                 *variant.ours):
+        ours |= read_config(path)
+    asked: dict[str, str] = {}
+    for path in variant.fragments:
+        asked |= read_config(path)
+    wanted = ours | asked
+    text = "".join(f"{name}={value}\n" if value != "n" else f"# {name} is not set\n"
+                   for name, value in wanted.items())
+
+    # Left alone if nothing changed, as a new .config makes all of Kconfig run again.
+    given, config = folder / "luo.config", folder / ".config"
+    if not config.exists() or not given.exists() or given.read_text() != text:
+        config.write_text(text)
+        given.unlink(missing_ok=True)
+        quiet([*make(tree, folder), "olddefconfig"], "configuring the kernel")
+        given.write_text(text)
+
+    is_set = read_config(config)
+    lost = {name: value for name, value in wanted.items() if is_set.get(name, "n") != value}
+    for name, value in lost.items():
+        if name in asked:
+            where = next(p for p in variant.fragments if name in read_config(p))
+            given.unlink(missing_ok=True)
+            raise Failed(f"{name}={value}, asked for in {where}, did not take effect: it is "
+                         f"{is_set.get(name, 'not set')} (an unmet dependency, or no such option)")
+    if lost and not asked:
+        raise Failed("the kernel's configuration lacks " + ", ".join(lost))
+
+
+def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:
+    """Builds a kernel, or makes sure that it is built. Needs the lock."""
+    tree = overlaid(source())
+    key = hashlib.sha256()
+    for path in (*variant.ours, *variant.fragments):
+        key.update(path.read_bytes())
+    folder = CACHE / "build" / tree.name / f"{variant.name}-{key.hexdigest()[:8]}"
+    done = folder / ".luo-done"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        others = [path.parent for path in folder.parent.glob("*/.luo-done")]
+        if others:
+            # Kbuild knows what another configuration changes, and makes only that again.
+            nearest = max(others, key=lambda path: (path.name.split("-")[0] == variant.core,
+                                                    path.stat().st_mtime))
+            new = folder.with_name(folder.name + ".new")
+            shutil.rmtree(new, ignore_errors=True)
+            quiet(["cp", "-a", str(nearest), str(new)], "copying a build folder")
+            new.rename(folder)
+        else:
+            folder.mkdir()
+    first = not (folder / "vmlinux").exists()
+    done.unlink(missing_ok=True)
+    configure(tree, folder, variant)
+    what = f"building the kernel ({variant.name})"
+    if first:
+        say(f"{what}; from nothing this takes about seven minutes on two processors")
+    warnings = run([*make(tree, folder), *extra, *(targets or ("bzImage",))], what,
+                   folder / "luo-build.log", STEPS if first else None)
+    for line in warnings:
+        print(line, file=sys.stderr)
+    done.touch()
+    return Kernel(variant, tree, folder)
+
+
+def build_locked(variant: Variant) -> Kernel:
+    with lock():
+        return build(variant)
