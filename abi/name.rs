@@ -102,7 +102,7 @@ impl<const N: usize> Name<N> {
     }
 
     /// The whole field, padded with NUL.
-    pub const fn to_bytes_padded(&self) -> [u8; N] {
+    pub const fn to_bytes_padded(self) -> [u8; N] {
         self.bytes
     }
 }

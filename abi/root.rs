@@ -81,8 +81,11 @@ pub const COMPATIBLE_PROPERTY: &CStr = c"compatible";
 /// First bytes of a flattened device tree.
 const FDT_MAGIC: [u8; 4] = 0xd00d_feed_u32.to_be_bytes();
 
-/// First bytes of the C implementation's root.
+/// Compatible string of the C implementation's root, padded.
 const V5_COMPATIBLE: [u8; 8] = *b"luo-v5\0\0";
+
+/// First bytes of the C implementation's root: its compatible string with the NUL.
+const V5_MAGIC: &[u8] = b"luo-v5\0";
 
 /// The root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,7 +174,7 @@ impl RootFormat {
     pub fn detect(bytes: &[u8]) -> Option<Self> {
         if bytes.starts_with(&FDT_MAGIC) {
             Some(Self::Fdt)
-        } else if bytes.starts_with(&V5_COMPATIBLE) {
+        } else if bytes.starts_with(V5_MAGIC) {
             Some(Self::V5)
         } else {
             None
@@ -239,7 +242,7 @@ impl Root {
     pub fn from_v5(bytes: &[u8]) -> Result<Self, RootError> {
         let (ser, _) = LuoSerV5::read_from_prefix(bytes)
             .map_err(|_| RootError::TooShort { len: bytes.len() })?;
-        if ser.compatible != V5_COMPATIBLE {
+        if !ser.compatible.starts_with(V5_MAGIC) {
             return Err(RootError::UnknownFormat {
                 found: Excerpt::new(&ser.compatible),
             });
@@ -248,7 +251,7 @@ impl Root {
     }
 
     /// The root as the C implementation has it.
-    pub fn to_v5(&self) -> LuoSerV5 {
+    pub fn to_v5(self) -> LuoSerV5 {
         LuoSerV5 {
             compatible: V5_COMPATIBLE,
             liveupdate_num: self.number,

@@ -101,6 +101,24 @@ impl SessionRecord {
     }
 }
 
+impl Session {
+    /// Compares the number of files that were found with the one in the session's record.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Total`].
+    pub fn check_total(&self, found: usize) -> Result<(), RecordError> {
+        if u64::try_from(found) == Ok(self.count) {
+            Ok(())
+        } else {
+            Err(RecordError::Total {
+                found,
+                count: self.count,
+            })
+        }
+    }
+}
+
 /// A preserved file as it stands in a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -171,6 +189,13 @@ pub enum RecordError {
         /// The address.
         at: Phys,
     },
+    /// There are not as many files as the session's record says.
+    Total {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        count: u64,
+    },
 }
 
 impl fmt::Display for RecordError {
@@ -185,6 +210,7 @@ impl fmt::Display for RecordError {
                 write!(f, "count {count} but no address of files")
             }
             Self::Misaligned { at } => write!(f, "address {at} of files is not that of a page"),
+            Self::Total { found, count } => write!(f, "{found} files where {count} are counted"),
         }
     }
 }
