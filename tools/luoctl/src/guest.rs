@@ -29,7 +29,10 @@ use std::{
         self,
         Read, //
     },
-    os::unix::fs::OpenOptionsExt, //
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    thread,
+    time::Duration, //
 };
 
 /// The file systems that every process expects.
@@ -131,51 +134,76 @@ fn make_raw(port: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The messages of the kernel from the oldest to the newest, without their prefixes.
-pub fn kernel_log() -> Result<Vec<String>> {
+/// A message of the kernel.
+#[derive(Clone, Debug)]
+pub struct LogRecord {
+    /// Its number; numbers grow.
+    pub sequence: u64,
+    /// The message.
+    pub text: String,
+}
+
+/// The messages of the kernel from number `first` on, as far as it still has them.
+pub fn kernel_log(first: u64) -> Result<Vec<LogRecord>> {
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/kmsg")
         .context(|| "open the kernel log")?;
     let mut record = [0; 8192];
-    let mut lines = Vec::new();
+    let mut records = Vec::new();
 
     loop {
         match log.read(&mut record) {
-            Ok(len) => {
-                let record = String::from_utf8_lossy(&record[..len]);
-                // "prefix;text", and lines of key=value that start with a space.
-                let text = record.split_once(';').map_or("", |(_, text)| text);
-                lines.extend(text.lines().next().map(str::to_owned));
-            }
+            Ok(len) => records.extend(
+                LogRecord::parse(&String::from_utf8_lossy(&record[..len]))
+                    .filter(|record| record.sequence >= first),
+            ),
             // Overwritten before it was read: goes on with the next.
             Err(err) if err.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(records),
             Err(err) => return Err(err).context(|| "read the kernel log"),
         }
     }
 }
 
+impl LogRecord {
+    /// Takes apart `priority,sequence,time,flags;text`; lines of further data may follow.
+    fn parse(record: &str) -> Option<Self> {
+        let (prefix, text) = record.split_once(';')?;
+
+        Some(Self {
+            sequence: prefix.split(',').nth(1)?.parse().ok()?,
+            text: text.lines().next()?.to_owned(),
+        })
+    }
+}
+
 /// How many live updates led to this kernel, as it says in its log; 0 after a cold boot.
 pub fn live_update_number() -> Result<u64> {
-    let number = kernel_log()?
+    let number = kernel_log(0)?
         .iter()
-        .filter_map(|line| line.split_once("liveupdate number: "))
+        .filter_map(|record| record.text.split_once("liveupdate number: "))
         .find_map(|(_, number)| number.trim().parse().ok());
 
     Ok(number.unwrap_or(0))
 }
 
 /// Writes out what is buffered and switches the machine off.
+///
+/// A kernel that cannot do that would halt instead: there the machine is reset, which ends a
+/// virtual one that was told not to reboot.
 pub fn power_off() -> ! {
+    let mode = match Path::new("/sys/firmware/acpi").exists() {
+        true => RebootMode::RB_POWER_OFF,
+        false => RebootMode::RB_AUTOBOOT,
+    };
+
     unistd::sync();
     // Let the serial ports drain.
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    for mode in [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT] {
-        let _ = reboot(mode);
-    }
-    // Neither worked: the first process must not end, or the kernel panics. Let it.
+    thread::sleep(Duration::from_millis(50));
+    let _ = reboot(mode);
+    // The first process must not end, or the kernel panics. Nothing better is left.
     std::process::exit(1);
 }
 
@@ -193,5 +221,14 @@ mod tests {
         assert_eq!(line.as_str(), "quiet a=1 b a=2 luo.stage=2");
         line.set("a", "3");
         assert_eq!(line.as_str(), "quiet b luo.stage=2 a=3");
+    }
+
+    #[test]
+    fn log_records() {
+        let record = LogRecord::parse("6,42,1234,-;some; text\n KEY=value\n").unwrap();
+
+        assert_eq!(record.sequence, 42);
+        assert_eq!(record.text, "some; text");
+        assert!(LogRecord::parse("garbage").is_none());
     }
 }

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first process of the virtual machine: runs tests, reports, and reboots into what follows.
+//!
+//! Each part of a test runs in a child of its own, so whatever it leaves behind goes with it:
+//! descriptors, limits, threads. A child whose test goes on in the next kernel stays until then,
+//! with the descriptors that the test wants to keep.
+
+use crate::{
+    harness::{
+        Failure,
+        Outcome,
+        Stage,
+        Test, //
+    },
+    tests, //
+};
+use liveupdate::{
+    guest::{
+        self,
+        CommandLine,
+        LogRecord, //
+    },
+    initramfs::Archive,
+    kexec, //
+};
+use nix::{
+    poll::{
+        poll,
+        PollFd,
+        PollFlags,
+        PollTimeout, //
+    },
+    sys::{
+        memfd::{
+            memfd_create,
+            MFdFlags, //
+        },
+        signal::{
+            kill,
+            Signal, //
+        },
+        wait::waitpid,
+    },
+    unistd::{
+        self,
+        fork,
+        ForkResult, //
+    },
+};
+use std::{
+    any::Any,
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        self,
+        Read,
+        Write, //
+    },
+    os::fd::AsFd,
+    panic,
+    path::Path,
+    sync::Mutex,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// Words in the kernel's log that no test may bring about.
+const ALARMS: [&str; 16] = [
+    "WARNING:",
+    "BUG:",
+    "Oops:",
+    "INFO: task",
+    "INFO: rcu",
+    "KASAN:",
+    "KFENCE:",
+    "UBSAN:",
+    "general protection fault",
+    "unable to handle",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "possible circular locking",
+    "possible recursive locking",
+    "page allocation failure",
+];
+
+/// Runs what the command line asks for, and never returns.
+pub fn run() -> ! {
+    let mut report = match guest::mount_all().and_then(|()| guest::report_port()) {
+        Ok(port) => Report::new(Box::new(port)),
+        Err(err) => {
+            eprintln!("luo-selftest: {err}");
+            Report::new(Box::new(io::stdout()))
+        }
+    };
+
+    panic::set_hook(Box::new(|info| {
+        // Told by whoever catches it.
+        let mut last = LAST_PANIC.lock().unwrap_or_else(|err| err.into_inner());
+        *last = info.location().map(|place| {
+            let what = payload_text(info.payload());
+            Failure::at(place, format_args!("panic: {what}"))
+        });
+    }));
+
+    if let Err(err) = stage(&mut report) {
+        report.line(&format!("Bail out! {err}"));
+    }
+    report.line("done");
+    guest::power_off();
+}
+
+/// Where and why the last panic was.
+static LAST_PANIC: Mutex<Option<Failure>> = Mutex::new(None);
+
+fn payload_text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("of some kind")
+}
+
+/// The lines for whoever watches, and the count of what they said.
+struct Report {
+    out: Box<dyn Write>,
+    count: usize,
+    failed: usize,
+}
+
+impl Report {
+    fn new(out: Box<dyn Write>) -> Self {
+        Self {
+            out,
+            count: 0,
+            failed: 0,
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        // There is nobody to tell that telling failed.
+        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+    }
+
+    fn result(&mut self, name: &str, outcome: &Outcome) {
+        self.count += 1;
+        let number = self.count;
+        match outcome {
+            Ok(()) => self.line(&format!("ok {number} {name}")),
+            Err(Failure::Skipped(why)) => self.line(&format!("ok {number} {name} # SKIP {why}")),
+            Err(Failure::Failed(why)) => {
+                self.failed += 1;
+                self.line(&format!("not ok {number} {name} # {}", one_line(why)));
+            }
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" / ")
+}
+
+/// The tests that the command line names.
+fn select(cmdline: &CommandLine) -> Result<Vec<&'static Test>, String> {
+    let wanted = cmdline.get("luo.test").ok_or("no luo.test= parameter")?;
+    let is_c = |key| cmdline.get(key) == Some("c");
+    let applies =
+        |test: &Test| !(is_c("luo.core") && test.c_differs || is_c("luo.memfd") && test.rust_memfd);
+    let mut selected: Vec<&'static Test> = Vec::new();
+
+    for word in wanted.split(',') {
+        let before = selected.len();
+        selected.extend(tests::all().iter().filter(|test| {
+            test.name == word || word.starts_with('@') && test.group() == word && applies(test)
+        }));
+        if selected.len() == before {
+            return Err(format!("no test is called '{word}'"));
+        }
+    }
+    Ok(selected)
+}
+
+/// Does one boot's share of the work. Returns when all is done.
+fn stage(report: &mut Report) -> Result<(), String> {
+    let mut cmdline = CommandLine::read().map_err(|err| err.to_string())?;
+    let number: usize = match cmdline.get("luo.stage") {
+        Some(text) => text.parse().map_err(|_| "luo.stage= is not a number")?,
+        None => 1,
+    };
+    let mut selected = select(&cmdline)?;
+
+    if number == 1 {
+        report.line("KTAP version 1");
+        // The last one is the kernel log of all boots.
+        report.line(&format!("1..{}", selected.len() + 1));
+    } else {
+        let state = State::parse(cmdline.get("luo.state").unwrap_or_default());
+        report.count = state.count;
+        report.failed = state.failed;
+        selected.retain(|test| test.parts.len() >= number && !state.over.contains(&test.name));
+    }
+
+    let boot_log = alarm_in(&guest::kernel_log(0).map_err(|err| err.to_string())?);
+    if let Some(alarm) = &boot_log {
+        report.line(&format!("# boot {number}: {alarm}"));
+    }
+
+    let mut over = Vec::new();
+    let mut next_parameter = None;
+    for test in &selected {
+        let last = test.parts.len() == number;
+        let start = Instant::now();
+        let outcome = run_part(test, number, report);
+        let elapsed = start.elapsed().as_secs_f64();
+
+        report.line(&format!("# {} part {number}: {elapsed:.2} s", test.name));
+        if outcome.is_ok() && !last {
+            next_parameter = next_parameter.or(test.next_parameter);
+            continue;
+        }
+        if !last {
+            over.push(test.name);
+        }
+        report.result(test.name, &in_part(number, test.parts.len(), outcome));
+    }
+
+    let proceed = selected
+        .iter()
+        .any(|test| test.parts.len() > number && !over.contains(&test.name));
+    let boot_log = boot_log.map(|alarm| format!("boot {number}: {alarm}"));
+    let earlier_log = cmdline
+        .get("luo.alarm")
+        .map(|boot| format!("boot {boot}: see its line above"));
+    if !proceed {
+        let log = earlier_log
+            .or(boot_log)
+            .map_or(Ok(()), |alarm| Err(Failure::Failed(alarm)));
+        report.result("kernel-log", &log);
+        let (count, failed) = (report.count, report.failed);
+        report.line(&format!("# {} passed, {failed} failed", count - failed));
+        return Ok(());
+    }
+    if boot_log.is_some() {
+        cmdline.set("luo.alarm", &number.to_string());
+    }
+
+    // Over means: not to be run in the boots that follow.
+    let mut state = State::parse(cmdline.get("luo.state").unwrap_or_default());
+    state.over.extend(over);
+    state.count = report.count;
+    state.failed = report.failed;
+    let state = state.to_string();
+    cmdline.set("luo.state", &state);
+    cmdline.set("luo.stage", &(number + 1).to_string());
+    if let Some((key, value)) = next_parameter {
+        cmdline.set(key, value);
+    }
+    let err = next_kernel(&cmdline, number);
+    // Whoever is left has failed.
+    for test in selected {
+        if test.parts.len() > number && !state.contains(test.name) {
+            report.result(test.name, &Err(Failure::Failed(err.clone())));
+        }
+    }
+    Err(err)
+}
+
+/// What one boot tells the next about the tests.
+struct State<'a> {
+    count: usize,
+    failed: usize,
+    over: Vec<&'a str>,
+}
+
+impl<'a> State<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut words = text.split(',');
+        let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+
+        Self {
+            count: number(),
+            failed: number(),
+            over: words.filter(|word| !word.is_empty()).collect(),
+        }
+    }
+}
+
+impl std::fmt::Display for State<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{}", self.count, self.failed)?;
+        self.over.iter().try_for_each(|name| write!(f, ",{name}"))
+    }
+}
+
+/// Says in which part a test failed, if it has more than one.
+fn in_part(number: usize, parts: usize, outcome: Outcome) -> Outcome {
+    outcome.map_err(|failure| match failure {
+        Failure::Failed(why) if parts > 1 => Failure::Failed(format!("part {number}: {why}")),
+        other => other,
+    })
+}
+
+/// Runs one part, with an eye on the kernel's log.
+fn run_part(test: &Test, number: usize, report: &mut Report) -> Outcome {
+    let next = |log: &[LogRecord]| log.last().map_or(0, |record| record.sequence + 1);
+    let first = next(&guest::kernel_log(0)?);
+    let outcome = in_child(test, number, report);
+
+    match (outcome, alarm_in(&guest::kernel_log(first)?)) {
+        (Ok(()), Some(alarm)) => Err(Failure::Failed(format!("kernel log: {alarm}"))),
+        (Err(Failure::Failed(why)), Some(alarm)) => {
+            Err(Failure::Failed(format!("{why}; kernel log: {alarm}")))
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// Runs one part in a child.
+///
+/// A child that succeeded and has more parts to come is left waiting for the kexec.
+fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
+    let part = test.parts[number - 1];
+    let (reader, writer) = unistd::pipe()?;
+
+    // SAFETY: This process has one thread.
+    match unsafe { fork()? } {
+        ForkResult::Child => {
+            drop(reader);
+            let mut stage = Stage::new(test.name, number);
+            let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| part(&mut stage)))
+                .unwrap_or_else(|_| {
+                    let last = LAST_PANIC.lock().unwrap_or_else(|err| err.into_inner());
+                    Err(last.clone().unwrap_or_else(|| Failure::here("panic")))
+                });
+
+            let mut message = String::new();
+            for note in stage.notes() {
+                message += &format!("note {}\n", one_line(note));
+            }
+            message += &match &outcome {
+                Ok(()) => "ok\n".to_owned(),
+                Err(Failure::Failed(why)) => format!("failed {}\n", one_line(why)),
+                Err(Failure::Skipped(why)) => format!("skipped {}\n", one_line(why)),
+            };
+            if outcome.is_err() || test.parts.len() == number {
+                // What it kept must be gone when the parent hears of it.
+                drop(stage);
+                let _ = File::from(writer).write_all(message.as_bytes());
+                std::process::exit(0);
+            }
+            let _ = File::from(writer).write_all(message.as_bytes());
+            loop {
+                unistd::pause();
+            }
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let deadline = Instant::now() + Duration::from_secs(test.timeout);
+            let mut reader = File::from(reader);
+            let mut message = String::new();
+            let mut chunk = [0; 4096];
+
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let left = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+                let ready = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], left)?;
+                if ready == 0 {
+                    // It may be stuck in the kernel for good: do not wait for its end.
+                    let _ = kill(child, Signal::SIGKILL);
+                    return Err(Failure::Failed(format!(
+                        "no end in sight after {} s: {}",
+                        test.timeout,
+                        whereabouts(child)
+                    )));
+                }
+                let len = reader.read(&mut chunk)?;
+                if len == 0 {
+                    break;
+                }
+                message += &String::from_utf8_lossy(&chunk[..len]);
+            }
+
+            let mut outcome = None;
+            for line in message.lines() {
+                match line.split_once(' ').unwrap_or((line, "")) {
+                    ("note", note) => report.line(&format!("# {}: {note}", test.name)),
+                    ("ok", _) => outcome = Some(Ok(())),
+                    ("failed", why) => outcome = Some(Err(Failure::Failed(why.into()))),
+                    ("skipped", why) => outcome = Some(Err(Failure::Skipped(why.into()))),
+                    _ => {}
+                }
+            }
+            let waits = outcome == Some(Ok(())) && test.parts.len() != number;
+            let status = match waits {
+                true => None,
+                false => Some(waitpid(child, None)?),
+            };
+            outcome.unwrap_or_else(|| {
+                Err(Failure::Failed(format!("ended without a word: {status:?}")))
+            })
+        }
+    }
+}
+
+/// Where in the kernel a process is.
+fn whereabouts(process: unistd::Pid) -> String {
+    let stack = fs::read_to_string(format!("/proc/{process}/stack")).unwrap_or_default();
+    let wchan = fs::read_to_string(format!("/proc/{process}/wchan")).unwrap_or_default();
+
+    format!("{wchan} {}", one_line(&stack))
+}
+
+/// The first line that should not be there.
+fn alarm_in(log: &[LogRecord]) -> Option<String> {
+    log.iter()
+        .map(|record| &record.text)
+        .find(|text| ALARMS.iter().any(|alarm| text.contains(alarm)))
+        .cloned()
+}
+
+/// Boots what follows; returns why that did not work.
+fn next_kernel(cmdline: &CommandLine, number: usize) -> String {
+    let kernels: Vec<_> = cmdline
+        .get("luo.kernels")
+        .unwrap_or("/boot/kernel")
+        .split(',')
+        .collect();
+    let kernel = kernels[(number - 1).min(kernels.len() - 1)];
+    let load = || -> Result<(), Box<dyn std::error::Error>> {
+        let kernel = File::open(kernel)?;
+        let initrd = pack()?;
+        kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())?;
+        Ok(())
+    };
+
+    match load() {
+        Ok(()) => kexec::jump().to_string(),
+        Err(err) => format!("cannot load {kernel}: {err}"),
+    }
+}
+
+/// Packs an initramfs like the one that this kernel was booted with.
+pub fn pack() -> io::Result<File> {
+    let out = memfd_create("initramfs", MFdFlags::MFD_CLOEXEC)?;
+    let mut archive = Archive::new(File::from(out));
+
+    archive.directory("dev")?;
+    archive.device("dev/console", 0o600, (5, 1))?;
+    for name in ["proc", "sys", "boot"] {
+        archive.directory(name)?;
+    }
+    archive.copy(Path::new("/init"))?;
+    for file in fs::read_dir("/boot")? {
+        let path = file?.path();
+        if path.file_name().is_some_and(|name| name != "initrd") {
+            archive.copy(&path)?;
+        }
+    }
+    archive.finish()
+}

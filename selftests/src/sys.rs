@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests need of the system beyond the client library: requests that are wrong in all
+//! the ways there are, memory that cannot be read or written, descriptors and their limits.
+
+use crate::harness::{
+    Failure,
+    Outcome, //
+};
+use liveupdate::uapi::{
+    self,
+    Request, //
+};
+use nix::{
+    errno::Errno,
+    fcntl::{
+        fcntl,
+        FcntlArg,
+        SealFlag, //
+    },
+    libc,
+    sys::{
+        memfd::{
+            memfd_create,
+            MFdFlags, //
+        },
+        mman::{
+            mmap_anonymous,
+            mprotect,
+            munmap,
+            MapFlags,
+            ProtFlags, //
+        },
+        resource::{
+            getrlimit,
+            setrlimit,
+            Resource, //
+        },
+    },
+};
+use std::{
+    ffi::c_void,
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        Read,
+        Seek,
+        SeekFrom,
+        Write, //
+    },
+    mem::size_of,
+    num::NonZeroUsize,
+    os::{
+        fd::{
+            AsFd,
+            AsRawFd,
+            BorrowedFd,
+            FromRawFd,
+            IntoRawFd,
+            OwnedFd, //
+        },
+        unix::fs::FileExt, //
+    },
+    ptr::NonNull,
+    slice, //
+};
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes, //
+};
+
+/// Size of a page.
+pub const PAGE: usize = 4096;
+
+/// A request of this size without any bits but the number's.
+pub fn command(nr: u8) -> u32 {
+    (u32::from(uapi::IOCTL_TYPE) << 8) | u32::from(nr)
+}
+
+/// A request to make a session.
+pub fn create_session(name: &[u8]) -> uapi::CreateSession {
+    uapi::CreateSession {
+        size: size_of::<uapi::CreateSession>() as u32,
+        fd: -1,
+        name: name_field(name),
+    }
+}
+
+/// A request to take over a session.
+pub fn retrieve_session(name: &[u8]) -> uapi::RetrieveSession {
+    uapi::RetrieveSession {
+        size: size_of::<uapi::RetrieveSession>() as u32,
+        fd: -1,
+        name: name_field(name),
+    }
+}
+
+/// A request to preserve a file.
+pub fn preserve_fd(fd: i32, token: u64) -> uapi::PreserveFd {
+    uapi::PreserveFd {
+        size: size_of::<uapi::PreserveFd>() as u32,
+        fd,
+        token,
+    }
+}
+
+/// A request to retrieve a file.
+pub fn retrieve_fd(token: u64) -> uapi::RetrieveFd {
+    uapi::RetrieveFd {
+        size: size_of::<uapi::RetrieveFd>() as u32,
+        fd: -1,
+        token,
+    }
+}
+
+/// A request to finish a session.
+pub fn finish() -> uapi::Finish {
+    uapi::Finish {
+        size: size_of::<uapi::Finish>() as u32,
+        reserved: 0,
+    }
+}
+
+/// A request for a session's name.
+pub fn get_name() -> uapi::GetName {
+    uapi::GetName {
+        size: size_of::<uapi::GetName>() as u32,
+        reserved: 0,
+        name: [0xff; uapi::SESSION_NAME_LENGTH],
+    }
+}
+
+/// Puts up to 64 bytes into a name, which may leave no room for the NUL.
+fn name_field(name: &[u8]) -> [u8; uapi::SESSION_NAME_LENGTH] {
+    let mut field = [0; uapi::SESSION_NAME_LENGTH];
+
+    field[..name.len()].copy_from_slice(name);
+    field
+}
+
+/// Makes a request and takes ownership of the descriptor that it returns in bytes 4 to 8.
+pub fn request_fd<R>(fd: &impl AsFd, mut request: R) -> nix::Result<OwnedFd>
+where
+    R: Request + IntoBytes + FromBytes + Immutable,
+{
+    liveupdate::request(fd.as_fd(), &mut request)?;
+    let (new, _) = i32::read_from_prefix(&request.as_bytes()[4..]).expect("has two fields");
+    // SAFETY: The kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Makes a request for its effect alone.
+pub fn request<R>(fd: &impl AsFd, mut request: R) -> nix::Result<()>
+where
+    R: Request + IntoBytes + FromBytes + Immutable,
+{
+    liveupdate::request(fd.as_fd(), &mut request)
+}
+
+/// Some pages to make requests from, with a request at any place in them, and of any protection.
+pub struct Arena {
+    start: NonNull<c_void>,
+    pages: usize,
+    at: usize,
+}
+
+impl Arena {
+    /// An arena of zeros, with the request at its start.
+    pub fn new(pages: usize) -> Outcome<Self> {
+        let len = NonZeroUsize::new(pages * PAGE).ok_or_else(|| Failure::here("no pages"))?;
+        // SAFETY: A new private mapping disturbs nobody.
+        let start = unsafe {
+            mmap_anonymous(
+                None,
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )?
+        };
+
+        Ok(Self {
+            start,
+            pages,
+            at: 0,
+        })
+    }
+
+    /// An arena with `bytes` at `at`, where the request starts.
+    pub fn with(pages: usize, at: usize, bytes: &[u8]) -> Outcome<Self> {
+        let mut arena = Self::new(pages)?;
+
+        arena.at = at;
+        arena.write(at, bytes);
+        Ok(arena)
+    }
+
+    /// Writes into pages that are writable.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.pages * PAGE);
+        // SAFETY: In bounds of the mapping, which nobody else has. A page without permission
+        // ends the test, not its soundness.
+        unsafe {
+            self.start
+                .cast::<u8>()
+                .add(at)
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
+    }
+
+    /// What is in pages that are readable.
+    pub fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        assert!(at + len <= self.pages * PAGE);
+        // SAFETY: In bounds of the mapping; the borrow of it does not outlive this call.
+        unsafe { slice::from_raw_parts(self.start.cast::<u8>().add(at).as_ptr(), len) }.to_vec()
+    }
+
+    /// Changes the protection of a page.
+    pub fn protect(&self, page: usize, protection: ProtFlags) -> Outcome {
+        assert!(page < self.pages);
+        // SAFETY: The page is ours, and no reference into it is alive.
+        unsafe { mprotect(self.start.byte_add(page * PAGE), PAGE, protection)? };
+        Ok(())
+    }
+
+    /// Makes the request.
+    pub fn request(&self, fd: &impl AsFd, command: u32) -> nix::Result<()> {
+        // SAFETY: The requests read and write at most what the mapping has from here on, or a
+        // size that the test has made up for a kernel which stops at the end of the mapping.
+        let ret = unsafe {
+            let arg = self.start.byte_add(self.at);
+            libc::ioctl(fd.as_fd().as_raw_fd(), command.into(), arg.as_ptr())
+        };
+        Errno::result(ret).map(drop)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: No reference into the mapping is alive.
+        let _ = unsafe { munmap(self.start, self.pages * PAGE) };
+    }
+}
+
+/// Makes a request with an address that is not this process's.
+pub fn request_from_nowhere(fd: &impl AsFd, command: u32, address: usize) -> nix::Result<()> {
+    assert!(!(PAGE..=usize::MAX / 2).contains(&address));
+    // SAFETY: Nothing is ever mapped there.
+    let ret = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), command.into(), address) };
+    Errno::result(ret).map(drop)
+}
+
+/// Numbers of the open descriptors.
+pub fn open_fds() -> Outcome<Vec<String>> {
+    let own = fs::read_dir("/proc/self/fd")?;
+    let mut fds = Vec::new();
+
+    for fd in own {
+        let name = fd?.file_name().to_string_lossy().into_owned();
+        // The one of the directory is gone by now.
+        if fs::read_link(format!("/proc/self/fd/{name}")).is_ok() {
+            fds.push(name);
+        }
+    }
+    fds.sort();
+    Ok(fds)
+}
+
+/// What the kernel calls an open file.
+pub fn link_of(fd: &impl AsFd) -> Outcome<String> {
+    let link = fs::read_link(proc_path(fd))?;
+
+    Ok(link.to_string_lossy().into_owned())
+}
+
+/// The path by which a file of this process can be opened again.
+pub fn proc_path(fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Raises the limit of open descriptors.
+pub fn allow_fds(number: u64) -> Outcome {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(number), hard.max(number))?;
+    Ok(())
+}
+
+/// Runs `f` while no further descriptor can be opened.
+pub fn without_free_fds<T>(f: impl FnOnce() -> T) -> Outcome<T> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
+    let result = f();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    Ok(result)
+}
+
+/// Closes a descriptor and says whether that worked.
+pub fn close(fd: impl Into<OwnedFd>) -> nix::Result<()> {
+    let fd = fd.into().into_raw_fd();
+    // SAFETY: We have just given up the ownership.
+    Errno::result(unsafe { libc::close(fd) }).map(drop)
+}
+
+/// An empty memfd to which seals can be added.
+pub fn memfd(name: &str) -> Outcome<File> {
+    memfd_with(name, MFdFlags::MFD_ALLOW_SEALING)
+}
+
+/// An empty memfd.
+pub fn memfd_with(name: &str, flags: MFdFlags) -> Outcome<File> {
+    Ok(memfd_create(name, flags | MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// A memfd with these bytes, its position at their end.
+pub fn memfd_of(name: &str, content: &[u8]) -> Outcome<File> {
+    let mut file = memfd(name)?;
+
+    file.write_all(content)?;
+    Ok(file)
+}
+
+/// The seals of a memfd.
+pub fn seals(file: &impl AsFd) -> Outcome<SealFlag> {
+    Ok(SealFlag::from_bits_retain(fcntl(
+        file,
+        FcntlArg::F_GET_SEALS,
+    )?))
+}
+
+/// Adds seals to a memfd.
+pub fn add_seals(file: &impl AsFd, seals: SealFlag) -> Outcome {
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
+}
+
+/// The position of an open file.
+pub fn position(file: &File) -> Outcome<u64> {
+    let mut file = file;
+
+    Ok(file.stream_position()?)
+}
+
+/// All of a file, whatever its position, which stays.
+pub fn content(file: &File) -> Outcome<Vec<u8>> {
+    let mut handle = file;
+    let before = handle.stream_position()?;
+    let mut bytes = Vec::new();
+
+    handle.seek(SeekFrom::Start(0))?;
+    handle.read_to_end(&mut bytes)?;
+    handle.seek(SeekFrom::Start(before))?;
+    Ok(bytes)
+}
+
+/// Bytes that look random and depend on `seed` alone.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Which parts of a file have memory behind them, as `SEEK_DATA` and `SEEK_HOLE` tell.
+pub fn extents(file: &File) -> Outcome<Vec<(i64, i64)>> {
+    let seek = |offset, whence| -> nix::Result<i64> {
+        // SAFETY: No memory is involved.
+        Errno::result(unsafe { libc::lseek64(file.as_raw_fd(), offset, whence) })
+    };
+    let before = seek(0, libc::SEEK_CUR)?;
+    let mut extents = Vec::new();
+    let mut offset = 0;
+
+    loop {
+        match seek(offset, libc::SEEK_DATA) {
+            Ok(start) => {
+                offset = seek(start, libc::SEEK_HOLE)?;
+                extents.push((start, offset));
+            }
+            Err(Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    seek(before, libc::SEEK_SET)?;
+    Ok(extents)
+}
+
+/// Writes one byte through a shared mapping of a file.
+pub fn poke(file: &File, at: u64, byte: u8) -> Outcome {
+    let page = at / PAGE as u64 * PAGE as u64;
+    let len = NonZeroUsize::new(PAGE).expect("not zero");
+
+    // SAFETY: A new shared mapping of one page, of which one byte is written; it is gone
+    // afterwards.
+    unsafe {
+        let start = nix::sys::mman::mmap(
+            None,
+            len,
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_SHARED,
+            file,
+            page as i64,
+        )?;
+        start
+            .cast::<u8>()
+            .add((at - page) as usize)
+            .write_volatile(byte);
+        munmap(start, PAGE)?;
+    }
+    Ok(())
+}
+
+/// Writes at an offset, leaving the position alone.
+pub fn write_at(file: &File, at: u64, bytes: &[u8]) -> Outcome {
+    file.write_all_at(bytes, at)?;
+    Ok(())
+}
+
+/// The value of a line of `/proc/meminfo`, in KiB.
+pub fn meminfo(key: &str) -> Outcome<u64> {
+    fs::read_to_string("/proc/meminfo")?
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.split_ascii_whitespace().next()?.parse().ok())
+        .ok_or_else(|| Failure::here(format_args!("/proc/meminfo has no {key}")))
+}
+
+/// A descriptor of this process that is not open.
+pub fn closed_fd() -> Outcome<i32> {
+    let fd = memfd("closed")?;
+
+    Ok(fd.as_raw_fd())
+}
+
+/// A descriptor for a number, without ownership.
+pub fn borrow(fd: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: Its owner is borrowed as long.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
+}

@@ -1,0 +1,749 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memfds across a kexec: content, size, position, seals, holes, and all else that makes one.
+
+use crate::{
+    harness::{
+        ensure,
+        ensure_eq,
+        ensure_errno,
+        Outcome,
+        Stage, //
+    },
+    sys::{
+        self,
+        PAGE, //
+    },
+};
+use liveupdate::{
+    Device,
+    Incoming,
+    Session, //
+};
+use nix::{
+    errno::Errno,
+    fcntl::{
+        fallocate,
+        fcntl,
+        FallocateFlags,
+        FcntlArg,
+        OFlag,
+        SealFlag, //
+    },
+    sys::memfd::MFdFlags,
+    unistd::{
+        fchown,
+        Gid,
+        Uid, //
+    },
+};
+use std::{
+    fs::{
+        self,
+        File,
+        OpenOptions,
+        Permissions, //
+    },
+    io::{
+        Read,
+        Seek,
+        SeekFrom,
+        Write, //
+    },
+    os::unix::fs::{
+        FileExt,
+        MetadataExt,
+        PermissionsExt, //
+    },
+};
+
+fn retrieve(session: &Session<Incoming>, token: u64) -> Outcome<File> {
+    Ok(session.retrieve(token)?.into())
+}
+
+/// Sizes around every boundary, each with a position of its own.
+const SHAPES: [(usize, u64); 12] = [
+    (0, 0),
+    (0, 123),
+    (1, 1),
+    (1, 0),
+    (PAGE - 1, 17),
+    (PAGE, PAGE as u64),
+    (PAGE + 1, 1 << 33),
+    (2 * PAGE, 0),
+    (65_536 + 123, 65_536),
+    (511 * PAGE + 1, 1),
+    (512 * PAGE, 0),
+    (5 << 20, 3 << 20),
+];
+
+/// Content, size and position.
+pub fn content_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, (size, position)) in (0..).zip(SHAPES) {
+        let mut memory = sys::memfd_of("content", &sys::pattern(token, size))?;
+        memory.seek(SeekFrom::Start(position))?;
+        session.preserve(&memory, token)?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`content_before`].
+pub fn content_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let mut files = Vec::new();
+
+    for (token, (size, position)) in (0..).zip(SHAPES) {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(file.metadata()?.len(), size as u64, "token {token}");
+        ensure_eq!(sys::position(&file)?, position, "token {token}");
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        ensure_eq!(flags & OFlag::O_ACCMODE, OFlag::O_RDWR);
+        files.push(file);
+    }
+    // What the kernel takes for a cache it may drop.
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    for (token, (size, _)) in (0..).zip(SHAPES) {
+        let file = &files[token as usize];
+        ensure!(
+            sys::content(file)? == sys::pattern(token, size),
+            "token {token} came back with other content"
+        );
+    }
+    session.finish()?;
+
+    // The files are good for all that a memfd is.
+    for (token, (size, _)) in (0..).zip(SHAPES) {
+        let mut file = &files[token as usize];
+        file.set_len(size as u64 + 10)?;
+        ensure_eq!(
+            sys::content(file)?[size..],
+            [0; 10],
+            "beyond the end of token {token}"
+        );
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(&[7; PAGE])?;
+        ensure_eq!(file.metadata()?.len(), (size + 10 + PAGE) as u64);
+        file.set_len(0)?;
+        ensure_eq!(file.metadata()?.blocks(), 0);
+    }
+    Ok(())
+}
+
+/// Changes between `PRESERVE_FD` and the reboot, by every way there is.
+pub fn late_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    // Data over data.
+    let mut memory = sys::memfd_of("data", &sys::pattern(1, 3 * PAGE))?;
+    session.preserve(&memory, 1)?;
+    sys::write_at(&memory, 10, b"written")?;
+    sys::poke(&memory, PAGE as u64 + 5, 0x5a)?;
+    memory.seek(SeekFrom::Start(77))?;
+
+    // Data into holes.
+    let memory = sys::memfd("holes")?;
+    memory.set_len(16 * PAGE as u64)?;
+    session.preserve(&memory, 2)?;
+    sys::write_at(&memory, 3 * PAGE as u64 + 100, b"into a hole")?;
+    sys::poke(&memory, 9 * PAGE as u64, 0x5b)?;
+
+    // Data into what was allocated but never written.
+    let memory = sys::memfd("allocated")?;
+    fallocate(&memory, FallocateFlags::empty(), 0, 16 * PAGE as i64)?;
+    session.preserve(&memory, 3)?;
+    sys::write_at(&memory, 5 * PAGE as u64 - 3, b"across")?;
+    sys::poke(&memory, 12 * PAGE as u64 + 1, 0x5c)?;
+
+    // Reading from a hole is not writing to it.
+    let memory = sys::memfd("read")?;
+    memory.set_len(4 * PAGE as u64)?;
+    session.preserve(&memory, 4)?;
+    ensure_eq!(sys::content(&memory)?, [0; 4 * PAGE]);
+
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`late_before`].
+pub fn late_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let put = |content: &mut Vec<u8>, at: usize, bytes: &[u8]| {
+        content[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+
+    let mut expected = sys::pattern(1, 3 * PAGE);
+    put(&mut expected, 10, b"written");
+    put(&mut expected, PAGE + 5, &[0x5a]);
+    let file = retrieve(&session, 1)?;
+    ensure_eq!(sys::position(&file)?, 77);
+    ensure!(sys::content(&file)? == expected, "data over data is lost");
+
+    let mut expected = vec![0; 16 * PAGE];
+    put(&mut expected, 3 * PAGE + 100, b"into a hole");
+    put(&mut expected, 9 * PAGE, &[0x5b]);
+    let file = retrieve(&session, 2)?;
+    ensure!(sys::content(&file)? == expected, "data in holes is lost");
+
+    let mut expected = vec![0; 16 * PAGE];
+    put(&mut expected, 5 * PAGE - 3, b"across");
+    put(&mut expected, 12 * PAGE + 1, &[0x5c]);
+    let file = retrieve(&session, 3)?;
+    ensure!(
+        sys::content(&file)? == expected,
+        "data in allocated pages is lost"
+    );
+
+    let file = retrieve(&session, 4)?;
+    ensure_eq!(sys::content(&file)?, [0; 4 * PAGE]);
+    session.finish()?;
+    Ok(())
+}
+
+/// Sets of seals, as they may be added one after another.
+fn seal_sets() -> Vec<SealFlag> {
+    let future_write = SealFlag::from_bits_retain(0x10);
+
+    vec![
+        SealFlag::empty(),
+        SealFlag::F_SEAL_SEAL,
+        SealFlag::F_SEAL_SHRINK,
+        SealFlag::F_SEAL_GROW,
+        SealFlag::F_SEAL_WRITE,
+        future_write,
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW,
+        SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE,
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL,
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE,
+        SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_SEAL,
+    ]
+}
+
+/// Seals.
+pub fn seals_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, seals) in (0..).zip(seal_sets()) {
+        let memory = sys::memfd_of("sealed", &sys::pattern(token, 5000))?;
+        sys::add_seals(&memory, seals)?;
+        session.preserve(&memory, token)?;
+    }
+    // One that was never open to seals.
+    let memory = sys::memfd_with("unsealable", MFdFlags::empty())?;
+    session.preserve(&memory, 100)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`seals_before`].
+pub fn seals_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for (token, seals) in (0..).zip(seal_sets()) {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(sys::seals(&file)?, seals, "token {token}");
+        ensure_eq!(sys::content(&file)?, sys::pattern(token, 5000));
+        check_seals(&file, seals)?;
+    }
+    let file = retrieve(&session, 100)?;
+    ensure_eq!(sys::seals(&file)?, SealFlag::F_SEAL_SEAL);
+    session.finish()?;
+    Ok(())
+}
+
+/// Whether a file of 5000 bytes behaves as its seals say.
+fn check_seals(file: &File, seals: SealFlag) -> Outcome {
+    let refused = |result: std::io::Result<()>, seals_against: SealFlag, what: &str| -> Outcome {
+        let should_be = seals.intersects(seals_against);
+        match result {
+            Ok(()) => ensure!(!should_be, "{what} in spite of {seals:?}"),
+            Err(err) => {
+                ensure!(should_be, "{what} refused without a seal: {err}");
+                ensure_errno!(Err::<(), _>(err), EPERM);
+            }
+        }
+        Ok(())
+    };
+    let future_write = SealFlag::from_bits_retain(0x10);
+
+    refused(
+        file.write_all_at(b"x", 0),
+        SealFlag::F_SEAL_WRITE | future_write,
+        "writing",
+    )?;
+    refused(file.set_len(4000), SealFlag::F_SEAL_SHRINK, "shrinking")?;
+    refused(file.set_len(6000), SealFlag::F_SEAL_GROW, "growing")?;
+    let add = sys_add_seals(file);
+    match seals.contains(SealFlag::F_SEAL_SEAL) {
+        true => ensure_errno!(add, EPERM),
+        false => add?,
+    }
+    Ok(())
+}
+
+fn sys_add_seals(file: &File) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).map(drop)
+}
+
+/// Seals added to a file that is preserved already.
+pub fn late_seals_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, seals) in (0..).zip(seal_sets()) {
+        let memory = sys::memfd_of("sealed", &sys::pattern(token, 5000))?;
+        session.preserve(&memory, token)?;
+        sys::add_seals(&memory, seals)?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`late_seals_before`].
+pub fn late_seals_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for (token, seals) in (0..).zip(seal_sets()) {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(sys::seals(&file)?, seals, "token {token}");
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Memory that must not be executed.
+pub fn noexec_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    let memory = sys::memfd_with("noexec", MFdFlags::from_bits_retain(0x8))?;
+    sys::write_at(&memory, 0, b"data")?;
+    session.preserve(&memory, 1)?;
+    let memory = sys::memfd_of("made so", b"data")?;
+    memory.set_permissions(Permissions::from_mode(0o640))?;
+    sys::add_seals(&memory, SealFlag::from_bits_retain(0x20))?;
+    session.preserve(&memory, 2)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`noexec_before`].
+pub fn noexec_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let seal_exec = SealFlag::from_bits_retain(0x20);
+
+    for (token, mode) in [(1, 0o666), (2, 0o640)] {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(sys::content(&file)?, b"data");
+        ensure_eq!(file.metadata()?.mode() & 0o7777, mode, "token {token}");
+        ensure_eq!(sys::seals(&file)?, seal_exec, "token {token}");
+        // Not to be executed, but to be written.
+        sys::write_at(&file, 0, b"DATA")?;
+        file.set_len(10_000)?;
+        ensure_errno!(file.set_permissions(Permissions::from_mode(0o755)), EPERM);
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Mode and owner.
+const OWNERS: [(u32, u32, u32); 5] = [
+    (0o777, 0, 0),
+    (0o600, 0, 0),
+    (0o400, 1000, 1000),
+    (0o640, 7, 70_000),
+    (0o000, 65_534, 65_534),
+];
+
+/// Nobody gains rights by an update.
+pub fn owner_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, (mode, uid, gid)) in (0..).zip(OWNERS) {
+        let memory = sys::memfd_of("owned", b"data")?;
+        fchown(&memory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        memory.set_permissions(Permissions::from_mode(mode))?;
+        session.preserve(&memory, token)?;
+    }
+    // Changed when it is preserved already.
+    let memory = sys::memfd_of("owned", b"data")?;
+    session.preserve(&memory, 100)?;
+    memory.set_permissions(Permissions::from_mode(0o600))?;
+    fchown(&memory, Some(Uid::from_raw(12)), Some(Gid::from_raw(34)))?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`owner_before`].
+pub fn owner_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let owners = (0..).zip(OWNERS).chain([(100, (0o600, 12, 34))]);
+
+    for (token, owner) in owners {
+        let file = retrieve(&session, token)?;
+        let meta = file.metadata()?;
+        ensure_eq!(
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            owner,
+            "token {token}"
+        );
+        ensure_eq!(sys::content(&file)?, b"data");
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Descriptors that were for reading or for writing only.
+pub fn access_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, (read, write)) in [(true, false), (false, true), (true, true)]
+        .into_iter()
+        .enumerate()
+    {
+        let memory = sys::memfd_of("access", b"data")?;
+        let mut again = OpenOptions::new()
+            .read(read)
+            .write(write)
+            .open(sys::proc_path(&memory))?;
+        again.seek(SeekFrom::Start(2))?;
+        session.preserve(&again, token as u64)?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`access_before`].
+pub fn access_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let access = |file: &File| -> Outcome<OFlag> {
+        Ok(OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE)
+    };
+
+    let mut file = retrieve(&session, 0)?;
+    ensure_eq!(access(&file)?, OFlag::O_RDONLY);
+    ensure_eq!(sys::position(&file)?, 2);
+    ensure_eq!(sys::content(&file)?, b"data");
+    ensure_errno!(file.write_all(b"x"), EBADF);
+    ensure_errno!(file.set_len(0), EINVAL);
+    ensure_errno!(sys_poke(&file), EACCES);
+
+    let mut file = retrieve(&session, 1)?;
+    ensure_eq!(access(&file)?, OFlag::O_WRONLY);
+    ensure_errno!(file.read_exact(&mut [0; 4]), EBADF);
+    file.write_all(b"TA")?;
+    // By another descriptor it can be read, as before.
+    let again = File::open(sys::proc_path(&file))?;
+    ensure_eq!(sys::content(&again)?, b"daTA");
+
+    let mut file = retrieve(&session, 2)?;
+    ensure_eq!(access(&file)?, OFlag::O_RDWR);
+    file.write_all(b"TA")?;
+    ensure_eq!(sys::content(&file)?, b"daTA");
+    session.finish()?;
+    Ok(())
+}
+
+/// A shared, writable mapping.
+fn sys_poke(file: &File) -> nix::Result<()> {
+    use nix::sys::mman::{
+        mmap,
+        munmap,
+        MapFlags,
+        ProtFlags, //
+    };
+    let len = std::num::NonZeroUsize::new(PAGE).ok_or(Errno::EINVAL)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+
+    // SAFETY: A new mapping that is never touched.
+    unsafe {
+        let start = mmap(None, len, protection, MapFlags::MAP_SHARED, file, 0)?;
+        munmap(start, PAGE)
+    }
+}
+
+/// The longest name that a memfd may have is 249 bytes.
+fn memfd_names() -> Vec<String> {
+    vec![
+        "n".into(),
+        "guest memory/0: \"main\"".into(),
+        String::new(),
+        "x".repeat(249),
+    ]
+}
+
+/// The name in `/proc/PID/maps` and in `/proc/PID/fd`.
+pub fn name_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, name) in (0..).zip(memfd_names()) {
+        session.preserve(&sys::memfd_of(&name, b"data")?, token)?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`name_before`].
+pub fn name_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for (token, name) in (0..).zip(memfd_names()) {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(sys::link_of(&file)?, format!("/memfd:{name} (deleted)"));
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Where the data of a sparse file is.
+const ISLANDS: [(u64, usize); 5] = [
+    (0, 1),
+    (5 * PAGE as u64, PAGE),
+    (100 * PAGE as u64 - 1, 2),
+    (1 << 20, 10 * PAGE),
+    ((64 << 20) - 10, 10),
+];
+
+fn sparse(seed: u64, islands: &[(u64, usize)], size: u64) -> Outcome<File> {
+    let memory = sys::memfd("sparse")?;
+
+    memory.set_len(size)?;
+    for (at, len) in islands {
+        sys::write_at(&memory, *at, &sys::pattern(seed + at, *len))?;
+    }
+    Ok(memory)
+}
+
+fn check_islands(file: &File, seed: u64, islands: &[(u64, usize)]) -> Outcome {
+    for (at, len) in islands {
+        let mut bytes = vec![0; *len];
+        file.read_exact_at(&mut bytes, *at)?;
+        ensure!(
+            bytes == sys::pattern(seed + at, *len),
+            "the data at {at:#x} is lost"
+        );
+    }
+    Ok(())
+}
+
+/// The content of a sparse file, whatever becomes of its holes.
+pub fn sparse_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    session.preserve(&sparse(1, &ISLANDS, 64 << 20)?, 1)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`sparse_before`].
+pub fn sparse_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = retrieve(&session, 1)?;
+
+    ensure_eq!(file.metadata()?.len(), 64 << 20);
+    check_islands(&file, 1, &ISLANDS)?;
+    let expected = sparse(1, &ISLANDS, 64 << 20)?;
+    ensure!(
+        sys::content(&file)? == sys::content(&expected)?,
+        "something else than zeros in the holes"
+    );
+    session.finish()?;
+    Ok(())
+}
+
+/// A sparse file stays sparse, the same holes in the same places.
+pub fn holes_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = retrieve(&session, 1)?;
+    let expected = sparse(1, &ISLANDS, 64 << 20)?;
+
+    ensure_eq!(sys::extents(&file)?, sys::extents(&expected)?);
+    ensure_eq!(file.metadata()?.blocks(), expected.metadata()?.blocks());
+    check_islands(&file, 1, &ISLANDS)?;
+    // Holes can be filled still.
+    sys::write_at(&file, 2 << 20, b"late")?;
+    session.finish()?;
+    Ok(())
+}
+
+/// Files larger than the machine's memory, with little in them.
+const HUGE: [(u64, [(u64, usize); 4]); 2] = [
+    (
+        (6 << 30) + 5,
+        [
+            (0, 10),
+            ((4 << 30) - 5, 10),
+            (5 << 30, 10),
+            ((6 << 30) - 5, 10),
+        ],
+    ),
+    (
+        1 << 40,
+        [
+            (4096, 10),
+            (1 << 32, 10),
+            ((1 << 39) + 77, 10),
+            ((1 << 40) - 10, 10),
+        ],
+    ),
+];
+
+/// See [`HUGE`].
+pub fn huge_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, (size, islands)) in (0..).zip(&HUGE) {
+        let mut memory = sparse(token, islands, *size)?;
+        memory.seek(SeekFrom::Start(*size - 1))?;
+        session.preserve(&memory, token)?;
+        sys::write_at(&memory, 3 << 30, b"late")?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`HUGE`].
+pub fn huge_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for (token, (size, islands)) in (0..).zip(&HUGE) {
+        let file = retrieve(&session, token)?;
+        ensure_eq!(file.metadata()?.len(), *size);
+        ensure_eq!(sys::position(&file)?, *size - 1);
+        check_islands(&file, token, islands)?;
+        let mut late = [0; 4];
+        file.read_exact_at(&mut late, 3 << 30)?;
+        ensure_eq!(late, *b"late");
+        ensure!(file.metadata()?.blocks() < 1000);
+        let mut zeros = [1; 100];
+        file.read_exact_at(&mut zeros, 2 << 30)?;
+        ensure_eq!(zeros, [0; 100]);
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Pages that were allocated and never written, before and after the preservation.
+pub fn allocated_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    // Within the size, in part.
+    let memory = sys::memfd("allocated")?;
+    fallocate(&memory, FallocateFlags::empty(), 0, 8 * PAGE as i64)?;
+    sys::write_at(&memory, 2 * PAGE as u64, b"written")?;
+    session.preserve(&memory, 1)?;
+
+    // Beyond the size.
+    let memory = sys::memfd("beyond")?;
+    sys::write_at(&memory, 0, b"small")?;
+    fallocate(
+        &memory,
+        FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        0,
+        8 * PAGE as i64,
+    )?;
+    session.preserve(&memory, 2)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`allocated_before`].
+pub fn allocated_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    let file = retrieve(&session, 1)?;
+    let mut expected = vec![0; 8 * PAGE];
+    expected[2 * PAGE..2 * PAGE + 7].copy_from_slice(b"written");
+    ensure_eq!(file.metadata()?.len(), 8 * PAGE as u64);
+    ensure!(sys::content(&file)? == expected, "the content is lost");
+    // And it stays, now that it is written.
+    sys::write_at(&file, 6 * PAGE as u64, b"late")?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    expected[6 * PAGE..6 * PAGE + 4].copy_from_slice(b"late");
+    ensure!(sys::content(&file)? == expected, "a late write is lost");
+
+    let file = retrieve(&session, 2)?;
+    ensure_eq!(sys::content(&file)?, b"small");
+    file.set_len(8 * PAGE as u64)?;
+    ensure!(
+        sys::content(&file)?[5..].iter().all(|&byte| byte == 0),
+        "something else than zeros beyond the end"
+    );
+    session.finish()?;
+    Ok(())
+}
+
+const LARGE: usize = 160 << 20;
+
+/// A file of some size, as a guest's memory would be.
+pub fn large_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let mut memory = sys::memfd("large")?;
+
+    for chunk in 0..LARGE as u64 >> 20 {
+        memory.write_all(&sys::pattern(chunk, 1 << 20))?;
+    }
+    let start = std::time::Instant::now();
+    session.preserve(&memory, 1)?;
+    stage.note(format!(
+        "{} MiB preserved in {:.3} s",
+        LARGE >> 20,
+        start.elapsed().as_secs_f64()
+    ));
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`large_before`].
+pub fn large_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let start = std::time::Instant::now();
+    let mut file = retrieve(&session, 1)?;
+
+    stage.note(format!(
+        "{} MiB retrieved in {:.3} s",
+        LARGE >> 20,
+        start.elapsed().as_secs_f64()
+    ));
+    session.finish()?;
+    drop(session);
+    file.rewind()?;
+    let mut bytes = vec![0; 1 << 20];
+    for chunk in 0..LARGE as u64 >> 20 {
+        file.read_exact(&mut bytes)?;
+        ensure!(
+            bytes == sys::pattern(chunk, 1 << 20),
+            "MiB {chunk} is not what it was"
+        );
+    }
+    // The memory is the new kernel's to give back.
+    let before = sys::meminfo("MemFree")?;
+    drop(file);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let freed = sys::meminfo("MemFree")?.saturating_sub(before);
+    ensure!(
+        freed > (LARGE as u64 >> 10) * 9 / 10,
+        "{freed} KiB freed of {}",
+        LARGE >> 10
+    );
+    Ok(())
+}
+
+/// What nobody retrieves is freed when the session is finished.
+pub fn discarded_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let before = sys::meminfo("MemFree")?;
+
+    session.finish()?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let freed = sys::meminfo("MemFree")?.saturating_sub(before);
+    ensure!(
+        freed > (LARGE as u64 >> 10) * 9 / 10,
+        "{freed} KiB freed of {}",
+        LARGE >> 10
+    );
+    Ok(())
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All tests. Those that the C LUO of Linux 7.3 is known to fail are marked so; what it does
+//! instead stands in the documentation of this project as a difference.
+
+mod device;
+mod kexec;
+mod lifetime;
+mod memfd;
+mod preserve;
+mod reboot;
+mod session;
+
+use crate::harness::Test;
+
+/// The table.
+pub fn all() -> &'static [Test] {
+    TESTS
+}
+
+const TESTS: &[Test] = &[
+    // In one kernel.
+    Test::new("device-node", &[device::node]),
+    Test::new("device-exclusive", &[device::exclusive]),
+    Test::new("device-inherited", &[device::inherited]),
+    Test::new("device-sessions-stay", &[device::sessions_stay]),
+    Test::new("device-unknown-requests", &[device::unknown_requests]),
+    Test::new("device-mangled-requests", &[device::mangled_requests]),
+    Test::new("device-sizes", &[device::sizes]),
+    Test::new("device-unreadable", &[device::unreadable]),
+    Test::new("device-no-descriptor", &[device::no_descriptor]),
+    Test::new("device-other-calls", &[device::other_calls]),
+    Test::new("session-names", &[session::names]),
+    Test::new("session-duplicates", &[session::duplicates]),
+    Test::new("session-answer-unwritable", &[session::answer_unwritable]),
+    Test::new(
+        "session-answer-half-writable",
+        &[session::answer_half_writable],
+    )
+    .c_differs(),
+    Test::new("session-many", &[session::many]).timeout(120),
+    Test::new("session-descriptor", &[session::descriptor]),
+    Test::new("session-other-calls", &[session::other_calls]),
+    Test::new("session-get-name", &[session::get_name]),
+    Test::new("session-not-incoming", &[session::not_incoming]),
+    Test::new("session-unknown-requests", &[session::unknown_requests]),
+    Test::new("session-sizes", &[session::sizes]),
+    Test::new("session-retrieve-unknown", &[session::retrieve_unknown]),
+    Test::new("preserve-bad-descriptor", &[preserve::bad_descriptor]),
+    Test::new("preserve-unsupported", &[preserve::unsupported]),
+    Test::new("preserve-token-taken", &[preserve::token_taken]),
+    Test::new("preserve-token-values", &[preserve::token_values]),
+    Test::new("preserve-twice", &[preserve::twice]),
+    Test::new("preserve-answer-unwritable", &[preserve::answer_unwritable]).c_differs(),
+    Test::new("preserve-frozen", &[preserve::frozen]),
+    Test::new("preserve-many", &[preserve::many]).timeout(120),
+    Test::new("preserve-no-leak", &[preserve::no_leak]),
+    Test::new("preserve-sealed", &[preserve::sealed]),
+    Test::new("preserve-access-modes", &[preserve::access_modes]),
+    Test::new("preserve-huge-sparse", &[preserve::huge_sparse]).rust_memfd(),
+    Test::new("lifetime-shared", &[lifetime::shared]),
+    Test::new("lifetime-used-by-child", &[lifetime::used_by_child]),
+    Test::new("lifetime-killed", &[lifetime::killed]),
+    Test::new("lifetime-passed", &[lifetime::passed]),
+    Test::new("lifetime-taken", &[lifetime::taken]),
+    Test::new("lifetime-contended", &[lifetime::contended]),
+    Test::new("lifetime-closed-in-use", &[lifetime::closed_in_use]),
+    Test::new("reboot-no-image", &[reboot::no_image]).alone(),
+    // Across kexecs.
+    Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
+    Test::new(
+        "kexec-sessions",
+        &[kexec::sessions_before, kexec::sessions_after],
+    )
+    .timeout(120),
+    Test::new("kexec-files", &[kexec::files_before, kexec::files_after]).timeout(120),
+    Test::new("kexec-again", &[kexec::three_before, kexec::again_after]),
+    Test::new("kexec-finish", &[kexec::three_before, kexec::finish_after]),
+    Test::new("kexec-taken", &[kexec::three_before, kexec::taken_after]),
+    Test::new("kexec-closed", &[kexec::three_before, kexec::closed_after]),
+    Test::new(
+        "kexec-incoming",
+        &[kexec::three_before, kexec::incoming_after],
+    ),
+    Test::new(
+        "kexec-unwritable-session",
+        &[kexec::three_before, kexec::unwritable_session_after],
+    )
+    .c_differs(),
+    Test::new(
+        "kexec-unwritable-file",
+        &[kexec::three_before, kexec::unwritable_file_after],
+    ),
+    Test::new(
+        "kexec-half-writable-file",
+        &[kexec::three_before, kexec::half_writable_file_after],
+    )
+    .c_differs(),
+    Test::new("kexec-gone", &[kexec::gone_before, kexec::gone_after]),
+    Test::new(
+        "kexec-manager",
+        &[kexec::manager_before, kexec::manager_after],
+    ),
+    Test::new(
+        "kexec-chain",
+        &[
+            kexec::chain,
+            kexec::chain,
+            kexec::chain,
+            kexec::chain,
+            kexec::chain,
+            kexec::chain,
+        ],
+    ),
+    Test::new(
+        "kexec-unclaimed",
+        &[
+            kexec::three_before,
+            kexec::unclaimed_middle,
+            kexec::three_after,
+        ],
+    )
+    .c_differs(),
+    Test::new(
+        "kexec-unfinished",
+        &[
+            kexec::three_before,
+            kexec::unfinished_middle,
+            kexec::three_after,
+        ],
+    )
+    .c_differs(),
+    Test::new(
+        "kexec-held",
+        &[kexec::three_before, kexec::held_middle, kexec::held_after],
+    )
+    .c_differs(),
+    Test::new("kexec-busy", &[kexec::busy_before, kexec::busy_after]).alone(),
+    Test::new(
+        "kexec-switched-off",
+        &[device::leave_for_nobody, device::switched_off],
+    )
+    .next_parameter("liveupdate", "off"),
+    Test::new(
+        "memfd-content",
+        &[memfd::content_before, memfd::content_after],
+    ),
+    Test::new("memfd-late", &[memfd::late_before, memfd::late_after]),
+    Test::new("memfd-seals", &[memfd::seals_before, memfd::seals_after]),
+    Test::new(
+        "memfd-allocated",
+        &[memfd::allocated_before, memfd::allocated_after],
+    ),
+    Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
+    Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
+        .memory(1536)
+        .alone(),
+    Test::new(
+        "memfd-discarded",
+        &[memfd::large_before, memfd::discarded_after],
+    )
+    .alone(),
+    Test::new(
+        "memfd-late-seals",
+        &[memfd::late_seals_before, memfd::late_seals_after],
+    )
+    .rust_memfd(),
+    Test::new("memfd-noexec", &[memfd::noexec_before, memfd::noexec_after]).rust_memfd(),
+    Test::new("memfd-owner", &[memfd::owner_before, memfd::owner_after]).rust_memfd(),
+    Test::new("memfd-access", &[memfd::access_before, memfd::access_after]).rust_memfd(),
+    Test::new("memfd-name", &[memfd::name_before, memfd::name_after]).rust_memfd(),
+    Test::new("memfd-holes", &[memfd::sparse_before, memfd::holes_after]).rust_memfd(),
+    Test::new("memfd-huge", &[memfd::huge_before, memfd::huge_after]).rust_memfd(),
+    Test::new(
+        "reboot-no-handover",
+        &[reboot::no_handover_before, reboot::no_handover_after],
+    )
+    .c_differs()
+    .alone(),
+];

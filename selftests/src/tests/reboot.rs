@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reboots that do not happen, and what is left afterwards.
+
+use crate::{
+    harness::{
+        ensure,
+        ensure_eq,
+        ensure_errno,
+        Failure,
+        Outcome,
+        Stage, //
+    },
+    sys, //
+};
+use liveupdate::{
+    kexec,
+    Device, //
+};
+use nix::{
+    errno::Errno,
+    libc, //
+};
+use std::ptr;
+
+/// Without a kernel to jump into everything stays as it is.
+pub fn no_image(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    let memory = sys::memfd_of("m", b"content")?;
+    session.preserve(&memory, 1)?;
+
+    for round in 0..3 {
+        let err = kexec::jump();
+        ensure_eq!(err.errno(), Errno::EINVAL);
+        usable(&device, stage, round)?;
+        session.preserve(&sys::memfd_of("n", b"x")?, 10 + round)?;
+        ensure_errno!(memory.set_len(0), EPERM);
+    }
+    drop(session);
+    memory.set_len(0)?;
+    Ok(())
+}
+
+/// Sessions can be made, used and closed.
+fn usable(device: &Device, stage: &Stage, round: u64) -> Outcome {
+    ensure_errno!(device.create_session(stage.name), EEXIST);
+    let other = device.create_session(&format!("usable-{round}"))?;
+    other.preserve(&sys::memfd_of("o", b"x")?, 1)?;
+    ensure_eq!(other.ask_name()?.to_string(), format!("usable-{round}"));
+    drop(other);
+    ensure_errno!(device.retrieve_session("nobody"), ENOENT);
+    Ok(())
+}
+
+/// Loads something by `kexec_load(2)`, which cannot carry state over.
+///
+/// It is a program all the same: should the machine jump into it, it resets it.
+fn load_without_handover() -> nix::Result<()> {
+    // mov al, 0xfe; out 0x64, al; hlt: by way of the keyboard controller.
+    let code = [0xb0, 0xfeu8, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+    let at = 0x0100_0000 as *mut libc::c_void;
+
+    #[repr(C)]
+    struct Segment {
+        buf: *const u8,
+        bufsz: usize,
+        mem: *mut libc::c_void,
+        memsz: usize,
+    }
+    let segments = [Segment {
+        buf: code.as_ptr(),
+        bufsz: code.len(),
+        mem: at,
+        memsz: sys::PAGE,
+    }];
+    // SAFETY: The kernel reads the one segment, and its bytes.
+    let ret = unsafe { libc::syscall(libc::SYS_kexec_load, at, 1, segments.as_ptr(), 0) };
+    Errno::result(ret).map(drop)
+}
+
+fn unload_without_handover() -> nix::Result<()> {
+    // SAFETY: No segments: nothing is read.
+    let ret = unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, ptr::null::<u8>(), 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// A kernel that cannot take over is refused while there is something to take over.
+pub fn no_handover_before(stage: &mut Stage) -> Outcome {
+    match load_without_handover() {
+        Ok(()) => {}
+        Err(Errno::ENOSYS) => return Err(Failure::skip("no kexec_load")),
+        Err(errno) => return Err(errno.into()),
+    }
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    session.preserve(&sys::memfd_of("m", &sys::pattern(1, 10_000))?, 1)?;
+
+    for round in 0..3 {
+        let err = kexec::jump();
+        stage.note(format!("{err}"));
+        ensure!(err.errno() != Errno::UnknownErrno);
+        usable(&device, stage, round)?;
+        session.preserve(&sys::memfd_of("n", &[round as u8; 10])?, 10 + round)?;
+    }
+    unload_without_handover()?;
+    ensure_eq!(kexec::jump().errno(), Errno::EINVAL);
+    usable(&device, stage, 3)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// Then it is done as it should be, and nothing is lost.
+pub fn no_handover_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    let file = session.retrieve(1)?.into();
+    ensure_eq!(sys::content(&file)?, sys::pattern(1, 10_000));
+    for round in 0..3 {
+        let file = session.retrieve(10 + round)?.into();
+        ensure_eq!(sys::content(&file)?, [round as u8; 10]);
+    }
+    session.finish()?;
+    Ok(())
+}
