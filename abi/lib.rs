@@ -9,14 +9,15 @@
 //!
 //! It uses `core` and `zerocopy` and nothing else: no kernel, no allocation, no `unsafe`, no panic.
 //! The same files are built twice: as a module of the kernel crates that need them, and as the host
-//! crate `luo-abi` that is tested without a kernel.
+//! crate `luo-abi` that is tested without a kernel. A kernel crate says `pub mod abi`, since each
+//! needs another part of it and what is public needs no user.
 //!
 //! ```text
 //!  root      the entry of all: an FDT, or the C LUO's `struct luo_ser`
 //!   |- flb       one page: shared objects and how many files use each
 //!   `- session   a chain of blocks: named sessions
 //!        `- session   a chain of blocks for each: its files
-//!             `- memfd     what a file's handler left: memfd-v2 or memfd-extents-v1
+//!             `- memfd     what a file's handler left: memfd_v2 or memfd_extents
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
 //!  block     one page: { next, count, records }

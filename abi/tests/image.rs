@@ -75,7 +75,7 @@ fn any_extents() -> impl Strategy<Value = Content> {
             memfd.mode = mode & 0o7777;
             memfd.uid = owner;
             memfd.open = OpenFlags::from_bits(OpenFlags::READ).unwrap();
-            Content::Extents(memfd, extents)
+            Content::Extents(Box::new(memfd), extents)
         })
 }
 
@@ -134,7 +134,7 @@ fn plain(sessions: u64, files: u64) -> Image {
             .map(|token| {
                 (
                     token,
-                    Content::Other(compatible("x"), session << 32 | token),
+                    Content::Other(compatible("x"), (session << 32) | token),
                 )
             })
             .collect()
@@ -219,7 +219,7 @@ fn one_page_in_two_files() {
             pages: 3,
             kind: ExtentKind::Pages,
         };
-        Content::Extents(memfd(3 * PAGE), vec![extent])
+        Content::Extents(Box::new(memfd(3 * PAGE)), vec![extent])
     };
     let mut image = Image::default();
     for name in ["a", "b"] {

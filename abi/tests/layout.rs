@@ -214,7 +214,7 @@ fn folio_v2() {
     };
     let folio = FolioV2::new(0x123, flags, 9).unwrap();
     // The page number in the low 52 bits, the flags above.
-    assert_eq!(at(folio.as_bytes(), 0), 0x123 | 3 << 52);
+    assert_eq!(at(folio.as_bytes(), 0), 0x123 | (3 << 52));
     assert_eq!(at(folio.as_bytes(), 8), 9);
     assert_eq!((folio.pfn(), folio.flags(), folio.index()), (0x123, 3, 9));
 

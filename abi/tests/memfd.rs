@@ -125,7 +125,7 @@ fn compatible_strings() {
 fn open_flags() {
     assert!(OpenFlags::from_bits(0).is_none());
     assert!(OpenFlags::from_bits(OpenFlags::APPEND).is_none());
-    assert!(OpenFlags::from_bits(1 << 31 | OpenFlags::READ).is_none());
+    assert!(OpenFlags::from_bits((1 << 31) | OpenFlags::READ).is_none());
     let flags = OpenFlags::from_bits(OpenFlags::READ | OpenFlags::APPEND).unwrap();
     assert!(flags.has(OpenFlags::READ));
     assert!(!flags.has(OpenFlags::WRITE));
@@ -538,7 +538,7 @@ fn v2_folios() {
     assert_eq!(check.check(&none), Ok(None));
 
     let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&(1 | 4_u64 << 52).to_ne_bytes());
+    bytes[..8].copy_from_slice(&(1 | (4_u64 << 52)).to_ne_bytes());
     let flags = FolioV2::read_from_bytes(&bytes).unwrap();
     assert_eq!(
         FolioCheckV2::new(&v2(PAGE, 1)).check(&flags),

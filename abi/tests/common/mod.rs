@@ -228,7 +228,7 @@ pub enum Content {
     /// A handler that is not known here.
     Other(Compatible, u64),
     /// `memfd-extents-v1`: header and extents. Counts and addresses are not looked at.
-    Extents(Memfd, Vec<Extent>),
+    Extents(Box<Memfd>, Vec<Extent>),
     /// `memfd-v2`: position, size, seals, folios (index, pages).
     V2(u64, u64, u32, Vec<(u64, u64)>),
 }
@@ -447,7 +447,7 @@ fn read_file(file: &File, mem: &PhysMem, claims: &Claims<'_>) -> Result<Content,
     if compatible == COMPATIBLE_EXTENTS {
         let header = MemfdHeader::of(page(file.data)?).unwrap();
         let memfd = header.parse().map_err(|error| error.to_string())?;
-        read_extents(&memfd, claims).map(|extents| Content::Extents(memfd, extents))
+        read_extents(&memfd, claims).map(|extents| Content::Extents(Box::new(memfd), extents))
     } else if compatible == COMPATIBLE_V2 {
         let ser = MemfdV2::of(page(file.data)?).unwrap();
         let found = ser.parse().map_err(|error| error.to_string())?;
