@@ -7,13 +7,20 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC LUO_IMPL LUO_MEMFD FRAGMENT FILE T LUO_TOOLCHAIN
+export KSRC LUO_IMPL LUO_MEMFD FRAGMENT FILE T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP
 
-# Paths of the user's are looked up here, as they are relative to where make
-# was called, and must be visible inside the toolchain.
-override KSRC := $(if $(KSRC),$(abspath $(KSRC)))
-override FRAGMENT := $(if $(FRAGMENT),$(abspath $(FRAGMENT)))
-export LUO_BIND = $(KSRC)
+# Paths of the user's are made whole here, and bound into the toolchain's root.
+ifneq ($(KSRC),)
+override KSRC := $(abspath $(KSRC))
+endif
+ifneq ($(FRAGMENT),)
+override FRAGMENT := $(abspath $(FRAGMENT))
+endif
+define LUO_BIND
+$(wildcard $(KSRC))
+$(wildcard $(FRAGMENT))
+endef
+export LUO_BIND
 
 .DEFAULT_GOAL := help
 .PHONY: help run test image ksrc check install-tree uninstall-tree clean distclean
@@ -39,8 +46,23 @@ help:
 #: compilers and QEMU. LUO_JOBS=n limits the processors in use. The cache is
 #: $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
 
-run test image check:
-	@scripts/$@
+run:
+	@scripts/run
 
-ksrc:
-	@$(ENTER) scripts/ksrc
+test:
+	@$(ENTER) scripts/suite
+
+check image ksrc:
+	@$(ENTER) scripts/$@
+
+# These two need nothing but Python, so the host's will do.
+install-tree uninstall-tree:
+	@[ -n "$(KSRC)" ] || { echo "say which tree: make $@ KSRC=dir" >&2; exit 2; }
+	@if command -v python3 >/dev/null; then run=; else run=$(ENTER); fi; \
+		LUO_BIND_RW="$(KSRC)" $$run scripts/overlay $(@:-tree=) "$(KSRC)"
+
+clean:
+	@scripts/clean build tree run log cargo-target
+
+distclean:
+	@scripts/clean all

@@ -144,8 +144,8 @@ class Variant:
     @property
     def ours(self) -> list[Path]:
         """The project's fragments that make it."""
-        return [REPO / "configs" / f"{name}.config"
-                for name in ("base", self.core, f"memfd-{self.memfd_impl}")]
+        names = ("base", self.core, f"memfd-{self.memfd_impl}")
+        return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
 
     @property
     def name(self) -> str:
@@ -159,10 +159,7 @@ class Kernel:
     variant: Variant
     tree: Path
     folder: Path
-
-    @property
-    def image(self) -> Path:
-        return self.folder / "arch/x86/boot/bzImage"
+    image: Path
 
     @property
     def vmlinux(self) -> Path:
@@ -242,7 +239,7 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
     for line in warnings:
         print(line, file=sys.stderr)
     done.touch()
-    return Kernel(variant, tree, folder)
+    return Kernel(variant, tree, folder, folder / "arch/x86/boot/bzImage")
 
 
 def build_locked(variant: Variant) -> Kernel:

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests that run in virtual machines: the tree's own, ours, and KUnit."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import guest
+import programs
+from kernel import STOCK_TESTS, Kernel
+from report import Results
+
+BUSYBOX = Path("/usr/bin/busybox")
+FLBS = [f"liveupdate-test-flb-v{number}" for number in range(3)]
+
+
+def busybox(archive: guest.Initramfs, script: str) -> None:
+    """Gives an initramfs a shell script for its first process."""
+    archive.folder("bin")
+    archive.file("bin/busybox", BUSYBOX, 0o755)
+    archive.bytes("init", f"""#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+stty -F /dev/ttyS1 raw
+{script}
+echo done >/dev/ttyS1
+reboot -f
+""".encode(), 0o755)
+
+
+def story(outcome: guest.Outcome) -> list[str]:
+    """What to show of a guest that failed."""
+    alarms = outcome.alarms()
+    if alarms:
+        return [*([outcome.trouble] if outcome.trouble else []), "the kernel's log has:", *alarms]
+    tail = [line for line in outcome.console if line.strip()][-15:]
+    return [outcome.trouble or "the guest ended early", "the end of the kernel's log:", *tail]
+
+
+def ktap(lines: list[str]) -> list[tuple[str, str, list[str]]]:
+    """Reads results (`ok`, `not ok` or `skip`; name; remarks) of the lowest level of a KTAP text."""
+    results: list[tuple[str, str, list[str]]] = []
+    remarks: list[str] = []
+    for line in lines:
+        if match := re.match(r"\s*(ok|not ok) \d+ (?:- )?(\S+)(?:\s+#\s*(.*))?$", line):
+            how = "skip" if (match[3] or "").upper().startswith("SKIP") else match[1]
+            results.append((how, match[2], remarks + ([match[3]] if match[3] else [])))
+            remarks = []
+        elif match := re.match(r"\s*#\s+(.*)", line):
+            remarks.append(match[1])
+    return results
+
+
+@dataclass
+class Bench:
+    """One kernel under test, and where its runs leave their files."""
+
+    name: str
+    built: Kernel
+    folder: Path
+    results: Results
+
+    def archive(self, name: str = "initramfs") -> guest.Initramfs:
+        return guest.Initramfs(self.folder / f"{name}.cpio")
+
+    def boot(self, name: str = "initramfs", **options) -> guest.Outcome:
+        return guest.boot(self.built.image, self.folder / f"{name}.cpio", self.folder, **options)
+
+    def stock_names(self) -> list[str]:
+        source = (self.built.tree / STOCK_TESTS / "liveupdate.c").read_text()
+        names = re.findall(r"^TEST_F\((\w+), (\w+)\)", source, re.MULTILINE)
+        return [f"{fixture}.{test}" for fixture, test in names]
+
+    def harness(self, stock: programs.Stock) -> None:
+        """The tree's liveupdate.c: every test of it must pass."""
+        prefix = f"{self.name}/stock/liveupdate/"
+        wanted = [name for name in self.stock_names() if self.results.wants(prefix + name)]
+        if not wanted:
+            return
+        with self.archive() as archive:
+            busybox(archive, "/liveupdate >/dev/ttyS1 2>&1")
+            archive.file("liveupdate", stock.folder / "liveupdate", 0o755)
+        outcome = self.boot(timeout=120)
+        found = {name: (how, remarks) for how, name, remarks in ktap(outcome.report)}
+        alarms = outcome.alarms()
+        for name in wanted:
+            how, remarks = found.get(name, ("", []))
+            why = None if how == "ok" else remarks or story(outcome)
+            self.results.add(prefix + name, why)
+        self.results.add(f"{prefix}kernel-log", story(outcome) if alarms or outcome.trouble else None,
+                         outcome.seconds)
+
+    def kexec_tests(self, stock: programs.Stock) -> None:
+        """The tree's kexec tests, and the FLB test of its kernel as one of them runs."""
+        for test in stock.KEXEC:
+            name, flb = f"{self.name}/stock/{test}", f"{self.name}/stock/flb"
+            with_flb = test == "luo_kexec_simple" and self.results.wants(flb)
+            if not self.results.wants(name) and not with_flb:
+                continue
+            with self.archive("inner") as inner:
+                inner.file("init", stock.folder / "init", 0o755)
+                inner.file("test_binary", stock.folder / test, 0o755)
+            with self.archive() as archive:
+                archive.file("init", stock.folder / "init", 0o755)
+                archive.file("test_binary", stock.folder / test, 0o755)
+                archive.file("kernel", self.built.image)
+                archive.file("initrd.img", self.folder / "inner.cpio")
+            outcome = self.boot(timeout=180)
+            passed = any("TEST PASSED" in line for line in outcome.console)
+            good = passed and not outcome.alarms() and not outcome.trouble
+            self.results.add(name, None if good else story(outcome), outcome.seconds)
+            if with_flb:
+                self.results.add(flb, self.flb_trouble(outcome.console))
+
+    @staticmethod
+    def flb_trouble(console: list[str]) -> list[str]:
+        """Checks what lib/tests/liveupdate.c says on both sides of a kexec."""
+        text = [line for line in console if "liveupdate test: " in line]
+        boots = [n for n, line in enumerate(text) if "Registered 3 FLBs" in line]
+        if len(boots) != 2:
+            return [f"its FLBs were registered {len(boots)} times, not in both kernels", *text]
+        trouble = [line for line in text if "ERROR" in line or "ailed" in line]
+        # The new kernel looks for them before it registers them.
+        first = next((n for n, line in enumerate(text) if "found flb data" in line), len(text))
+        for flb in FLBS:
+            for word, lines in (("preserve was triggered", text[:first]),
+                                ("found flb data from the previous boot", text[first:]),
+                                ("finish was triggered", text[first:])):
+                count = sum(line.endswith(f"{flb}: {word}") for line in lines)
+                if count != 1:
+                    trouble.append(f"`{flb}: {word}' came {count} times")
+        return trouble
+
+    def kunit(self) -> None:
+        """The kernel's KUnit suites, of which only ours are configured."""
+        group = f"{self.name}/kunit"
+        if not self.results.may_want(group):
+            return
+        with self.archive() as archive:
+            busybox(archive, "")
+        outcome = self.boot(command_line="kunit.enable=1", timeout=300)
+        # Tests are one level below their suites.
+        suite, found = "?", []
+        for line in outcome.console:
+            if match := re.match(r"\s+# Subtest: (\S+)", line):
+                suite = match[1]
+                found.append((suite, []))
+            elif found and re.match(r"\s+\S", line):
+                found[-1][1].append(line)
+        count = 0
+        for suite, lines in found:
+            for how, name, remarks in ktap(lines):
+                count += 1
+                self.results.add(f"{group}/{suite}/{name}", None if how == "ok" else
+                                 remarks or [how], group=group)
+        alarms = [line for line in outcome.alarms()]
+        why = story(outcome) if alarms or outcome.trouble else None
+        if not count:
+            why = ["no KUnit test ran", *story(outcome)]
+        self.results.add(f"{group}/kernel-log", why, outcome.seconds, group=group)
+
+    def own(self, program: Path, listed: list["OwnTest"]) -> None:
+        """Our tests from user space, those that can share a boot in one."""
+        prefix = f"{self.name}/self/"
+        core, memfd = self.built.variant.core, self.built.variant.memfd_impl
+        wanted = [test for test in listed
+                  if self.results.wants(prefix + test.name)
+                  and not (core == "c" and test.c_differs or memfd == "c" and test.rust_memfd)]
+        boots: dict[str, list[OwnTest]] = {}
+        for test in wanted:
+            boots.setdefault(test.boot, []).append(test)
+        with self.archive() as archive:
+            archive.file("init", program, 0o755)
+            archive.file("boot/kernel", self.built.image)
+        for boot, tests in boots.items():
+            whole = boot.startswith("@") and self.results.wants(prefix + boot) or \
+                boot.startswith("@") and not self.results.pattern
+            names = boot if whole else ",".join(test.name for test in tests)
+            seen: set[str] = set()
+
+            def result(line: str) -> None:
+                for how, name, remarks in ktap([line]):
+                    seen.add(name)
+                    if name == "kernel-log":
+                        if how != "ok":
+                            self.results.add(f"{prefix}{boot}/kernel-log", remarks)
+                    else:
+                        self.results.add(prefix + name, None if how == "ok" else
+                                         remarks or [how])
+
+            impl = f"luo.core={core} luo.memfd={memfd}"
+            outcome = self.boot(command_line=f"{impl} luo.test={names}", on_line=result,
+                                memory=max(test.memory for test in tests),
+                                timeout=60 + sum(test.timeout for test in tests),
+                                silence=20 + max(test.timeout for test in tests))
+            missing = [test.name for test in tests if test.name not in seen]
+            for number, name in enumerate(missing):
+                self.results.add(prefix + name, story(outcome) if not number else
+                                 ["did not run: the guest ended before"])
+            if not missing and outcome.alarms():
+                self.results.add(f"{prefix}{boot}/console", story(outcome))
+
+
+@dataclass(frozen=True)
+class OwnTest:
+    """A line of `luo-selftest list`."""
+
+    name: str
+    boot: str
+    memory: int
+    timeout: int
+    c_differs: bool
+    rust_memfd: bool
+
+    @staticmethod
+    def parse(line: str) -> "OwnTest":
+        name, *words = line.split()
+        word = dict(item.split("=", 1) for item in words if "=" in item)
+        return OwnTest(name, word.get("boot", name), int(word.get("mem", 1024)),
+                       int(word.get("timeout", 60)), word.get("c") == "differs",
+                       word.get("memfd") == "rust")

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests that need no virtual machine: the crates', and rules about sources and objects."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import overlay
+import programs
+from common import CACHE, REPO, Failed, quiet, run
+from kernel import Kernel
+from report import Results
+
+# The C files that CONFIG_LIVEUPDATE_C and CONFIG_LIVEUPDATE_MEMFD_C stand for.
+C_CORE = {f"kernel/liveupdate/{name}.o"
+          for name in ("kho_block", "luo_core", "luo_file", "luo_flb", "luo_session")}
+C_MEMFD = {"mm/memfd_luo.o"}
+
+
+def crates(results: Results) -> None:
+    """`cargo test` of the workspace, each test counted."""
+    group = "host"
+    if not results.may_want(group):
+        return
+    command = programs.cargo("test", "--workspace", "--no-fail-fast")
+    # Built first, as that can fail by itself and takes its time.
+    try:
+        run([*command, "--no-run"], "building the crates' tests", CACHE / "log/cargo-test.log",
+            step=r"^ +(Compiling|Downloaded)", cwd=REPO)
+    except Failed as why:
+        results.add(f"{group}/build", str(why), group=group)
+        return
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    crate, failed, details = "?", [], {}
+    current = None
+    for line in process.stdout:
+        line = line.rstrip()
+        if match := re.match(r"\s+Running (?:unittests )?\S+ \(.*/([\w-]+)-[0-9a-f]+\)", line):
+            crate = match[1]
+        elif match := re.match(r"\s+Doc-tests (\S+)", line):
+            crate = f"{match[1]}/doc"
+        elif match := re.match(r"test (.+?)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", line):
+            name = f"{group}/{crate}/{match[1].replace(' ', '-')}"
+            if match[2] == "ok":
+                results.add(name, group=group)
+            elif match[2] == "FAILED":
+                failed.append((name, f"{crate}/{match[1]}"))
+        elif match := re.match(r"---- (.+) stdout ----", line):
+            current = details.setdefault(f"{crate}/{match[1]}", [])
+        elif line.startswith("failures:") or line.startswith("test result:"):
+            current = None
+        elif current is not None:
+            current.append(line)
+    process.wait()
+    for name, key in failed:
+        results.add(name, details.get(key) or ["failed"], group=group)
+    if process.returncode and not failed:
+        results.add(f"{group}/cargo-test", [f"cargo test ended with {process.returncode}"],
+                    group=group)
+
+
+# ---- unsafe ----
+
+TOKEN = re.compile(
+    r"""(?P<skip>//[^\n]*|b?r(?P<hashes>\#*)".*?"(?P=hashes)|[bc]?"(?:\\.|[^"\\])*"|"""
+    r"""b?'(?:\\.[^']*|[^'\\])'|(?P<block>/\*))|(?P<word>[A-Za-z_]\w*)""", re.DOTALL)
+
+# An attribute that lifts the ban, unless for a module of the wrapper layer.
+LIFTED = re.compile(r"\b(allow|expect|warn)\s*\(\s*$")
+FOR_WRAPPER = re.compile(r"\s*\)\]\s*(pub(\(\w+\))?\s+)?mod (capi|callbacks);")
+
+
+def unsafe_lines(source: str) -> list[int]:
+    """Lines on which the keyword `unsafe` is used, not written or talked about."""
+    found, at = [], 0
+    while match := TOKEN.search(source, at):
+        at = match.end()
+        if match["block"]:
+            depth = 1               # these nest
+            while depth:
+                mark = re.compile(r"/\*|\*/").search(source, at)
+                if not mark:
+                    return found
+                depth += 1 if mark[0] == "/*" else -1
+                at = mark.end()
+        elif match["word"] == "unsafe":
+            found.append(source.count("\n", 0, match.start()) + 1)
+        elif match["word"] == "unsafe_code" and LIFTED.search(source[:match.start()]) \
+                and not FOR_WRAPPER.match(source[match.end():]):
+            found.append(source.count("\n", 0, match.start()) + 1)
+    return found
+
+
+def wrapper_layer(path: Path) -> bool:
+    """The only home of `unsafe`."""
+    return path.parts[:2] == ("rust", "kernel") or path.name in ("capi.rs", "callbacks.rs")
+
+
+def unsafe_rule(results: Results) -> None:
+    name = "source/unsafe-only-in-wrappers"
+    if results.wants(name):
+        sources = [path for path in overlay.files().values() if path.suffix == ".rs"]
+        sources += (REPO / "abi").rglob("*.rs")
+        trouble = []
+        for path in sorted(set(sources)):
+            relative = path.relative_to(REPO)
+            if wrapper_layer(relative) or "target" in relative.parts:
+                continue
+            trouble += [f"{relative}:{line}: unsafe" for line in unsafe_lines(path.read_text())]
+        if not sources:
+            trouble = ["there are no sources"]
+        results.add(name, trouble)
+
+    name = "source/unsafe-is-found"
+    if results.wants(name):
+        samples = {
+            "fn f() { unsafe { g() } }": 1,
+            "unsafe fn f() {}": 1,
+            "// first\nunsafe impl Send for T {}": 1,
+            "#[unsafe(no_mangle)] fn f() {}": 1,
+            "#![allow(unsafe_code)]": 1,
+            "#[allow(unsafe_code)] mod luo_file;": 1,
+            "#[allow(unsafe_code)]\nmod capi;": 0,
+            "/* a /* b */ unsafe */ let c = 'u'; unsafe {}": 1,
+            "let s = \"\\\"\"; unsafe {}": 1,
+            "#![deny(unsafe_code)]\n#![forbid(unsafe_op_in_unsafe_fn)]": 0,
+            "/// This is unsafe.\n/* unsafe */": 0,
+            "pr_info!(\"unsafe\"); let r = r#\"\"unsafe\"\"#;": 0,
+            "fn f<'a>(x: &'a str) { let q = '\"'; g(\"unsafe\") }": 0,
+        }
+        trouble = [f"{text!r}: {len(unsafe_lines(text))} found, not {count}"
+                   for text, count in samples.items() if len(unsafe_lines(text)) != count]
+        results.add(name, trouble)
+
+
+# ---- what is linked ----
+
+def linked(built: Kernel) -> set[str]:
+    """The object files of which vmlinux is made."""
+    archive = built.folder / "vmlinux.a"
+    names = quiet(["llvm-ar", "t", str(archive)], "listing vmlinux.a", cwd=built.folder)
+    return {str(Path(name)) for name in names.splitlines()}
+
+
+def links(results: Results, name: str, built: Kernel) -> None:
+    """The implementation that was not chosen must not be in the kernel."""
+    name = f"{name}/link"
+    if not results.wants(name):
+        return
+    objects = linked(built)
+    ours = {"core": {f"{overlay.HOME}/luo_core.o"}, "memfd": {f"{overlay.HOME}/memfd_luo.o"}}
+    stock = {"core": C_CORE, "memfd": C_MEMFD}
+    trouble = []
+    for part, chosen in (("core", built.variant.core), ("memfd", built.variant.memfd_impl)):
+        wanted, unwanted = (ours, stock) if chosen == "rust" else (stock, ours)
+        trouble += [f"{path} is linked, but {chosen} was chosen"
+                    for path in sorted(unwanted[part] & objects)]
+        trouble += [f"{path} is not linked" for path in sorted(wanted[part] - objects)]
+    results.add(name, trouble)
+
+
+# ---- the header ----
+
+def header_names(text: str) -> list[str]:
+    """C expressions for every size, offset and number that a header defines."""
+    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    text = re.sub(r"//[^\n]*", " ", text)
+    expressions = []
+    for struct in re.finditer(r"struct\s+(\w+)\s*\{(.*?)\}\s*[^;]*;", text, re.DOTALL):
+        name = f"struct {struct[1]}"
+        expressions.append(f"sizeof({name})")
+        expressions.append(f"_Alignof({name})")
+        for field in re.findall(r"(\w+)\s*(?:\[[^\]]*\])?\s*;", struct[2]):
+            expressions.append(f"offsetof({name}, {field})")
+            expressions.append(f"sizeof((({name} *)0)->{field})")
+    for enum in re.finditer(r"enum\s*\w*\s*\{(.*?)\}", text, re.DOTALL):
+        expressions += re.findall(r"^\s*(\w+)", enum[1].replace(",", "\n"), re.MULTILINE)
+    for macro in re.finditer(r"^#\s*define\s+(\w+)(\(?)\s*(.*)$", text, re.MULTILINE):
+        if macro[3].strip() and not macro[2]:
+            expressions.append(macro[1])
+    return sorted(set(expressions))
+
+
+def measure(header: Path, include: Path, expressions: list[str], folder: Path) -> dict[str, str]:
+    source = folder / "layout.c"
+    # A macro that only one of the two knows shows as undefined.
+    lines = []
+    for text in expressions:
+        line = f'\tprintf("%s=%llu\\n", "{text}", (unsigned long long)({text}));'
+        known = re.fullmatch(r"\w+", text) and re.search(
+            rf"^#\s*define\s+{text}\b", header.read_text(), re.MULTILINE)
+        lines.append(f"#ifdef {text}\n{line}\n#endif" if known else line)
+    source.write_text(f'#include <stddef.h>\n#include <stdio.h>\n#include "{header}"\n'
+                      "int main(void)\n{\n" + "\n".join(lines) + "\n}\n")
+    quiet(["gcc", "-w", f"-I{include}", str(source), "-o", str(folder / "layout")],
+          f"compiling {header}")
+    return dict(line.split("=") for line in quiet([str(folder / "layout")], "layout").split())
+
+
+def header(results: Results, stock: programs.Stock, folder: Path) -> None:
+    """Our header and the stock one have the same layouts and numbers."""
+    name = "source/uapi-header"
+    if not results.wants(name):
+        return
+    ours, theirs = REPO / "uapi/liveupdate.h", stock.headers / "linux/liveupdate.h"
+    names = [header_names(path.read_text()) for path in (ours, theirs)]
+    guards = {n for n in names[0] + names[1] if n.startswith("_") and n.endswith("_H")}
+    only = (set(names[1]) - set(names[0])) - guards
+    trouble = [f"only the stock header has {text}" for text in sorted(only)]
+    common = sorted((set(names[0]) & set(names[1])) - guards)
+    try:
+        values = [measure(path, stock.headers, common, folder) for path in (ours, theirs)]
+        trouble += [f"{text} is {values[0].get(text)}, in the stock header {values[1].get(text)}"
+                    for text in common if values[0].get(text) != values[1].get(text)]
+        if not any("offsetof" in text for text in values[1]):
+            trouble.append("nothing was compared")
+    except Failed as why:
+        trouble += str(why).splitlines()
+    results.add(name, trouble)
+
+
+# ---- putting it into a tree ----
+
+def snapshot(tree: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(tree)): path.read_bytes() if path.is_file() else None
+            for path in tree.rglob("*")}
+
+
+def skeleton(source: Path, tree: Path) -> None:
+    """A tree with the few files that the overlay looks at."""
+    shutil.rmtree(tree, ignore_errors=True)
+    changed = [name for name, hunks in overlay.parse(overlay.EDITS.read_text()).items() if hunks]
+    for name in ("Makefile", "scripts/Kbuild.include", *changed):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, tree / name)
+
+
+def install_tree(results: Results, source: Path, folder: Path) -> None:
+    """install-tree and uninstall-tree, and what they refuse."""
+    tree = folder / "tree"
+
+    def replace(name: str, old: str, new: str) -> None:
+        text = (tree / name).read_text()
+        assert old in text, (name, old)
+        (tree / name).write_text(text.replace(old, new))
+
+    def command(action: str) -> tuple[int, str]:
+        done = subprocess.run([REPO / "scripts/overlay", action, tree], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+
+    def refused(action: str, word: str) -> str | None:
+        before = snapshot(tree)
+        status, words = command(action)
+        if snapshot(tree) != before:
+            return f"the tree was changed: {words}"
+        if status == 0:
+            return "it was not refused"
+        return None if word in words else f"the reason is not `{word}' but: {words}"
+
+    def no_trace() -> str | None:
+        before = snapshot(tree)
+        for action in ("install", "uninstall"):
+            status, words = command(action)
+            if status:
+                return words
+            if action == "install" and snapshot(tree).keys() == before.keys():
+                return "nothing was installed"
+            # What a build in the tree leaves in our folder.
+            if action == "install":
+                (tree / overlay.HOME / "built-in.a").write_text("x")
+                (tree / overlay.HOME / ".luo_core.o.cmd").write_text("x")
+        after = snapshot(tree)
+        changed = sorted(name for name in before.keys() | after.keys()
+                         if before.get(name, "-") != after.get(name, "-"))
+        return f"left behind: {changed}" if changed else None
+
+    def interrupted() -> str | None:
+        before = snapshot(tree)
+        command("install")
+        # As if it had stopped before the edits: these are the old files again.
+        for name in list(before)[::2]:
+            if before[name] is not None:
+                (tree / name).write_bytes(before[name])
+        status, words = command("uninstall")
+        return words if status else None if snapshot(tree) == before else "traces are left"
+
+    def case(what: str, prepare, check) -> None:
+        name = f"source/tree-{what}"
+        if results.wants(name):
+            skeleton(source, tree)
+            prepare()
+            results.add(name, check())
+
+    case("no-trace", lambda: None, no_trace)
+    case("interrupted", lambda: None, interrupted)
+    case("not-a-kernel", lambda: (tree / "Makefile").unlink(),
+         lambda: refused("install", "not a Linux source tree"))
+    case("other-version", lambda: replace("Makefile", "PATCHLEVEL = 3", "PATCHLEVEL = 2"),
+         lambda: refused("install", "wrong version: this is Linux 7.2"))
+    case("patched-already", lambda: command("install"),
+         lambda: refused("install", "already patched"))
+    case("patched-by-hand", lambda: replace("rust/helpers/helpers.c", '#include "list.c"\n',
+                                            '#include "list.c"\n#include "liveupdate.c"\n'),
+         lambda: refused("install", "already patched"))
+    case("line-changed", lambda: replace("mm/Makefile", "memfd_luo.o", "memfd_luo.o x.o"),
+         lambda: refused("install", "local changes"))
+    case("line-missing", lambda: replace("rust/kernel/lib.rs", "pub mod list;\n", ""),
+         lambda: refused("install", "local changes"))
+    case("file-in-the-way", lambda: (tree / "rust/kernel/kho.rs").write_text("//"),
+         lambda: refused("install", "is there already"))
+    case("not-installed", lambda: None, lambda: refused("uninstall", "not installed"))
+
+    def and_change(change):
+        def prepare():
+            command("install")
+            change()
+        return prepare
+
+    case("own-work-in-file", and_change(lambda: replace(f"{overlay.HOME}/Kbuild", "+=", ":=")),
+         lambda: refused("uninstall", "local changes"))
+    case("own-work-in-line",
+         and_change(lambda: replace("kernel/liveupdate/Makefile", "+= rust/", "+= rust/ x/")),
+         lambda: refused("uninstall", "local changes"))
+    case("own-file", and_change(lambda: (tree / overlay.HOME / "mine.rs").write_text("//")),
+         lambda: refused("uninstall", "mine.rs is not part of the overlay"))

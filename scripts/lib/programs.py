@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Builds what runs in user space: our crates, and the stock tests of the tree."""
+
+import shutil
+from pathlib import Path
+
+import kernel
+from common import CACHE, REPO, Failed, quiet, run
+
+TARGET = "x86_64-unknown-linux-gnu"
+# One for all clones: cargo tells them apart by path, and shares the dependencies.
+CARGO_FOLDER = CACHE / "cargo-target"
+
+
+def cargo(*words: str) -> list[str]:
+    return ["cargo", *words, "--locked", "--target-dir", str(CARGO_FOLDER)]
+
+
+def crate_program(package: str, name: str, into: Path) -> Path:
+    """Builds a program of the workspace and copies it to `into`. Needs the lock."""
+    run(cargo("build", "--release", "--package", package, "--bin", name),
+        f"building {name}", CACHE / "log" / f"{name}.log", step=r"^ +(Compiling|Downloaded)",
+        cwd=REPO)
+    path = into / name
+    shutil.copy2(CARGO_FOLDER / TARGET / "release" / name, path)
+    return path
+
+
+class Stock:
+    """The tree's own live update tests, built unchanged, as its vmtest.sh does."""
+
+    KEXEC = ("luo_kexec_simple", "luo_multi_session", "luo_stress_files", "luo_stress_sessions")
+
+    def __init__(self, built: kernel.Kernel, into: Path):
+        """Needs the lock."""
+        self.folder = into
+        tests = built.tree / kernel.STOCK_TESTS
+        headers = into / "headers"
+        quiet([*kernel.make(built.tree, built.folder), "headers_install",
+               f"INSTALL_HDR_PATH={headers}"], "exporting the kernel's headers")
+        self.headers = headers / "include"
+        library = [f"-I{tests}/lib/include", f"{tests}/lib/lu_utils.c"]
+        quiet(["gcc", "-static", "-O2", "-D_GNU_SOURCE=", f"-I{self.headers}", f"-I{tests}/..", *library,
+               f"{tests}/liveupdate.c", "-o", str(into / "liveupdate")], "building liveupdate.c")
+        bare = ["gcc", "-static", "-O2", "-nostdinc", "-nostdlib", "-fno-stack-protector",
+                f"-I{self.headers}", f"-I{built.tree}/tools/include/nolibc"]
+        for name in self.KEXEC:
+            quiet([*bare, *library, f"{tests}/{name}.c", "-o", str(into / name)],
+                  f"building {name}.c")
+        quiet([*bare, f"{tests}/init.c", "-o", str(into / "init")], "building init.c")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Names of tests, the pattern that selects them, and what becomes of them."""
+
+import fnmatch
+import os
+import time
+
+SHOWN = 40      # lines of explanation that one failure may take
+
+
+class Results:
+    """Counts and shows results as they come."""
+
+    def __init__(self, pattern: str | None):
+        self.pattern = pattern
+        self.passed = self.failed = 0
+        self.begin = time.monotonic()
+
+    def wants(self, name: str) -> bool:
+        """Whether the user's pattern selects a test: a part of its name, or with `*`."""
+        if not self.pattern:
+            return True
+        if any(mark in self.pattern for mark in "*?["):
+            return fnmatch.fnmatch(name, self.pattern)
+        return self.pattern in name
+
+    def may_want(self, group: str) -> bool:
+        """Whether a group can have wanted tests, when its tests are not known yet."""
+        if not self.pattern:
+            return True
+        # What selects the group's name selects all of it; what reaches below it may.
+        fixed = self.pattern
+        for mark in "*?[":
+            fixed = fixed.split(mark)[0]
+        return self.wants(group) or fixed.startswith(group) or "/" not in self.pattern
+
+    def add(self, name: str, why: str | list[str] | None = None, seconds: float | None = None,
+            group: str = "") -> None:
+        """Takes in one result; `why` is empty if the test passed."""
+        if not (self.wants(name) or group and self.wants(group)):
+            return
+        took = f"  ({seconds:.1f} s)" if seconds is not None else ""
+        if not why:
+            self.passed += 1
+            print(f"ok    {name}{took}", flush=True)
+            return
+        self.failed += 1
+        print(f"FAIL  {name}{took}", flush=True)
+        lines = why.splitlines() if isinstance(why, str) else why
+        for line in lines[:SHOWN]:
+            print(f"        {line}")
+        if len(lines) > SHOWN:
+            print(f"        ... and {len(lines) - SHOWN} lines more")
+
+    def end(self) -> int:
+        """Says the last words; returns the exit status."""
+        minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
+        print(f"\n{minutes} min {seconds} s on {os.cpu_count()} processors")
+        if self.pattern and not self.passed + self.failed:
+            print(f"no test has a name like `{self.pattern}'")
+        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        return 1 if self.failed or not self.passed else 0
