@@ -161,8 +161,14 @@ impl Report {
     }
 }
 
+/// Makes text fit for a line of the report.
 fn one_line(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" / ")
+    let line = text.lines().collect::<Vec<_>>().join(" / ");
+
+    match line.char_indices().nth(600) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
 }
 
 /// The tests that the command line names.
@@ -383,6 +389,10 @@ fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
                     break;
                 }
                 message += &String::from_utf8_lossy(&chunk[..len]);
+                // Not the end of the pipe: the test may have left processes that hold it.
+                if is_complete(&message) {
+                    break;
+                }
             }
 
             let mut outcome = None;
@@ -405,6 +415,14 @@ fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
             })
         }
     }
+}
+
+/// Whether a child has said how its test ended.
+fn is_complete(message: &str) -> bool {
+    let last = message.lines().next_back().unwrap_or_default();
+    let verdict = last.split(' ').next().unwrap_or_default();
+
+    message.ends_with('\n') && ["ok", "failed", "skipped"].contains(&verdict)
 }
 
 /// Where in the kernel a process is.

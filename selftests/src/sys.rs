@@ -37,6 +37,10 @@ use nix::{
             Resource, //
         },
     },
+    unistd::{
+        seteuid,
+        Uid, //
+    },
 };
 use std::{
     ffi::c_void,
@@ -295,6 +299,21 @@ pub fn without_free_fds<T>(f: impl FnOnce() -> T) -> Outcome<T> {
     setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
     let result = f();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    Ok(result)
+}
+
+/// Runs `f` as somebody who gets no new file from the kernel (`ENFILE`).
+///
+/// Only privileged processes exceed the limit of the system, so for a while this one is not.
+pub fn without_free_files<T>(f: impl FnOnce() -> T) -> Outcome<T> {
+    let path = "/proc/sys/fs/file-max";
+    let limit = fs::read_to_string(path)?;
+
+    fs::write(path, "1")?;
+    seteuid(Uid::from_raw(1000))?;
+    let result = f();
+    seteuid(Uid::from_raw(0))?;
+    fs::write(path, limit.trim_end())?;
     Ok(result)
 }
 

@@ -205,11 +205,13 @@ pub fn sizes(stage: &mut Stage) -> Outcome {
     }
 
     // A tail that is not there.
-    ensure_errno!(with_size(3 * PAGE as u32)?.request(&device, CREATE), EFAULT);
-    ensure_errno!(
-        with_size(u32::MAX)?.request(&device, CREATE),
-        EFAULT | E2BIG
-    );
+    for size in [2 * PAGE as u32, u32::MAX] {
+        let mut request = sys::create_session(name);
+        request.size = size;
+        let arena = Arena::with(2, 0, request.as_bytes())?;
+        arena.protect(1, ProtFlags::PROT_NONE)?;
+        ensure_errno!(arena.request(&device, CREATE), EFAULT);
+    }
 
     // None of those that failed has taken the name.
     drop(device.create_session(stage.name)?);

@@ -44,6 +44,7 @@ use nix::{
             EpollEvent,
             EpollFlags, //
         },
+        eventfd::EventFd,
         mman::ProtFlags,
         signal::{
             kill,
@@ -57,7 +58,10 @@ use nix::{
     },
 };
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     io::{
         Read,
         Seek,
@@ -66,6 +70,14 @@ use std::{
     },
     mem::size_of,
     os::fd::OwnedFd,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    sync::atomic::{
+        AtomicUsize,
+        Ordering, //
+    },
     thread,
     time::Instant, //
 };
@@ -396,6 +408,33 @@ pub fn unwritable_file_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A passing shortage of files loses neither session nor file.
+pub fn no_file_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let before = sys::open_fds()?;
+
+    for _ in 0..3 {
+        ensure_errno!(
+            sys::without_free_files(|| device.retrieve_session(stage.name))?,
+            ENFILE
+        );
+    }
+    ensure_eq!(sys::open_fds()?, before);
+
+    let session = device.retrieve_session(stage.name)?;
+    for token in [0, 7, u64::MAX] {
+        for _ in 0..3 {
+            ensure_errno!(sys::without_free_files(|| session.retrieve(token))?, ENFILE);
+        }
+        ensure_eq!(
+            sys::content(&retrieve(&session, token)?)?,
+            three_content(token)
+        );
+    }
+    session.finish()?;
+    Ok(())
+}
+
 /// As above when what follows the number of the file cannot be written: all or nothing.
 pub fn half_writable_file_after(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
@@ -479,8 +518,7 @@ pub fn manager_before(stage: &mut Stage) -> Outcome {
 
     // It asks every anonymous inode whether it is a session.
     ensure_eq!(service.ask_name()?.as_bytes(), b"manager-service");
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    ensure_errno!(sys::request(&epoll.0, sys::get_name()), ENOTTY);
+    ensure_errno!(sys::request(&EventFd::new()?, sys::get_name()), ENOTTY);
 
     // What cannot be preserved gives its number to the next.
     let mut token = 1;
@@ -644,6 +682,158 @@ pub fn three_after(stage: &mut Stage) -> Outcome {
         );
     }
     session.finish()?;
+    Ok(())
+}
+
+/// Blocks of sessions that are full to the last entry, after failures that may have asked for one
+/// more.
+pub fn full_blocks_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    // A block of a page has room for 51.
+    for i in 0..102 {
+        let name = format!("full-{i}");
+        stage.keep(device.create_session(&name)?);
+        if i % 51 == 50 {
+            ensure_errno!(device.create_session(&name), EEXIST);
+        }
+    }
+    Ok(())
+}
+
+/// See [`full_blocks_before`].
+pub fn full_blocks_after(_: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for i in 0..102 {
+        device.retrieve_session(&format!("full-{i}"))?.finish()?;
+    }
+    ensure_errno!(device.retrieve_session("full-102"), ENOENT);
+    Ok(())
+}
+
+/// Sessions for [`race_after`].
+pub fn race_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for i in 0..RACES {
+        let session = device.create_session(&format!("race-{i}"))?;
+        session.preserve(&three(7)?, 7)?;
+        session.preserve(&three(0)?, 0)?;
+        stage.keep(session);
+    }
+    Ok(())
+}
+
+const RACES: usize = 100;
+
+/// Threads that want the same session at once: one gets it, the others are told so, also when the
+/// winner finishes and closes it at that moment.
+pub fn race_after(_: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let won = [const { AtomicUsize::new(0) }; RACES];
+
+    let worker = || -> Outcome {
+        for (i, won) in won.iter().enumerate() {
+            for _ in 0..5 {
+                match device.retrieve_session(&format!("race-{i}")) {
+                    Ok(session) => {
+                        won.fetch_add(1, Ordering::Relaxed);
+                        use_together(session)?;
+                    }
+                    Err(err) => ensure!(matches!(err.errno(), Errno::EINVAL | Errno::ENOENT)),
+                }
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(Failure::here("a thread panicked")))
+        })
+    })?;
+    for won in won {
+        ensure_eq!(won.into_inner(), 1);
+    }
+    Ok(())
+}
+
+/// Threads that ask for the same files while another finishes the session.
+fn use_together(session: Session<Incoming>) -> Outcome {
+    thread::scope(|scope| {
+        let readers: Vec<_> = [0, 7]
+            .map(|token| {
+                let session = &session;
+                scope.spawn(move || -> Outcome {
+                    match session.retrieve(token) {
+                        Ok(file) => {
+                            ensure_eq!(sys::content(&file.into())?, three_content(token));
+                        }
+                        Err(err) => ensure_eq!(err.errno(), Errno::ENOENT),
+                    }
+                    Ok(())
+                })
+            })
+            .into();
+        let finished = session.finish();
+        for reader in readers {
+            reader
+                .join()
+                .unwrap_or_else(|_| Err(Failure::here("a thread panicked")))?;
+        }
+        Ok(finished?)
+    })
+}
+
+/// What the kernel shows of the handover can be read, before and after.
+pub fn shown(_: &mut Stage) -> Outcome {
+    let mut folders = vec![PathBuf::from("/sys/kernel/debug")];
+
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry?.path();
+            let name = path.to_string_lossy();
+            let meta = fs::symlink_metadata(&path)?;
+            if meta.is_dir() {
+                // Elsewhere in debugfs reading may have effects.
+                if folder != Path::new("/sys/kernel/debug")
+                    || ["kho", "luo", "liveupdate"]
+                        .iter()
+                        .any(|it| name.contains(it))
+                {
+                    folders.push(path);
+                }
+            } else if meta.is_file() && folder != Path::new("/sys/kernel/debug") {
+                let mut bytes = Vec::new();
+                // Whether there is anything in it is not the question.
+                let _ =
+                    File::open(&path).and_then(|file| file.take(1 << 20).read_to_end(&mut bytes));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As [`three_before`], with a look at what the kernel shows.
+pub fn shown_before(stage: &mut Stage) -> Outcome {
+    three_before(stage)?;
+    shown(stage)
+}
+
+/// As [`three_after`], with a look at what the kernel shows at every step.
+pub fn shown_after(stage: &mut Stage) -> Outcome {
+    shown(stage)?;
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    shown(stage)?;
+    let file = retrieve(&session, 7)?;
+    shown(stage)?;
+    session.finish()?;
+    drop(session);
+    shown(stage)?;
+    ensure_eq!(sys::content(&file)?, three_content(7));
     Ok(())
 }
 

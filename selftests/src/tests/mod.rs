@@ -38,6 +38,7 @@ const TESTS: &[Test] = &[
         &[session::answer_half_writable],
     )
     .c_differs(),
+    Test::new("session-no-file", &[session::no_file]),
     Test::new("session-many", &[session::many]).timeout(120),
     Test::new("session-descriptor", &[session::descriptor]),
     Test::new("session-other-calls", &[session::other_calls]),
@@ -96,6 +97,19 @@ const TESTS: &[Test] = &[
         &[kexec::three_before, kexec::half_writable_file_after],
     )
     .c_differs(),
+    Test::new(
+        "kexec-no-file",
+        &[kexec::three_before, kexec::no_file_after],
+    )
+    .c_differs(),
+    Test::new("kexec-race", &[kexec::race_before, kexec::race_after]),
+    Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after]),
+    Test::new(
+        "kexec-full-blocks",
+        &[kexec::full_blocks_before, kexec::full_blocks_after],
+    )
+    .c_differs()
+    .alone(),
     Test::new("kexec-gone", &[kexec::gone_before, kexec::gone_after]),
     Test::new(
         "kexec-manager",
@@ -159,6 +173,7 @@ const TESTS: &[Test] = &[
         "memfd-discarded",
         &[memfd::large_before, memfd::discarded_after],
     )
+    .memory(1536)
     .alone(),
     Test::new(
         "memfd-late-seals",

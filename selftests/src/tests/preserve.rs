@@ -435,6 +435,29 @@ pub fn huge_sparse(stage: &mut Stage) -> Outcome {
     drop(session);
     memory.set_len(4)?;
     ensure_eq!(sys::content(&memory)?, b"head");
+
+    // Sizes at the limits: preserved, or refused for what they are.
+    let device = Device::open()?;
+    for size in [
+        (1 << 44) - 4096,
+        1 << 44,
+        (1 << 44) + 1,
+        1 << 62,
+        i64::MAX as u64,
+    ] {
+        let session = device.create_session(stage.name)?;
+        let memory = sys::memfd("huge")?;
+        memory.set_len(size)?;
+        sys::write_at(&memory, size - 4, b"tail")?;
+        match session.preserve(&memory, 1) {
+            Ok(()) => stage.note(format!("{size:#x} bytes preserved")),
+            Err(err) => {
+                ensure_eq!(err.errno(), Errno::EFBIG);
+                stage.note(format!("{size:#x} bytes refused"));
+                memory.set_len(4)?;
+            }
+        }
+    }
     Ok(())
 }
 

@@ -132,7 +132,23 @@ pub fn answer_unwritable(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// As above when only what follows the number cannot be written: all or nothing.
+/// A new session for which the kernel has no file does not come to be.
+pub fn no_file(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let before = sys::open_fds()?;
+
+    for _ in 0..10 {
+        ensure_errno!(
+            sys::without_free_files(|| device.create_session(stage.name))?,
+            ENFILE
+        );
+    }
+    ensure_eq!(sys::open_fds()?, before);
+    drop(device.create_session(stage.name)?);
+    Ok(())
+}
+
+/// An answer of which only what follows the number cannot be written: all or nothing.
 pub fn answer_half_writable(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let before = sys::open_fds()?;
