@@ -1,0 +1,574 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe views of what drivers register: file handlers and FLBs with their C callbacks.
+//!
+//! Below LUO's safe code, beside [`capi`](super::capi): there C calls into LUO, here LUO calls
+//! into C. What a driver registered is a [`RegisteredHandler`] or [`RegisteredFlb`], valid while
+//! it is registered. Whoever wants to call it pins the module that owns it first and has a
+//! [`Handler`] or [`Flb`](RegisteredFlb) then. What a callback gave us to keep is owned by a
+//! value whose drop gives it back by the callback for that: [`Saved`], [`LiveFlb`].
+
+use core::{
+    marker::PhantomData,
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    bindings,
+    error::to_result,
+    fs::{
+        File,
+        LocalFile, //
+    },
+    liveupdate::{
+        Outcome,
+        RetrieveError,
+        RETRIEVE_AGAIN, //
+    },
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+use crate::abi::Compatible;
+
+/// Gets the file behind a descriptor of the current task.
+///
+/// # Errors
+///
+/// [`EBADF`] if there is none.
+pub(crate) fn fget(fd: i32) -> Result<ARef<File>> {
+    let file = LocalFile::fget(u32::try_from(fd).map_err(|_| EBADF)?)?;
+
+    // SAFETY: LUO runs in ioctls, whose light reference to the file of the session is no
+    // `fdget_pos()` region, and no other is active on this thread.
+    Ok(unsafe { LocalFile::assume_no_fdget_pos(file) })
+}
+
+/// Whether a message that user space can provoke may be printed now.
+pub(crate) fn may_print() -> bool {
+    // SAFETY: The argument is a C string that lives for ever.
+    unsafe { bindings::__printk_ratelimit(c"luo".as_char_ptr()) != 0 }
+}
+
+/// Reads the compatible string of a C structure.
+fn compatible_of(field: &[c_char; 48]) -> Result<Compatible> {
+    Compatible::from_bytes(field).map_err(|_| EINVAL)
+}
+
+/// A reference to the module that owns some callbacks, which keeps them in memory.
+///
+/// # Invariants
+///
+/// `module` is null, for built-in code, or we own a reference to it.
+struct ModuleRef {
+    module: *mut bindings::module,
+}
+
+impl ModuleRef {
+    /// [`None`] if the module is about to go.
+    ///
+    /// # Safety
+    ///
+    /// `module` must be null, or a module that has not been freed.
+    unsafe fn get(module: *mut bindings::module) -> Option<Self> {
+        // SAFETY: By the requirement of this function.
+        if !unsafe { bindings::try_module_get(module) } {
+            return None;
+        }
+
+        // INVARIANT: The call took the reference.
+        Some(Self { module })
+    }
+}
+
+impl Clone for ModuleRef {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant the module is null or cannot go, as we own a reference.
+        unsafe { bindings::__module_get(self.module) };
+
+        // INVARIANT: The call took a reference.
+        Self {
+            module: self.module,
+        }
+    }
+}
+
+impl Drop for ModuleRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we own a reference.
+        unsafe { bindings::module_put(self.module) };
+    }
+}
+
+/// A file handler that a driver has registered.
+///
+/// # Invariants
+///
+/// `ptr` is valid, its `ops` too, and all callbacks that must be there are.
+pub(crate) struct RegisteredHandler {
+    ptr: NonNull<bindings::liveupdate_file_handler>,
+    compatible: Compatible,
+}
+
+// SAFETY: The C structure and its callbacks may be used from any thread.
+unsafe impl Send for RegisteredHandler {}
+// SAFETY: The C structure and its callbacks may be used from several threads at once.
+unsafe impl Sync for RegisteredHandler {}
+
+impl RegisteredHandler {
+    /// Takes a handler in.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if a callback that must be there is not, or the compatible string is empty or
+    /// does not end.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be a valid handler, and stay so as long as the value exists and any reference
+    /// to the module that owns it.
+    pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_file_handler>) -> Result<Self> {
+        // SAFETY: By the requirement of this function.
+        let handler = unsafe { ptr.as_ref() };
+        // SAFETY: By the requirement of this function, `ops` is null or valid.
+        let ops = unsafe { handler.ops.as_ref() }.ok_or(EINVAL)?;
+
+        if ops.can_preserve.is_none()
+            || ops.preserve.is_none()
+            || ops.unpreserve.is_none()
+            || ops.retrieve.is_none()
+            || ops.finish.is_none()
+        {
+            return Err(EINVAL);
+        }
+
+        // INVARIANT: As just checked, and by the requirement of this function.
+        Ok(Self {
+            ptr,
+            compatible: compatible_of(&handler.compatible)?,
+        })
+    }
+
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// Whether this is the handler at `ptr`.
+    pub(crate) fn is(&self, ptr: NonNull<bindings::liveupdate_file_handler>) -> bool {
+        self.ptr == ptr
+    }
+
+    /// Whether the handler wants the file.
+    pub(crate) fn can_preserve(&self, file: &File) -> bool {
+        let Some(can_preserve) = self.ops().can_preserve else {
+            return false;
+        };
+        // SAFETY: By the type invariant; the file is valid for the call.
+        unsafe { can_preserve(self.ptr.as_ptr(), file.as_ptr()) }
+    }
+
+    /// Keeps the handler in memory; [`None`] if its module is about to go.
+    pub(crate) fn pin(&self) -> Option<Handler> {
+        // SAFETY: By the type invariant the handler is valid, so its module is there.
+        let module = unsafe { ModuleRef::get(self.ops().owner) }?;
+
+        // INVARIANT: We own the reference to the module.
+        Some(Handler {
+            ptr: self.ptr,
+            compatible: self.compatible,
+            _module: module,
+        })
+    }
+
+    fn ops(&self) -> &bindings::liveupdate_file_ops {
+        // SAFETY: By the type invariant.
+        unsafe { &*(*self.ptr.as_ptr()).ops }
+    }
+}
+
+/// A file handler that can be called: the module that owns it cannot go.
+///
+/// # Invariants
+///
+/// `ptr` is valid as in [`RegisteredHandler`].
+#[derive(Clone)]
+pub(crate) struct Handler {
+    ptr: NonNull<bindings::liveupdate_file_handler>,
+    compatible: Compatible,
+    _module: ModuleRef,
+}
+
+// SAFETY: The C structure and its callbacks may be used from any thread.
+unsafe impl Send for Handler {}
+// SAFETY: The C structure and its callbacks may be used from several threads at once.
+unsafe impl Sync for Handler {}
+
+impl Handler {
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// The number that tells whether two files are the same.
+    pub(crate) fn id(&self, file: &File) -> usize {
+        match self.ops().get_id {
+            // SAFETY: By the type invariant; the file is valid for the call.
+            Some(get_id) => unsafe { get_id(file.as_ptr()) },
+            None => file.as_ptr().addr(),
+        }
+    }
+
+    /// Whether freezing does anything.
+    pub(crate) fn has_freeze(&self) -> bool {
+        self.ops().freeze.is_some()
+    }
+
+    /// Has the handler preserve a file.
+    ///
+    /// # Errors
+    ///
+    /// What the handler returns.
+    pub(crate) fn preserve(&self, file: &ARef<File>) -> Result<Saved> {
+        let mut args = self.args(Some(file), 0, 0);
+
+        if let Some(preserve) = self.ops().preserve {
+            // SAFETY: By the type invariant; `args` and the file are valid for the call.
+            to_result(unsafe { preserve(&mut args) })?;
+        }
+
+        // INVARIANT: The callback succeeded.
+        Ok(Saved {
+            data: args.serialized_data,
+            private_data: args.private_data,
+            handler: self.clone(),
+            file: file.clone(),
+        })
+    }
+
+    /// Has the handler make the file that `data` stands for.
+    ///
+    /// # Errors
+    ///
+    /// What the handler returns.
+    pub(crate) fn retrieve(&self, data: u64) -> Result<ARef<File>, RetrieveError> {
+        let mut args = self.args(None, data, 0);
+
+        if let Some(retrieve) = self.ops().retrieve {
+            // SAFETY: By the type invariant; `args` is valid for the call.
+            to_result(unsafe { retrieve(&mut args) }).map_err(|e| {
+                if args.retrieve_status == RETRIEVE_AGAIN {
+                    RetrieveError::Again(e)
+                } else {
+                    RetrieveError::Final(e)
+                }
+            })?;
+        }
+
+        let file = NonNull::new(args.file).ok_or(RetrieveError::Final(EINVAL))?;
+        // SAFETY: A callback that succeeds hands over a reference to a file, which no descriptor
+        // refers to yet, so no `fdget_pos()` region can be active on it.
+        Ok(unsafe { ARef::from_raw(file.cast()) })
+    }
+
+    /// Whether the handler is ready to finish the file.
+    pub(crate) fn can_finish(&self, file: Option<&File>, outcome: Outcome, data: u64) -> bool {
+        let Some(can_finish) = self.ops().can_finish else {
+            return true;
+        };
+        let mut args = self.args(file, data, status_of(outcome));
+
+        // SAFETY: By the type invariant; `args` and the file are valid for the call.
+        unsafe { can_finish(&mut args) }
+    }
+
+    /// Has the handler finish the file.
+    pub(crate) fn finish(&self, file: Option<&File>, outcome: Outcome, data: u64) {
+        let mut args = self.args(file, data, status_of(outcome));
+
+        if let Some(finish) = self.ops().finish {
+            // SAFETY: By the type invariant; `args` and the file are valid for the call.
+            unsafe { finish(&mut args) };
+        }
+    }
+
+    fn args(
+        &self,
+        file: Option<&File>,
+        data: u64,
+        status: c_int,
+    ) -> bindings::liveupdate_file_op_args {
+        bindings::liveupdate_file_op_args {
+            handler: self.ptr.as_ptr(),
+            retrieve_status: status,
+            file: file.map_or(null_mut(), |file| file.as_ptr()),
+            serialized_data: data,
+            private_data: null_mut(),
+        }
+    }
+
+    fn ops(&self) -> &bindings::liveupdate_file_ops {
+        // SAFETY: By the type invariant.
+        unsafe { &*(*self.ptr.as_ptr()).ops }
+    }
+}
+
+/// What C is told of an outcome.
+fn status_of(outcome: Outcome) -> c_int {
+    match outcome {
+        Outcome::NeverAsked => 0,
+        Outcome::Retrieved => 1,
+        Outcome::Failed(e) => e.to_errno(),
+    }
+}
+
+/// What a handler saved of a file. Dropping it has the handler undo that.
+///
+/// # Invariants
+///
+/// `data` and `private_data` are what the handler's `preserve`, and `freeze` since, left for
+/// `file`; `unpreserve` has not been called.
+pub(crate) struct Saved {
+    data: u64,
+    private_data: *mut c_void,
+    handler: Handler,
+    file: ARef<File>,
+}
+
+// SAFETY: What a handler saved may be used from any thread.
+unsafe impl Send for Saved {}
+
+impl Saved {
+    pub(crate) fn handler(&self) -> &Handler {
+        &self.handler
+    }
+
+    /// What crosses for this file.
+    pub(crate) fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// Has the handler freeze the file.
+    ///
+    /// # Errors
+    ///
+    /// What the handler returns.
+    pub(crate) fn freeze(&mut self) -> Result {
+        if let Some(freeze) = self.handler.ops().freeze {
+            let mut args = self.args();
+            // SAFETY: By the type invariants; exclusive access means that nothing else runs for
+            // the file.
+            to_result(unsafe { freeze(&mut args) })?;
+            self.data = args.serialized_data;
+        }
+        Ok(())
+    }
+
+    /// Has the handler undo a freeze.
+    pub(crate) fn unfreeze(&mut self) {
+        if let Some(unfreeze) = self.handler.ops().unfreeze {
+            // SAFETY: By the type invariants; exclusive access means that nothing else runs for
+            // the file.
+            unsafe { unfreeze(&mut self.args()) };
+        }
+    }
+
+    fn args(&self) -> bindings::liveupdate_file_op_args {
+        let mut args = self.handler.args(Some(&self.file), self.data, 0);
+        args.private_data = self.private_data;
+        args
+    }
+}
+
+impl Drop for Saved {
+    fn drop(&mut self) {
+        if let Some(unpreserve) = self.handler.ops().unpreserve {
+            // SAFETY: By the type invariants, and this is the only call for this `preserve`.
+            unsafe { unpreserve(&mut self.args()) };
+        }
+    }
+}
+
+/// An FLB that a driver has registered, or is registering, or asks for.
+///
+/// # Invariants
+///
+/// `ptr` is valid, its `ops` too, and all callbacks are there.
+#[derive(Copy, Clone)]
+pub(crate) struct RegisteredFlb {
+    ptr: NonNull<bindings::liveupdate_flb>,
+    compatible: Compatible,
+}
+
+// SAFETY: The C structure and its callbacks may be used from any thread.
+unsafe impl Send for RegisteredFlb {}
+// SAFETY: LUO serializes the callbacks of one FLB by a lock of its own.
+unsafe impl Sync for RegisteredFlb {}
+
+impl PartialEq for RegisteredFlb {
+    fn eq(&self, other: &Self) -> bool {
+        self.ptr == other.ptr
+    }
+}
+
+impl RegisteredFlb {
+    /// Takes an FLB in.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if a callback is missing, or the compatible string is empty or does not end.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be a valid FLB, and stay so as long as the value exists, while it is
+    /// registered, and while its module is referred to.
+    pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_flb>) -> Result<Self> {
+        // SAFETY: By the requirement of this function.
+        let flb = unsafe { ptr.as_ref() };
+        // SAFETY: By the requirement of this function, `ops` is null or valid.
+        let ops = unsafe { flb.ops.as_ref() }.ok_or(EINVAL)?;
+
+        if ops.preserve.is_none()
+            || ops.unpreserve.is_none()
+            || ops.retrieve.is_none()
+            || ops.finish.is_none()
+        {
+            return Err(EINVAL);
+        }
+
+        // INVARIANT: As just checked, and by the requirement of this function.
+        Ok(Self {
+            ptr,
+            compatible: compatible_of(&flb.compatible)?,
+        })
+    }
+
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// Has the FLB preserve its state.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if its module is about to go; else what the callback returns.
+    pub(crate) fn preserve(&self) -> Result<LiveFlb<Preserved>> {
+        self.bring_to_life(0, self.ops().preserve)
+    }
+
+    /// Has the FLB make its object of what was handed over.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if its module is about to go; else what the callback returns.
+    pub(crate) fn retrieve(&self, data: u64) -> Result<LiveFlb<Retrieved>> {
+        self.bring_to_life(data, self.ops().retrieve)
+    }
+
+    fn bring_to_life<S: FlbSide>(
+        &self,
+        data: u64,
+        callback: Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args) -> c_int>,
+    ) -> Result<LiveFlb<S>> {
+        // SAFETY: By the type invariant the FLB is valid, so its module is there.
+        let module = unsafe { ModuleRef::get(self.ops().owner) }.ok_or(ENODEV)?;
+        let mut args = bindings::liveupdate_flb_op_args {
+            flb: self.ptr.as_ptr(),
+            data,
+            obj: null_mut(),
+        };
+
+        if let Some(callback) = callback {
+            // SAFETY: By the type invariant; `args` is valid for the call.
+            to_result(unsafe { callback(&mut args) })?;
+        }
+
+        // INVARIANT: The callback succeeded, and we own a reference to the module.
+        Ok(LiveFlb {
+            flb: *self,
+            data: args.data,
+            object: args.obj,
+            _module: module,
+            _side: PhantomData,
+        })
+    }
+
+    fn ops(&self) -> &bindings::liveupdate_flb_ops {
+        // SAFETY: By the type invariant.
+        unsafe { &*(*self.ptr.as_ptr()).ops }
+    }
+}
+
+/// On which side of the kexec an FLB is alive: which callback ends its life.
+pub(crate) trait FlbSide {
+    #[doc(hidden)]
+    fn end(
+        ops: &bindings::liveupdate_flb_ops,
+    ) -> Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args)>;
+}
+
+/// In the old kernel: the life ends by `unpreserve`.
+pub(crate) enum Preserved {}
+
+/// In the new kernel: the life ends by `finish`.
+pub(crate) enum Retrieved {}
+
+impl FlbSide for Preserved {
+    fn end(
+        ops: &bindings::liveupdate_flb_ops,
+    ) -> Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args)> {
+        ops.unpreserve
+    }
+}
+
+impl FlbSide for Retrieved {
+    fn end(
+        ops: &bindings::liveupdate_flb_ops,
+    ) -> Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args)> {
+        ops.finish
+    }
+}
+
+/// An FLB with a live object. Dropping it ends the object's life by the callback for that.
+///
+/// # Invariants
+///
+/// `data` and `object` are what the callback that began this life left; the one that ends it has
+/// not been called.
+pub(crate) struct LiveFlb<S: FlbSide> {
+    flb: RegisteredFlb,
+    data: u64,
+    object: *mut c_void,
+    _module: ModuleRef,
+    _side: PhantomData<S>,
+}
+
+// SAFETY: The object may be used from any thread: drivers share it among files.
+unsafe impl<S: FlbSide> Send for LiveFlb<S> {}
+
+impl<S: FlbSide> LiveFlb<S> {
+    /// What crosses for this FLB.
+    pub(crate) fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// The object, for the driver; it means nothing to LUO.
+    pub(crate) fn object(&self) -> *mut c_void {
+        self.object
+    }
+}
+
+impl<S: FlbSide> Drop for LiveFlb<S> {
+    fn drop(&mut self) {
+        let mut args = bindings::liveupdate_flb_op_args {
+            flb: self.flb.ptr.as_ptr(),
+            data: self.data,
+            obj: self.object,
+        };
+
+        if let Some(end) = S::end(self.flb.ops()) {
+            // SAFETY: By the type invariants, and this is the only call for this life.
+            unsafe { end(&mut args) };
+        }
+    }
+}

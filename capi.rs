@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The C interface of LUO: what boot, the kexec code and C drivers call.
+//!
+//! Each function has the name and the meaning that `<linux/liveupdate.h>` gives it. All that is
+//! done here is to turn pointers of C into what the safe code above understands.
+//!
+//! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h).
+
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    error::from_result,
+    prelude::*, //
+};
+
+use crate::{
+    callbacks::{
+        RegisteredFlb,
+        RegisteredHandler, //
+    },
+    luo,
+    Luo, //
+};
+
+kernel::early_param!(c"liveupdate", luo_early_param);
+
+/// # Safety
+///
+/// `value` must be null or a C string.
+unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
+    from_result(|| {
+        let value = NonNull::new(value).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function, and it is not null.
+        crate::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        Ok(0)
+    })
+}
+
+kernel::early_initcall!(luo_early_init);
+
+#[no_mangle]
+extern "C" fn luo_early_init() -> c_int {
+    from_result(|| crate::early_init().map(|()| 0))
+}
+
+/// Whether live update is enabled on this machine.
+///
+/// Context: any.
+///
+/// # Safety
+///
+/// None; it is unsafe as all functions are that C declares.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_enabled() -> bool {
+    luo().is_some()
+}
+
+/// Writes the state for the next kernel. An error calls the kexec off, with nothing changed.
+///
+/// Context: process, with the kexec lock held, before anything of the machine is shut down.
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_reboot() -> c_int {
+    from_result(|| crate::reboot().map(|()| 0))
+}
+
+extern "C" {
+    /// The hook of `lib/tests/liveupdate.c` into each registration.
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn liveupdate_test_register(handler: *mut c_void);
+}
+
+/// Registers a file handler.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-EINVAL` if a callback is missing or the
+/// compatible string is none, `-EEXIST` if there is a handler with it, or `-ENOMEM`.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `handler` must be valid, and stay so until it is unregistered and its module is not referred
+/// to any more.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
+    handler: *mut bindings::liveupdate_file_handler,
+) -> c_int {
+    from_result(|| {
+        let luo = luo().ok_or(EOPNOTSUPP)?;
+        let ptr = NonNull::new(handler).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function.
+        luo.handlers
+            .register(unsafe { RegisteredHandler::new(ptr) }?)?;
+
+        #[cfg(CONFIG_LIVEUPDATE_TEST)]
+        // SAFETY: The handler is valid and registered, which is when the test wants to be told.
+        unsafe {
+            liveupdate_test_register(handler.cast())
+        };
+        Ok(0)
+    })
+}
+
+/// Unregisters a file handler, and its dependencies on FLBs.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `handler` must be a pointer that was registered, or any other.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_unregister_file_handler(
+    handler: *mut bindings::liveupdate_file_handler,
+) {
+    if let (Some(luo), Some(handler)) = (luo(), NonNull::new(handler)) {
+        luo.handlers.unregister(handler, &luo.flbs);
+    }
+}
+
+/// Makes a file handler depend on an FLB.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-EINVAL` if a callback is missing or the
+/// handler is not registered, `-EEXIST` if it depends on the FLB already or another FLB has the
+/// same compatible string, `-ENOSPC` if there are too many FLBs, or `-ENOMEM`.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `handler` must be valid. `flb` must be valid, and stay so until it is unregistered and its
+/// module is not referred to any more.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_register_flb(
+    handler: *mut bindings::liveupdate_file_handler,
+    flb: *mut bindings::liveupdate_flb,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the requirement of this function.
+        let (luo, flb) = unsafe { luo_and_flb(flb) }?;
+
+        luo.handlers
+            .link(NonNull::new(handler).ok_or(EINVAL)?, flb, &luo.flbs)?;
+        Ok(0)
+    })
+}
+
+/// Ends the dependency of a file handler on an FLB.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `handler` and `flb` must be valid.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
+    handler: *mut bindings::liveupdate_file_handler,
+    flb: *mut bindings::liveupdate_flb,
+) {
+    // SAFETY: By the requirement of this function.
+    let (Ok((luo, flb)), Some(handler)) = (unsafe { luo_and_flb(flb) }, NonNull::new(handler))
+    else {
+        return;
+    };
+
+    if luo.handlers.unlink(handler, &flb, &luo.flbs).is_err() {
+        pr_warn!(
+            "FLB '{}': the handler to unregister it from does not depend on it\n",
+            flb.compatible(),
+        );
+    }
+}
+
+/// Gets the object of an FLB that came from the previous kernel.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-ENODATA` if nothing came in or the object is
+/// finished, `-ENOENT` if the previous kernel did not preserve it, `-ENODEV` if the module of the
+/// FLB is about to go, or what its `retrieve` callback returned.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `flb` must be valid, and stay so until the object is put; `object` must be valid for a write.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_flb_get_incoming(
+    flb: *mut bindings::liveupdate_flb,
+    object: *mut *mut c_void,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the requirement of this function.
+        let (luo, flb) = unsafe { luo_and_flb(flb) }?;
+        let got = luo.flbs.get_incoming(&flb)?;
+        // SAFETY: By the requirement of this function.
+        unsafe { object.write(got) };
+        Ok(0)
+    })
+}
+
+/// Gives back what [`liveupdate_flb_get_incoming`] gave.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `flb` must be valid.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
+    // SAFETY: By the requirement of this function.
+    if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
+        luo.flbs.put_incoming(&flb);
+    }
+}
+
+/// Gets the object of an FLB that goes to the next kernel.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, or `-ENOENT` if no file that depends on the FLB
+/// is preserved.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// As for [`liveupdate_flb_get_incoming`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_flb_get_outgoing(
+    flb: *mut bindings::liveupdate_flb,
+    object: *mut *mut c_void,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the requirement of this function.
+        let (luo, flb) = unsafe { luo_and_flb(flb) }?;
+        let got = luo.flbs.get_outgoing(&flb)?;
+        // SAFETY: By the requirement of this function.
+        unsafe { object.write(got) };
+        Ok(0)
+    })
+}
+
+/// Gives back what [`liveupdate_flb_get_outgoing`] gave.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// `flb` must be valid.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
+    // SAFETY: By the requirement of this function.
+    if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
+        luo.flbs.put_outgoing(&flb);
+    }
+}
+
+/// # Safety
+///
+/// `flb` must be null, or as [`RegisteredFlb::new`] asks for.
+unsafe fn luo_and_flb(flb: *mut bindings::liveupdate_flb) -> Result<(&'static Luo, RegisteredFlb)> {
+    let luo = luo().ok_or(EOPNOTSUPP)?;
+    let flb = NonNull::new(flb).ok_or(EINVAL)?;
+
+    // SAFETY: By the requirement of this function.
+    Ok((luo, unsafe { RegisteredFlb::new(flb) }?))
+}

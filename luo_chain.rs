@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Chains of blocks: records laid down in preserved memory, and read from it.
+//!
+//! Above [`kho`] and [`abi`], below sessions and files. Memory is taken when there is time for it
+//! to fail ([`Chain::reserve`]); writing a record ([`Chain::push`]) then cannot. A block becomes
+//! part of the chain with its first record, so a chain never ends in an empty block, which the C
+//! implementation would refuse.
+
+use kernel::{
+    kho::{
+        self,
+        Preserved,
+        Restored, //
+    },
+    prelude::*, //
+};
+
+use crate::abi::{
+    block::{
+        Block,
+        Record, //
+    },
+    Memory,
+    Phys, //
+};
+
+/// The address of preserved memory as the layouts have it.
+pub(crate) fn phys<T: FromBytes + IntoBytes>(memory: &Preserved<T>) -> Option<Phys> {
+    Phys::new(memory.phys().get())
+}
+
+/// Records of type `R` for the next kernel.
+///
+/// # Invariants
+///
+/// The first `len` records stand in `blocks`, all of which but the last one that holds any are
+/// full. The blocks with records are linked, in order.
+pub(crate) struct Chain<R> {
+    blocks: KVec<Preserved<Block>>,
+    len: usize,
+    records: core::marker::PhantomData<R>,
+}
+
+impl<R: Record> Chain<R> {
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: There are no records and no blocks.
+        Self {
+            blocks: KVec::new(),
+            len: 0,
+            records: core::marker::PhantomData,
+        }
+    }
+
+    /// Makes room for `total` records.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; the chain is as before then, but may hold on to memory until
+    /// [`Chain::shrink`].
+    pub(crate) fn reserve(&mut self, total: usize) -> Result {
+        while self.blocks.len() < Self::blocks_for(total) {
+            self.blocks.push(Preserved::new()?, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back memory that `total` records do not need. Those that stand there now stay.
+    pub(crate) fn shrink(&mut self, total: usize) {
+        self.blocks.truncate(Self::blocks_for(total.max(self.len)));
+    }
+
+    /// Appends a record, for which room must have been reserved.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if it has not; nothing is changed then.
+    pub(crate) fn push(&mut self, record: &R) -> Result {
+        let index = self.len / Block::capacity::<R>();
+        let block = self.blocks.get_mut(index).ok_or(ENOSPC)?;
+        block.push(record).map_err(|_| ENOSPC)?;
+
+        // INVARIANT: The record was appended, and below a block that is new is linked.
+        self.len += 1;
+
+        let first = self.len % Block::capacity::<R>() == 1 || Block::capacity::<R>() == 1;
+        if let (true, Some(previous)) = (first, index.checked_sub(1)) {
+            let at = self.blocks.get(index).and_then(phys);
+            if let Some(previous) = self.blocks.get_mut(previous) {
+                previous.set_next(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The record at `index`, to be changed.
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut R> {
+        let capacity = Block::capacity::<R>();
+        self.blocks
+            .get_mut(index / capacity)?
+            .record_mut(index % capacity)
+    }
+
+    /// Takes all records out. The memory stays for others.
+    pub(crate) fn clear(&mut self) {
+        for block in &mut self.blocks {
+            block.clear();
+        }
+        // INVARIANT: There are no records, and clearing a block unlinks it.
+        self.len = 0;
+    }
+
+    /// The address of the first block; [`None`] if there are no records.
+    pub(crate) fn head(&self) -> Option<Phys> {
+        self.blocks.first().filter(|_| self.len > 0).and_then(phys)
+    }
+
+    /// The number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn blocks_for(total: usize) -> usize {
+        total.div_ceil(Block::capacity::<R>())
+    }
+}
+
+/// What the previous kernel preserved, page by page. Reading a page claims it.
+pub(crate) struct Incoming;
+
+impl Memory for Incoming {
+    type Page = Restored<Block>;
+    type Error = Error;
+
+    fn page(&self, at: Phys) -> Result<Restored<Block>> {
+        Restored::claim(kho::PhysAddr::new(at.get()).ok_or(EINVAL)?)
+    }
+}

@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The life of one preserved file, and the files of one session.
+//!
+//! Below sessions, above the drivers' callbacks and FLBs. A file is either outgoing
+//! ([`PreservedFiles`]) or incoming ([`IncomingFiles`]); there is no way from one to the other.
+//! Both are owned by their session and protected by its lock.
+//!
+//! Cost: a file is found by its token in logarithmic time. Its record for the next kernel is
+//! written when it is preserved; at the time of the kexec only those are touched whose handler
+//! freezes them.
+
+use kernel::{
+    fs::File,
+    liveupdate::{
+        Outcome,
+        RetrieveError, //
+    },
+    new_mutex,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    sync::{
+        aref::ARef,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    abi::{
+        chain,
+        session::{
+            File as Record,
+            FileRecord,
+            Session as SessionInfo, //
+        },
+        SessionName, //
+    },
+    callbacks::{
+        fget,
+        may_print,
+        Handler,
+        Saved, //
+    },
+    luo_chain::{
+        Chain,
+        Incoming, //
+    },
+    luo_flb::FlbUse,
+    luo_handler::{
+        Bound,
+        Handlers, //
+    }, //
+};
+
+/// Which files are preserved or retrieved now, by the number that their handler gives them, so
+/// that no file is preserved twice.
+#[pin_data]
+pub(crate) struct Claims {
+    #[pin]
+    ids: Mutex<RBTree<usize, ()>>,
+}
+
+impl Claims {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            ids <- new_mutex!(RBTree::new(), "luo::Claims"),
+        })
+    }
+
+    /// Claims a file, with memory that was set aside before.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it is claimed.
+    fn claim(&'static self, id: usize, memory: RBTreeNodeReservation<usize, ()>) -> Result<Claim> {
+        let mut ids = self.ids.lock();
+
+        if ids.get(&id).is_some() {
+            return Err(EBUSY);
+        }
+        ids.insert(memory.into_node(id, ()));
+        Ok(Claim { claims: self, id })
+    }
+}
+
+/// The claim on a file; dropping it gives the file free.
+struct Claim {
+    claims: &'static Claims,
+    id: usize,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.ids.lock().remove(&self.id);
+    }
+}
+
+/// A preserved file. Dropping it undoes the preservation: the handler's first, then that of the
+/// FLBs; then the file may be preserved again, and at last our reference to it goes.
+struct PreservedFile {
+    saved: Saved,
+    _flbs: FlbUse,
+    _claim: Claim,
+    _file: ARef<File>,
+    token: u64,
+}
+
+/// The files of an outgoing session, in the order in which they were preserved. Dropping it
+/// undoes that in reverse order.
+///
+/// # Invariants
+///
+/// `tokens` holds the tokens of `files`, and `records` the record of each, in the same order.
+pub(crate) struct PreservedFiles {
+    files: KVVec<PreservedFile>,
+    tokens: RBTree<u64, ()>,
+    records: Chain<FileRecord>,
+}
+
+impl PreservedFiles {
+    pub(crate) fn new() -> Self {
+        // INVARIANT: All are empty.
+        Self {
+            files: KVVec::new(),
+            tokens: RBTree::new(),
+            records: Chain::new(),
+        }
+    }
+
+    /// Preserves the file behind a descriptor of the current task.
+    ///
+    /// # Errors
+    ///
+    /// - [`EEXIST`] if there is a file under that token.
+    /// - [`EBADF`] if there is no file behind the descriptor.
+    /// - [`ENOENT`] if no handler accepts the file.
+    /// - [`EBUSY`] if the file is preserved already, here or elsewhere.
+    /// - [`ENOMEM`], and what the handler or an FLB returns.
+    ///
+    /// Nothing has changed then.
+    pub(crate) fn preserve(
+        &mut self,
+        token: u64,
+        fd: i32,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result {
+        if self.tokens.get(&token).is_some() {
+            return Err(EEXIST);
+        }
+
+        let result = self.reserve().and_then(|memory| {
+            let file = preserve_file(token, fd, handlers, claims)?;
+            self.push(file, memory)
+        });
+        if result.is_err() {
+            self.records.shrink(self.files.len());
+        }
+        result
+    }
+
+    /// Sets memory aside for one more file, so that nothing can fail once it is preserved.
+    fn reserve(&mut self) -> Result<RBTreeNodeReservation<u64, ()>> {
+        self.records.reserve(self.files.len() + 1)?;
+        self.files.reserve(1, GFP_KERNEL)?;
+        RBTreeNodeReservation::new(GFP_KERNEL)
+    }
+
+    fn push(&mut self, file: PreservedFile, memory: RBTreeNodeReservation<u64, ()>) -> Result {
+        self.records.push(&FileRecord::new(&Record {
+            compatible: *file.saved.handler().compatible(),
+            data: file.saved.data(),
+            token: file.token,
+        }))?;
+
+        // INVARIANT: The file gets into all three. There is room, so the push does not fail.
+        self.tokens.insert(memory.into_node(file.token, ()));
+        self.files.push(file, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Freezes all files, in order. What the handlers change is written down.
+    ///
+    /// # Errors
+    ///
+    /// What a handler returns; those frozen before are unfrozen then, in reverse order.
+    pub(crate) fn freeze(&mut self, session: &SessionName) -> Result {
+        for (index, file) in self.files.iter_mut().enumerate() {
+            if !file.saved.handler().has_freeze() {
+                continue;
+            }
+            if let Err(e) = file.saved.freeze() {
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': token {:#x}: handler '{}': freeze failed: {:?}\n",
+                        session,
+                        file.token,
+                        file.saved.handler().compatible(),
+                        e,
+                    );
+                }
+                self.unfreeze_first(index);
+                return Err(e);
+            }
+            if let Some(record) = self.records.get_mut(index) {
+                record.set_data(file.saved.data());
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes [`PreservedFiles::freeze`].
+    pub(crate) fn unfreeze(&mut self) {
+        self.unfreeze_first(self.files.len());
+    }
+
+    fn unfreeze_first(&mut self, count: usize) {
+        for file in self.files.iter_mut().take(count).rev() {
+            file.saved.unfreeze();
+        }
+    }
+
+    /// What to tell the next kernel about the files of the session `name`.
+    pub(crate) fn info(&self, name: &SessionName) -> SessionInfo {
+        SessionInfo {
+            name: *name,
+            files: self.records.head(),
+            // Lossless: no kernel has wider sizes.
+            count: self.records.len() as u64,
+        }
+    }
+}
+
+impl Drop for PreservedFiles {
+    fn drop(&mut self) {
+        while let Some(file) = self.files.pop() {
+            drop(file);
+        }
+    }
+}
+
+/// Preserves one file. Every step undoes itself when a later one fails.
+fn preserve_file(
+    token: u64,
+    fd: i32,
+    handlers: &Handlers,
+    claims: &'static Claims,
+) -> Result<PreservedFile> {
+    let file = fget(fd)?;
+    let bound = handlers.for_file(&file)?;
+    let memory = RBTreeNodeReservation::new(GFP_KERNEL)?;
+    let claim = claims.claim(bound.handler.id(&file), memory)?;
+    let flbs = bound.flbs.preserve()?;
+    let saved = bound.handler.preserve(&file)?;
+
+    Ok(PreservedFile {
+        saved,
+        _flbs: flbs,
+        _claim: claim,
+        _file: file,
+        token,
+    })
+}
+
+/// A file that came from the previous kernel.
+struct IncomingFile {
+    record: Record,
+    /// Looked up when it is needed first: it may be registered late, or never.
+    bound: Option<Bound>,
+    state: State,
+}
+
+/// How far an incoming file has come.
+enum State {
+    /// Nobody has asked for it.
+    Waiting,
+    /// It exists. There is no claim on it if its handler says that it is one that existed before.
+    Retrieved {
+        _claim: Option<Claim>,
+        file: ARef<File>,
+    },
+    /// It could not be made, and will not be tried again.
+    Failed(Error),
+}
+
+impl IncomingFile {
+    fn bind(&mut self, handlers: &Handlers) -> Result<&Handler> {
+        if self.bound.is_none() {
+            self.bound = handlers.for_compatible(&self.record.compatible);
+        }
+        self.bound
+            .as_ref()
+            .map(|bound| &bound.handler)
+            .ok_or(ENOENT)
+    }
+
+    fn retrieve(
+        &mut self,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result<ARef<File>, RetrieveError> {
+        match &self.state {
+            State::Retrieved { file, .. } => return Ok(file.clone()),
+            State::Failed(e) => return Err(RetrieveError::Final(*e)),
+            State::Waiting => {}
+        }
+
+        let data = self.record.data;
+        let handler = self.bind(handlers).map_err(RetrieveError::Again)?;
+        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(RetrieveError::Again)?;
+        let file = handler.retrieve(data)?;
+        let claim = claims.claim(handler.id(&file), memory).ok();
+
+        self.state = State::Retrieved {
+            _claim: claim,
+            file: file.clone(),
+        };
+        Ok(file)
+    }
+
+    /// What the handler is told of the file.
+    fn outcome(&self) -> (Option<&File>, Outcome) {
+        match &self.state {
+            State::Waiting => (None, Outcome::NeverAsked),
+            State::Retrieved { file, .. } => (Some(file), Outcome::Retrieved),
+            State::Failed(e) => (None, Outcome::Failed(*e)),
+        }
+    }
+
+    /// Whether [`IncomingFile::finish`] may be called, for which there must be a handler.
+    fn can_finish(&mut self, handlers: &Handlers) -> bool {
+        if self.bind(handlers).is_err() {
+            return false;
+        }
+        let (file, outcome) = self.outcome();
+
+        self.bound
+            .as_ref()
+            .is_some_and(|bound| bound.handler.can_finish(file, outcome, self.record.data))
+    }
+
+    fn finish(self) {
+        let (file, outcome) = self.outcome();
+
+        if let Some(bound) = &self.bound {
+            bound.handler.finish(file, outcome, self.record.data);
+            bound.flbs.finish();
+        }
+    }
+}
+
+/// The files of an incoming session, in the order in which they were preserved.
+///
+/// # Invariants
+///
+/// `tokens` tells of each file's token where in `files` it is.
+pub(crate) struct IncomingFiles {
+    files: KVVec<IncomingFile>,
+    tokens: RBTree<u64, usize>,
+}
+
+impl IncomingFiles {
+    /// Reads what the previous kernel left of a session's files.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if it cannot be read; that has been reported.
+    /// - [`ENOMEM`].
+    pub(crate) fn read(session: &SessionInfo) -> Result<Self> {
+        // INVARIANT: Both are empty.
+        let mut files = Self {
+            files: KVVec::new(),
+            tokens: RBTree::new(),
+        };
+
+        let found = chain::walk(
+            &Incoming,
+            session.files,
+            usize::MAX,
+            |_, record: &FileRecord| files.push(session, record),
+        )
+        .map_err(|e| {
+            pr_err!("incoming session '{}': {}\n", session.name, e);
+            EINVAL
+        })?;
+
+        if u64::try_from(found) != Ok(session.count) {
+            pr_err!(
+                "incoming session '{}': {} files instead of {}\n",
+                session.name,
+                found,
+                session.count,
+            );
+            return Err(EINVAL);
+        }
+        Ok(files)
+    }
+
+    /// Takes in one file. One that cannot be read is reported and left out.
+    fn push(&mut self, session: &SessionInfo, record: &FileRecord) -> Result {
+        let record = match record.parse() {
+            Ok(record) if self.tokens.get(&record.token).is_some() => {
+                pr_err!(
+                    "incoming session '{}': token {:#x} is there twice\n",
+                    session.name,
+                    record.token,
+                );
+                return Ok(());
+            }
+            Ok(record) => record,
+            Err(e) => {
+                pr_err!("incoming session '{}': file: {}\n", session.name, e);
+                return Ok(());
+            }
+        };
+
+        // INVARIANT: The file gets into both, or into none.
+        self.files.reserve(1, GFP_KERNEL)?;
+        self.tokens
+            .try_create_and_insert(record.token, self.files.len(), GFP_KERNEL)?;
+        self.files.push(
+            IncomingFile {
+                record,
+                bound: None,
+                state: State::Waiting,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(())
+    }
+
+    /// How many files there are.
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The file under a token. Its handler makes it when it is asked for first; later it is the
+    /// same one.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is none, or no handler for it, at least not yet.
+    /// - [`ENOMEM`], and what the handler returns. It returns it again each time, unless it said
+    ///   that trying again makes sense.
+    pub(crate) fn retrieve(
+        &mut self,
+        session: &SessionName,
+        token: u64,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result<ARef<File>> {
+        let index = *self.tokens.get(&token).ok_or(ENOENT)?;
+        let file = self.files.get_mut(index).ok_or(ENOENT)?;
+        let failed_before = matches!(file.state, State::Failed(_));
+
+        file.retrieve(handlers, claims).map_err(|error| {
+            let (e, how) = match error {
+                RetrieveError::Again(e) => (e, "may be tried again"),
+                RetrieveError::Final(e) => {
+                    file.state = State::Failed(e);
+                    (e, "for good")
+                }
+            };
+            if !failed_before && may_print() {
+                pr_warn!(
+                    "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
+                    session,
+                    token,
+                    file.record.compatible,
+                    how,
+                    e,
+                );
+            }
+            e
+        })
+    }
+
+    /// Ends the life of all files, or of none.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if a handler is not ready for that, or not there.
+    pub(crate) fn finish(&mut self, session: &SessionName, handlers: &Handlers) -> Result {
+        for file in &mut self.files {
+            if !file.can_finish(handlers) {
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': token {:#x}: handler '{}': {}\n",
+                        session,
+                        file.record.token,
+                        file.record.compatible,
+                        if file.bound.is_some() {
+                            "cannot finish yet"
+                        } else {
+                            "is not registered, so the file cannot be finished"
+                        },
+                    );
+                }
+                return Err(EBUSY);
+            }
+        }
+
+        // INVARIANT: Both get empty.
+        self.tokens = RBTree::new();
+        while let Some(file) = self.files.pop() {
+            file.finish();
+        }
+        self.files = KVVec::new();
+        Ok(())
+    }
+}

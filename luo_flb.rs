@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File-lifecycle-bound state (FLB): what several preserved files share.
+//!
+//! Beside [`luo_file`](super::luo_file), above the callbacks of drivers. An FLB is preserved with
+//! the first file that depends on it and unpreserved with the last; in the new kernel its object
+//! is made when somebody asks for it, and finished with the last file. Which files those are
+//! follows from their handlers: each carries an [`FlbSet`].
+//!
+//! An FLB is known by its compatible string, on both sides: what came from the previous kernel is
+//! here before the driver that understands it is, and stays while that driver comes and goes.
+//! Files and drivers that use the object are counted apart. Only files cross the kexec.
+//!
+//! Locks: the table of FLBs, then those of one FLB. A callback runs under the lock of one side
+//! of its FLB; it may ask for other FLBs, and for the other side of its own.
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    abi::{
+        flb::{
+            Flb as Record,
+            FlbBlock, //
+        },
+        Compatible, //
+    },
+    callbacks::{
+        LiveFlb,
+        Preserved,
+        RegisteredFlb,
+        Retrieved, //
+    }, //
+};
+
+/// One FLB, by its compatible string.
+#[pin_data]
+pub(crate) struct Flb {
+    name: Compatible,
+    #[pin]
+    outgoing: Mutex<Outgoing>,
+    #[pin]
+    incoming: Mutex<Incoming>,
+}
+
+/// The side of an FLB that goes to the next kernel.
+///
+/// There is a live object exactly if a file or a driver uses it.
+struct Outgoing {
+    files: u64,
+    drivers: u64,
+    live: Option<LiveFlb<Preserved>>,
+}
+
+/// The side of an FLB that came from the previous kernel.
+struct Incoming {
+    files: u64,
+    drivers: u64,
+    state: State,
+}
+
+/// How far an incoming FLB has come.
+enum State {
+    /// The previous kernel did not preserve it.
+    Absent,
+    /// Nobody has asked for the object; this is what was handed over.
+    Waiting(u64),
+    /// The object exists.
+    Live(LiveFlb<Retrieved>),
+    /// The object could not be made, and will not be tried again.
+    Failed(Error),
+    /// The object has been finished.
+    Finished,
+}
+
+impl Flb {
+    fn new(name: Compatible, files: u64, state: State) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                name,
+                outgoing <- new_mutex!(
+                    Outgoing {
+                        files: 0,
+                        drivers: 0,
+                        live: None,
+                    },
+                    "luo::Flb::outgoing"
+                ),
+                incoming <- new_mutex!(
+                    Incoming {
+                        files,
+                        drivers: 0,
+                        state,
+                    },
+                    "luo::Flb::incoming"
+                ),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Another file that depends on the FLB is being preserved.
+    fn take_file(&self, flb: &RegisteredFlb) -> Result {
+        let mut outgoing = self.outgoing.lock();
+
+        if outgoing.live.is_none() {
+            outgoing.live = Some(flb.preserve()?);
+        }
+        outgoing.files = outgoing.files.saturating_add(1);
+        Ok(())
+    }
+
+    /// A file that depends on the FLB is not preserved any more.
+    fn put_file(&self) {
+        let mut outgoing = self.outgoing.lock();
+
+        outgoing.files = outgoing.files.saturating_sub(1);
+        outgoing.end_if_unused();
+    }
+
+    /// A file that depends on the FLB has been finished.
+    fn finish_file(&self, flb: &RegisteredFlb) {
+        let mut incoming = self.incoming.lock();
+
+        incoming.files = incoming.files.saturating_sub(1);
+        incoming.end_if_unused(flb);
+    }
+
+    /// A driver asks for the outgoing object.
+    fn get_outgoing(&self) -> Result<*mut c_void> {
+        let mut outgoing = self.outgoing.lock();
+        let object = outgoing.live.as_ref().ok_or(ENOENT)?.object();
+
+        // An FLB whose `preserve` made no object has none to give.
+        if object.is_null() {
+            return Err(ENOENT);
+        }
+        outgoing.drivers = outgoing.drivers.checked_add(1).ok_or(EOVERFLOW)?;
+        Ok(object)
+    }
+
+    /// A driver gives the outgoing object back.
+    fn put_outgoing(&self) {
+        let mut outgoing = self.outgoing.lock();
+
+        match outgoing.drivers.checked_sub(1) {
+            Some(drivers) => outgoing.drivers = drivers,
+            None => pr_err!("FLB '{}': outgoing object put too often\n", self.name),
+        }
+        outgoing.end_if_unused();
+    }
+
+    /// A driver asks for the incoming object.
+    fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+        let mut incoming = self.incoming.lock();
+        let object = incoming.object(flb)?;
+
+        incoming.drivers = incoming.drivers.checked_add(1).ok_or(EOVERFLOW)?;
+        Ok(object)
+    }
+
+    /// A driver gives the incoming object back.
+    fn put_incoming(&self, flb: &RegisteredFlb) {
+        let mut incoming = self.incoming.lock();
+
+        match incoming.drivers.checked_sub(1) {
+            Some(drivers) => incoming.drivers = drivers,
+            None => pr_err!("FLB '{}': incoming object put too often\n", self.name),
+        }
+        incoming.end_if_unused(flb);
+    }
+
+    /// What to tell the next kernel, if there is anything.
+    fn record(&self) -> Option<Record> {
+        let outgoing = self.outgoing.lock();
+
+        match &outgoing.live {
+            Some(live) if outgoing.files > 0 => Some(Record {
+                name: self.name,
+                data: live.data(),
+                count: outgoing.files,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Outgoing {
+    fn end_if_unused(&mut self) {
+        if self.files == 0 && self.drivers == 0 {
+            self.live = None;
+        }
+    }
+}
+
+impl Incoming {
+    /// The object, which is made if it does not exist.
+    fn object(&mut self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+        if let State::Waiting(data) = self.state {
+            self.state = match flb.retrieve(data) {
+                Ok(live) => State::Live(live),
+                // The module is about to go; what was handed over is untouched.
+                Err(e) if e == ENODEV => return Err(e),
+                Err(e) => {
+                    pr_warn!("FLB '{}': retrieve failed: {:?}\n", flb.compatible(), e);
+                    State::Failed(e)
+                }
+            };
+        }
+
+        match &self.state {
+            State::Live(live) => Ok(live.object()),
+            State::Failed(e) => Err(*e),
+            State::Finished => Err(ENODATA),
+            State::Absent | State::Waiting(_) => Err(ENOENT),
+        }
+    }
+
+    /// Finishes the object once nobody needs it, even if nobody ever asked for it.
+    fn end_if_unused(&mut self, flb: &RegisteredFlb) {
+        if self.files > 0 || self.drivers > 0 {
+            return;
+        }
+        if matches!(self.state, State::Waiting(_)) && self.object(flb).is_err() {
+            return;
+        }
+        if matches!(self.state, State::Live(_)) {
+            self.state = State::Finished;
+        }
+    }
+}
+
+/// A file handler's dependency on an FLB.
+struct Link {
+    flb: Arc<Flb>,
+    registered: RegisteredFlb,
+    /// Whether the dependency still exists. Ending it must not need memory, and sets are shared.
+    ended: Atomic<bool>,
+}
+
+impl Link {
+    fn is(&self, registered: &RegisteredFlb) -> bool {
+        self.registered == *registered && !self.ended.load(Acquire)
+    }
+}
+
+/// The FLBs that a file handler depends on, in the order of their registration. A file goes on
+/// with the set that it was preserved with.
+pub(crate) struct FlbSet {
+    links: KVec<Arc<Link>>,
+}
+
+impl FlbSet {
+    /// The set of a handler that depends on nothing.
+    pub(crate) fn empty() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { links: KVec::new() }, GFP_KERNEL)?)
+    }
+
+    pub(crate) fn contains(&self, flb: &RegisteredFlb) -> bool {
+        self.links.iter().any(|link| link.is(flb))
+    }
+
+    /// The set with one more FLB.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn with(&self, flb: Arc<Flb>, registered: RegisteredFlb) -> Result<Arc<Self>> {
+        let mut links = KVec::with_capacity(self.links.len() + 1, GFP_KERNEL)?;
+
+        for link in self.links.iter().filter(|link| !link.ended.load(Acquire)) {
+            links.push(link.clone(), GFP_KERNEL)?;
+        }
+        let link = Link {
+            flb,
+            registered,
+            ended: Atomic::new(false),
+        };
+        links.push(Arc::new(link, GFP_KERNEL)?, GFP_KERNEL)?;
+        Ok(Arc::new(Self { links }, GFP_KERNEL)?)
+    }
+
+    /// Ends the dependency on an FLB. Files preserved with it go on using it.
+    pub(crate) fn end(&self, registered: &RegisteredFlb) {
+        for link in self.links.iter().filter(|link| link.is(registered)) {
+            link.ended.store(true, Release);
+        }
+    }
+
+    /// All FLBs of the set.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RegisteredFlb> {
+        self.links
+            .iter()
+            .filter(|link| !link.ended.load(Acquire))
+            .map(|link| &link.registered)
+    }
+
+    /// A file is being preserved: preserves those FLBs for which it is the first.
+    ///
+    /// # Errors
+    ///
+    /// What a driver returns; nothing has changed then.
+    pub(crate) fn preserve(self: Arc<Self>) -> Result<FlbUse> {
+        let mut used = FlbUse {
+            set: self,
+            taken: 0,
+        };
+
+        for (bit, link) in bits().zip(&used.set.links) {
+            if !link.ended.load(Acquire) {
+                link.flb.take_file(&link.registered).inspect_err(|e| {
+                    pr_warn!("FLB '{}': preserve failed: {:?}\n", link.flb.name, e);
+                })?;
+                used.taken |= bit;
+            }
+        }
+        Ok(used)
+    }
+
+    /// A file has been finished: finishes those FLBs for which it was the last.
+    pub(crate) fn finish(&self) {
+        for link in self.links.iter().rev() {
+            if !link.ended.load(Acquire) {
+                link.flb.finish_file(&link.registered);
+            }
+        }
+    }
+}
+
+/// One bit for each link of a set: there are no more FLBs than bits.
+fn bits() -> impl Iterator<Item = u64> {
+    const { assert!(FlbBlock::CAPACITY < 64) };
+
+    (0..u64::BITS).map(|n| 1 << n)
+}
+
+/// A preserved file's use of its FLBs. Dropping it ends the use, in reverse order.
+pub(crate) struct FlbUse {
+    set: Arc<FlbSet>,
+    taken: u64,
+}
+
+impl Drop for FlbUse {
+    fn drop(&mut self) {
+        for (n, link) in self.set.links.iter().enumerate().rev() {
+            if bits().nth(n).is_some_and(|bit| self.taken & bit != 0) {
+                link.flb.put_file();
+            }
+        }
+    }
+}
+
+/// All FLBs that LUO knows of.
+#[pin_data]
+pub(crate) struct Flbs {
+    #[pin]
+    table: Mutex<KVec<Entry>>,
+    has_incoming: bool,
+}
+
+/// An FLB, and who stands behind it now.
+struct Entry {
+    flb: Arc<Flb>,
+    /// What the driver registered, and with how many file handlers. Nothing, if it came from the
+    /// previous kernel and its driver is not there.
+    registered: Option<(RegisteredFlb, usize)>,
+}
+
+impl Flbs {
+    /// `incoming` are the FLBs of the previous kernel; [`None`] if it left none at all.
+    pub(crate) fn new(incoming: Option<IncomingFlbs>) -> impl PinInit<Self> {
+        let has_incoming = incoming.is_some();
+
+        pin_init!(Self {
+            table <- new_mutex!(
+                incoming.map_or(KVec::new(), |incoming| incoming.table),
+                "luo::Flbs"
+            ),
+            has_incoming,
+        })
+    }
+
+    /// Registers another dependency on an FLB.
+    ///
+    /// # Errors
+    ///
+    /// - [`EEXIST`] if another FLB of that name is registered.
+    /// - [`ENOSPC`] if there are as many FLBs as can be handed over.
+    /// - [`ENOMEM`].
+    pub(crate) fn register(&self, flb: RegisteredFlb) -> Result<Arc<Flb>> {
+        let mut table = self.table.lock();
+
+        let registered = table.iter().filter(|e| e.registered.is_some()).count();
+        let known = table.iter_mut().find(|e| e.flb.name == *flb.compatible());
+        match known {
+            Some(Entry {
+                flb: known,
+                registered: Some((by, users)),
+            }) => {
+                if *by != flb {
+                    return Err(EEXIST);
+                }
+                *users = users.checked_add(1).ok_or(EOVERFLOW)?;
+                Ok(known.clone())
+            }
+            _ if registered >= FlbBlock::CAPACITY => Err(ENOSPC),
+            Some(entry) => {
+                entry.registered = Some((flb, 1));
+                Ok(entry.flb.clone())
+            }
+            None => {
+                let new = Flb::new(*flb.compatible(), 0, State::Absent)?;
+                table.push(
+                    Entry {
+                        flb: new.clone(),
+                        registered: Some((flb, 1)),
+                    },
+                    GFP_KERNEL,
+                )?;
+                Ok(new)
+            }
+        }
+    }
+
+    /// Takes back what [`Flbs::register`] did.
+    pub(crate) fn unregister(&self, flb: &RegisteredFlb) {
+        let mut table = self.table.lock();
+
+        for entry in table.iter_mut() {
+            if let Some((by, users)) = &mut entry.registered {
+                if by == flb {
+                    *users -= 1;
+                    if *users == 0 {
+                        entry.registered = None;
+                    }
+                }
+            }
+        }
+        // What was handed over must outlive its driver, and so must the fact that it is finished.
+        table.retain(|entry| {
+            entry.registered.is_some() || !matches!(entry.flb.incoming.lock().state, State::Absent)
+        });
+    }
+
+    /// Gets the outgoing object for a driver.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if there is none.
+    pub(crate) fn get_outgoing(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+        self.find(flb).ok_or(ENOENT)?.get_outgoing()
+    }
+
+    /// Ends what [`Flbs::get_outgoing`] began.
+    pub(crate) fn put_outgoing(&self, flb: &RegisteredFlb) {
+        if let Some(flb) = self.find(flb) {
+            flb.put_outgoing();
+        }
+    }
+
+    /// Gets the incoming object for a driver, which is made if need be.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENODATA`] if there is no incoming live update, or the object is finished.
+    /// - [`ENOENT`] if the previous kernel did not preserve it.
+    /// - [`ENODEV`] if the module of the FLB is about to go.
+    /// - What the driver returned when it tried to make it, now or earlier.
+    pub(crate) fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+        if !self.has_incoming {
+            return Err(ENODATA);
+        }
+        self.find(flb).ok_or(ENOENT)?.get_incoming(flb)
+    }
+
+    /// Ends what [`Flbs::get_incoming`] began.
+    pub(crate) fn put_incoming(&self, flb: &RegisteredFlb) {
+        if let Some(found) = self.find(flb) {
+            found.put_incoming(flb);
+        }
+    }
+
+    /// Writes what the next kernel is to know into `block`, and returns how many FLBs that are.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if they do not fit, which [`Flbs::register`] excludes.
+    pub(crate) fn write(&self, block: &mut FlbBlock) -> Result<usize> {
+        let table = self.table.lock();
+        let mut count = 0;
+
+        block.clear();
+        for record in table.iter().filter_map(|entry| entry.flb.record()) {
+            block.push(&record).map_err(|_| ENOSPC)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn find(&self, flb: &RegisteredFlb) -> Option<Arc<Flb>> {
+        let table = self.table.lock();
+        let entry = table.iter().find(|e| e.flb.name == *flb.compatible())?;
+
+        Some(entry.flb.clone())
+    }
+}
+
+/// The FLBs of the previous kernel.
+pub(crate) struct IncomingFlbs {
+    table: KVec<Entry>,
+}
+
+impl IncomingFlbs {
+    /// There was a live update, without FLBs.
+    pub(crate) fn none() -> Self {
+        Self { table: KVec::new() }
+    }
+
+    /// Reads them. One that cannot be read is reported and left out.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if all of them cannot be read, [`ENOMEM`].
+    pub(crate) fn read(block: &FlbBlock) -> Result<Self> {
+        let records = block.records().map_err(|e| {
+            pr_err!("incoming {}\n", e);
+            EINVAL
+        })?;
+        let mut table: KVec<Entry> = KVec::new();
+
+        for record in records {
+            match record.parse() {
+                Ok(flb) if table.iter().any(|e| e.flb.name == flb.name) => {
+                    pr_err!("incoming FLB {}: there are two of that name\n", flb.name);
+                }
+                Ok(flb) => table.push(
+                    Entry {
+                        flb: Flb::new(flb.name, flb.count, State::Waiting(flb.data))?,
+                        registered: None,
+                    },
+                    GFP_KERNEL,
+                )?,
+                Err(e) => pr_err!("incoming {}\n", e),
+            }
+        }
+        Ok(Self { table })
+    }
+}

@@ -1,0 +1,681 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions: named containers of files, and the descriptors that user space holds on them.
+//!
+//! Below the device, above files. A session is outgoing, made in this kernel for the next one, or
+//! incoming, left by the previous one: two types, with different operations, in two tables.
+//!
+//! An outgoing session lives as long as its descriptor is open. An incoming one waits until it is
+//! retrieved; closing that descriptor finishes it, and where that is refused the session waits
+//! again.
+//!
+//! # Sealing
+//!
+//! At the kexec all outgoing sessions are sealed: frozen, and written down. From then on ioctls on
+//! them fail with `EBUSY` and closing one has no effect: what has been written down stays true. If
+//! the kexec does not happen, unsealing takes all that back, and lets go of what was closed.
+//!
+//! # Locks
+//!
+//! The table of outgoing sessions, then one session. Callbacks of drivers run under the lock of
+//! their session, at the kexec also under that of the table.
+
+use kernel::{
+    anon_inode::{
+        self,
+        AnonFile, //
+    },
+    fs::{
+        file::FileDescriptorReservation,
+        File, //
+    },
+    new_mutex,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    str::CString,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    abi::{
+        chain,
+        session::{
+            Session as SessionInfo,
+            SessionRecord, //
+        },
+        Phys,
+        SessionName, //
+    },
+    callbacks::may_print,
+    luo_chain::{
+        self,
+        Chain, //
+    },
+    luo_file::{
+        IncomingFiles,
+        PreservedFiles, //
+    },
+    luo_ioctl::{
+        self,
+        Argument,
+        RawArgument, //
+    },
+    uapi::{
+        self,
+        Request, //
+    },
+    Luo, //
+};
+
+/// `O_CLOEXEC` for descriptors that are handed out.
+pub(crate) const CLOEXEC: u32 = kernel::fs::file::flags::O_CLOEXEC;
+
+/// A session; what there is to it depends on its side `S` of the kexec.
+#[pin_data]
+pub(crate) struct Session<S> {
+    name: SessionName,
+    luo: &'static Luo,
+    #[pin]
+    state: Mutex<S>,
+}
+
+impl<S> Session<S> {
+    /// Makes the file by which user space holds on to the session.
+    fn new_file<T: AnonFile + 'static>(&self, data: T::Ptr) -> Result<ARef<File>> {
+        let name = CString::try_from_fmt(fmt!("[luo_session] {}", self.name))?;
+
+        anon_inode::new_file::<T>(&name, data)
+    }
+
+    fn get_name(&self, arg: RawArgument) -> Result {
+        let arg: Argument<uapi::GetName> = arg.read()?;
+        if arg.reserved != 0 {
+            return Err(EINVAL);
+        }
+
+        let mut answer = *arg;
+        answer.name = self.name.to_bytes_padded();
+        arg.write(&answer)
+    }
+}
+
+/// Whether a command is in the table of sessions at all.
+///
+/// # Errors
+///
+/// [`EINVAL`] if not.
+fn check_number(cmd: u32) -> Result {
+    match luo_ioctl::number(cmd) {
+        uapi::CMD_SESSION_BASE..=uapi::CMD_SESSION_GET_NAME => Ok(()),
+        _ => Err(EINVAL),
+    }
+}
+
+/// A session made in this kernel.
+pub(crate) struct Outgoing {
+    files: PreservedFiles,
+    phase: Phase,
+}
+
+/// What may be done with an outgoing session.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Phase {
+    /// Anything.
+    Open,
+    /// Nothing: it has been written down for the next kernel.
+    Sealed {
+        /// Its descriptor was closed since; it goes if the kexec does not happen.
+        closed: bool,
+    },
+    /// Nothing: it has no files any more, and is about to leave the table.
+    Closed,
+}
+
+impl Session<Outgoing> {
+    fn preserve_fd(&self, arg: RawArgument) -> Result {
+        let arg: Argument<uapi::PreserveFd> = arg.read()?;
+        // The answer is the argument as it is; if it cannot be written, nothing must be done.
+        arg.check_writable()?;
+
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Err(EBUSY);
+        }
+        state
+            .files
+            .preserve(arg.token, arg.fd, &self.luo.handlers, &self.luo.claims)
+    }
+
+    /// Freezes the files, and says what to tell the next kernel; [`None`] if the session is about
+    /// to go.
+    fn seal(&self) -> Result<Option<SessionInfo>> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Ok(None);
+        }
+
+        state.files.freeze(&self.name)?;
+        state.phase = Phase::Sealed { closed: false };
+        Ok(Some(state.files.info(&self.name)))
+    }
+
+    /// Undoes [`Session::seal`].
+    fn unseal(&self) {
+        let mut state = self.state.lock();
+        let Phase::Sealed { closed } = state.phase else {
+            return;
+        };
+
+        state.files.unfreeze();
+        state.phase = Phase::Open;
+        if closed {
+            state.close();
+        }
+    }
+}
+
+impl Outgoing {
+    /// Lets go of all files, unless they are on their way to the next kernel. Returns whether the
+    /// session is to leave the table.
+    fn close(&mut self) -> bool {
+        match self.phase {
+            Phase::Open => {
+                drop(core::mem::replace(&mut self.files, PreservedFiles::new()));
+                self.phase = Phase::Closed;
+                true
+            }
+            Phase::Sealed { .. } => {
+                self.phase = Phase::Sealed { closed: true };
+                false
+            }
+            Phase::Closed => false,
+        }
+    }
+}
+
+/// The descriptor of an outgoing session.
+struct OutgoingFile;
+
+#[vtable]
+impl AnonFile for OutgoingFile {
+    type Ptr = Arc<Session<Outgoing>>;
+
+    fn release(session: Self::Ptr) {
+        let leaves = session.state.lock().close();
+        if leaves {
+            session.luo.outgoing.remove(&session);
+        }
+    }
+
+    fn ioctl(session: ArcBorrow<'_, Session<Outgoing>>, cmd: u32, arg: usize) -> Result<isize> {
+        check_number(cmd)?;
+        let arg = RawArgument::new(arg)?;
+
+        match cmd {
+            uapi::PreserveFd::COMMAND => session.preserve_fd(arg)?,
+            uapi::GetName::COMMAND => session.get_name(arg)?,
+            uapi::RetrieveFd::COMMAND | uapi::Finish::COMMAND => return Err(EINVAL),
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+/// All outgoing sessions.
+#[pin_data]
+pub(crate) struct OutgoingSessions {
+    #[pin]
+    table: Mutex<OutgoingTable>,
+}
+
+/// # Invariants
+///
+/// There is room in `records` for all `sessions`. It is empty unless `sealed`.
+struct OutgoingTable {
+    sessions: RBTree<SessionName, Arc<Session<Outgoing>>>,
+    count: usize,
+    records: Chain<SessionRecord>,
+    sealed: bool,
+}
+
+impl OutgoingSessions {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            table <- new_mutex!(
+                OutgoingTable {
+                    sessions: RBTree::new(),
+                    count: 0,
+                    records: Chain::new(),
+                    sealed: false,
+                },
+                "luo::OutgoingSessions"
+            ),
+        })
+    }
+
+    /// Makes an empty session, and the file that holds it.
+    ///
+    /// # Errors
+    ///
+    /// - [`EEXIST`] if there is one of that name.
+    /// - [`EBUSY`] if a kexec is under way.
+    /// - [`ENFILE`], [`ENOMEM`].
+    pub(crate) fn create(&self, name: SessionName, luo: &'static Luo) -> Result<ARef<File>> {
+        let session = Arc::pin_init(
+            pin_init!(Session {
+                name,
+                luo,
+                state <- new_mutex!(
+                    Outgoing {
+                        files: PreservedFiles::new(),
+                        phase: Phase::Open,
+                    },
+                    "luo::Session<Outgoing>"
+                ),
+            }),
+            GFP_KERNEL,
+        )?;
+
+        self.table.lock().insert(session.clone())?;
+        session
+            .new_file::<OutgoingFile>(session.clone())
+            .inspect_err(|_| {
+                session.state.lock().close();
+                self.remove(&session);
+            })
+    }
+
+    fn remove(&self, session: &Arc<Session<Outgoing>>) {
+        self.table.lock().remove(session);
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.table.lock().count
+    }
+
+    /// Freezes all sessions and writes them down.
+    ///
+    /// # Errors
+    ///
+    /// What a driver returns; nothing is sealed then.
+    pub(crate) fn seal(&self) -> Result<Seal<'_>> {
+        // Dropped on error, it unseals what was sealed so far.
+        let mut seal = Seal {
+            sessions: self,
+            head: None,
+            count: 0,
+            files: 0,
+            done: false,
+        };
+        let mut table = self.table.lock();
+        let result = table.seal();
+
+        if let Ok(files) = result {
+            seal.head = table.records.head();
+            seal.count = table.records.len();
+            seal.files = files;
+        }
+        drop(table);
+        result.map(|_| seal)
+    }
+
+    /// Makes all sessions usable again.
+    pub(crate) fn unseal(&self) {
+        self.table.lock().unseal();
+    }
+}
+
+impl OutgoingTable {
+    fn insert(&mut self, session: Arc<Session<Outgoing>>) -> Result {
+        if self.sealed {
+            return Err(EBUSY);
+        }
+        if self.sessions.get(&session.name).is_some() {
+            return Err(EEXIST);
+        }
+
+        let node = RBTreeNode::new(session.name, session, GFP_KERNEL)?;
+        if let Err(e) = self.records.reserve(self.count + 1) {
+            self.records.shrink(self.count);
+            return Err(e);
+        }
+        self.sessions.insert(node);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Takes a session out. Another one of that name, made since it was closed, stays.
+    fn remove(&mut self, session: &Arc<Session<Outgoing>>) {
+        let found = self.sessions.get(&session.name);
+        if found.is_some_and(|found| Arc::ptr_eq(found, session)) {
+            self.sessions.remove(&session.name);
+            self.count -= 1;
+            self.records.shrink(self.count);
+        }
+    }
+
+    /// Returns how many files there are in all sessions.
+    fn seal(&mut self) -> Result<u64> {
+        let mut files: u64 = 0;
+
+        self.sealed = true;
+        for session in self.sessions.values() {
+            if let Some(info) = session.seal()? {
+                self.records.push(&SessionRecord::new(&info))?;
+                files = files.saturating_add(info.count);
+            }
+        }
+        Ok(files)
+    }
+
+    fn unseal(&mut self) {
+        if !self.sealed {
+            return;
+        }
+
+        let mut cursor = self.sessions.cursor_back_mut();
+        while let Some(at) = cursor {
+            at.current().1.unseal();
+            cursor = at.move_prev();
+        }
+
+        let mut cursor = self.sessions.cursor_front_mut();
+        while let Some(at) = cursor {
+            cursor = if at.current().1.state.lock().phase == Phase::Closed {
+                self.count -= 1;
+                at.remove_current().0
+            } else {
+                at.move_next()
+            };
+        }
+
+        self.records.clear();
+        self.records.shrink(self.count);
+        self.sealed = false;
+    }
+}
+
+/// All outgoing sessions, sealed. Dropping it unseals them: the kexec does not happen.
+pub(crate) struct Seal<'a> {
+    sessions: &'a OutgoingSessions,
+    head: Option<Phys>,
+    count: usize,
+    files: u64,
+    done: bool,
+}
+
+impl Seal<'_> {
+    /// Where the next kernel finds the first session.
+    pub(crate) fn head(&self) -> Option<Phys> {
+        self.head
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many files there are in them.
+    pub(crate) fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// The kexec is going to happen: what is sealed stays sealed.
+    pub(crate) fn commit(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Seal<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.sessions.unseal();
+        }
+    }
+}
+
+/// A session left by the previous kernel.
+pub(crate) struct Incoming {
+    files: IncomingFiles,
+    /// Whether there is a descriptor on it.
+    retrieved: bool,
+}
+
+impl Session<Incoming> {
+    fn retrieve_fd(&self, arg: RawArgument) -> Result {
+        let arg: Argument<uapi::RetrieveFd> = arg.read()?;
+        let fd = FileDescriptorReservation::get_unused_fd_flags(CLOEXEC)?;
+        arg.check_writable()?;
+
+        let file = self.state.lock().files.retrieve(
+            &self.name,
+            arg.token,
+            &self.luo.handlers,
+            &self.luo.claims,
+        )?;
+        arg.write_fd(fd.reserved_fd())?;
+        fd.fd_install(file);
+        Ok(())
+    }
+
+    fn finish(&self, arg: RawArgument) -> Result {
+        let arg: Argument<uapi::Finish> = arg.read()?;
+        if arg.reserved != 0 {
+            return Err(EINVAL);
+        }
+        arg.check_writable()?;
+
+        self.state
+            .lock()
+            .files
+            .finish(&self.name, &self.luo.handlers)
+    }
+
+    /// The descriptor was closed. Returns whether the session is to leave the table.
+    fn close(&self) -> bool {
+        let mut state = self.state.lock();
+
+        match state.files.finish(&self.name, &self.luo.handlers) {
+            Ok(()) => true,
+            Err(e) => {
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': closed but not finished ({:?}), it can be retrieved again\n",
+                        self.name,
+                        e,
+                    );
+                }
+                state.retrieved = false;
+                false
+            }
+        }
+    }
+}
+
+/// The descriptor of an incoming session.
+pub(crate) struct IncomingFile {
+    session: Arc<Session<Incoming>>,
+    /// Whether user space has the descriptor. Until then, closing the file is not user space's
+    /// doing, and finishes nothing.
+    handed_out: Atomic<bool>,
+}
+
+#[vtable]
+impl AnonFile for IncomingFile {
+    type Ptr = Arc<IncomingFile>;
+
+    fn release(this: Self::Ptr) {
+        let session = &this.session;
+
+        if !this.handed_out.load(Acquire) {
+            session.state.lock().retrieved = false;
+        } else if session.close() {
+            session.luo.incoming.remove(&session.name);
+        }
+    }
+
+    fn ioctl(this: ArcBorrow<'_, IncomingFile>, cmd: u32, arg: usize) -> Result<isize> {
+        check_number(cmd)?;
+        let arg = RawArgument::new(arg)?;
+
+        match cmd {
+            uapi::RetrieveFd::COMMAND => this.session.retrieve_fd(arg)?,
+            uapi::Finish::COMMAND => this.session.finish(arg)?,
+            uapi::GetName::COMMAND => this.session.get_name(arg)?,
+            uapi::PreserveFd::COMMAND => return Err(EINVAL),
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+/// A retrieved session on its way to user space. Dropping it lets the session wait again.
+pub(crate) struct Retrieved {
+    this: Arc<IncomingFile>,
+    file: ARef<File>,
+}
+
+impl Retrieved {
+    /// Hands the descriptor out. It cannot fail.
+    pub(crate) fn install(self, fd: FileDescriptorReservation) {
+        self.this.handed_out.store(true, Release);
+        fd.fd_install(self.file);
+    }
+}
+
+/// All incoming sessions that are not finished.
+#[pin_data]
+pub(crate) struct IncomingSessions {
+    #[pin]
+    table: Mutex<RBTree<SessionName, Arc<Session<Incoming>>>>,
+}
+
+/// What came in, in numbers.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) sessions: usize,
+    pub(crate) files: usize,
+}
+
+impl IncomingSessions {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            table <- new_mutex!(RBTree::new(), "luo::IncomingSessions"),
+        })
+    }
+
+    /// Reads what the previous kernel left. What cannot be read is reported and left alone: its
+    /// memory stays reserved.
+    pub(crate) fn read(&self, head: Option<Phys>, luo: &'static Luo) -> Counts {
+        let mut counts = Counts::default();
+
+        let result = chain::walk(
+            &luo_chain::Incoming,
+            head,
+            usize::MAX,
+            |_, record: &SessionRecord| {
+                match record.parse() {
+                    Ok(info) => {
+                        if let Ok(files) = self.insert(&info, luo) {
+                            counts.sessions += 1;
+                            counts.files += files;
+                        }
+                    }
+                    Err(e) => pr_err!("incoming session: {}\n", e),
+                }
+                Ok(())
+            },
+        );
+        if let Err(e) = result {
+            pr_err!("incoming sessions from here on are lost: {}\n", e);
+        }
+        counts
+    }
+
+    /// Takes in one session, and returns how many files it has.
+    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result<usize> {
+        let mut table = self.table.lock();
+        if table.get(&info.name).is_some() {
+            pr_err!(
+                "incoming session '{}': there are two of that name\n",
+                info.name
+            );
+            return Err(EEXIST);
+        }
+
+        let files = IncomingFiles::read(info)?;
+        let count = files.len();
+        let session = Arc::pin_init(
+            pin_init!(Session {
+                name: info.name,
+                luo,
+                state <- new_mutex!(
+                    Incoming {
+                        files,
+                        retrieved: false,
+                    },
+                    "luo::Session<Incoming>"
+                ),
+            }),
+            GFP_KERNEL,
+        );
+        session
+            .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
+            .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
+        Ok(count)
+    }
+
+    /// Takes a session for user space.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is none of that name.
+    /// - [`EINVAL`] if somebody has it.
+    /// - [`ENFILE`], [`ENOMEM`].
+    pub(crate) fn retrieve(&self, name: &SessionName) -> Result<Retrieved> {
+        let session = self.table.lock().get(name).ok_or(ENOENT)?.clone();
+
+        {
+            let mut state = session.state.lock();
+            if state.retrieved {
+                return Err(EINVAL);
+            }
+            state.retrieved = true;
+        }
+
+        let result = Arc::new(
+            IncomingFile {
+                session: session.clone(),
+                handed_out: Atomic::new(false),
+            },
+            GFP_KERNEL,
+        )
+        .map_err(Error::from)
+        .and_then(|this| {
+            let file = session.new_file::<IncomingFile>(this.clone())?;
+            Ok(Retrieved { this, file })
+        });
+        if result.is_err() {
+            session.state.lock().retrieved = false;
+        }
+        result
+    }
+
+    fn remove(&self, name: &SessionName) {
+        self.table.lock().remove(name);
+    }
+}
