@@ -53,6 +53,13 @@ def ktap(lines: list[str]) -> list[tuple[str, str, list[str]]]:
     return results
 
 
+def stock_names(tree: Path) -> list[str]:
+    """The tests in the tree's liveupdate.c."""
+    source = (tree / STOCK_TESTS / "liveupdate.c").read_text()
+    names = re.findall(r"^TEST_F\((\w+), (\w+)\)", source, re.MULTILINE)
+    return [f"{fixture}.{test}" for fixture, test in names]
+
+
 @dataclass
 class Bench:
     """One kernel under test, and where its runs leave their files."""
@@ -68,15 +75,10 @@ class Bench:
     def boot(self, name: str = "initramfs", **options) -> guest.Outcome:
         return guest.boot(self.built.image, self.folder / f"{name}.cpio", self.folder, **options)
 
-    def stock_names(self) -> list[str]:
-        source = (self.built.tree / STOCK_TESTS / "liveupdate.c").read_text()
-        names = re.findall(r"^TEST_F\((\w+), (\w+)\)", source, re.MULTILINE)
-        return [f"{fixture}.{test}" for fixture, test in names]
-
     def harness(self, stock: programs.Stock) -> None:
         """The tree's liveupdate.c: every test of it must pass."""
         prefix = f"{self.name}/stock/liveupdate/"
-        wanted = [name for name in self.stock_names() if self.results.wants(prefix + name)]
+        wanted = [name for name in stock_names(self.built.tree) if self.results.wants(prefix + name)]
         if not wanted:
             return
         with self.archive() as archive:
@@ -136,7 +138,7 @@ class Bench:
     def kunit(self) -> None:
         """The kernel's KUnit suites, of which only ours are configured."""
         group = f"{self.name}/kunit"
-        if not self.results.may_want(group):
+        if not self.results.asks_for(group):
             return
         with self.archive() as archive:
             busybox(archive, "")
@@ -165,18 +167,18 @@ class Bench:
         """Our tests from user space, those that can share a boot in one."""
         prefix = f"{self.name}/self/"
         core, memfd = self.built.variant.core, self.built.variant.memfd_impl
-        wanted = [test for test in listed
-                  if self.results.wants(prefix + test.name)
-                  and not (core == "c" and test.c_differs or memfd == "c" and test.rust_memfd)]
+        able = [test for test in listed
+                if not (core == "c" and test.c_differs or memfd == "c" and test.rust_memfd)]
         boots: dict[str, list[OwnTest]] = {}
-        for test in wanted:
-            boots.setdefault(test.boot, []).append(test)
+        for test in able:
+            if self.results.wants(prefix + test.name):
+                boots.setdefault(test.boot, []).append(test)
         with self.archive() as archive:
             archive.file("init", program, 0o755)
             archive.file("boot/kernel", self.built.image)
         for boot, tests in boots.items():
-            whole = boot.startswith("@") and self.results.wants(prefix + boot) or \
-                boot.startswith("@") and not self.results.pattern
+            # A command line has no room for the names of many.
+            whole = tests == [test for test in able if test.boot == boot]
             names = boot if whole else ",".join(test.name for test in tests)
             seen: set[str] = set()
 

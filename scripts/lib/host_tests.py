@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Tests that need no virtual machine: the crates', and rules about sources and objects."""
 
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import kernel
 import overlay
 import programs
 from common import CACHE, REPO, Failed, quiet, run
-from kernel import Kernel
 from report import Results
 
 # The C files that CONFIG_LIVEUPDATE_C and CONFIG_LIVEUPDATE_MEMFD_C stand for.
@@ -137,14 +138,14 @@ def unsafe_rule(results: Results) -> None:
 
 # ---- what is linked ----
 
-def linked(built: Kernel) -> set[str]:
+def linked(built: kernel.Kernel) -> set[str]:
     """The object files of which vmlinux is made."""
     archive = built.folder / "vmlinux.a"
     names = quiet(["llvm-ar", "t", str(archive)], "listing vmlinux.a", cwd=built.folder)
     return {str(Path(name)) for name in names.splitlines()}
 
 
-def links(results: Results, name: str, built: Kernel) -> None:
+def links(results: Results, name: str, built: kernel.Kernel) -> None:
     """The implementation that was not chosen must not be in the kernel."""
     name = f"{name}/link"
     if not results.wants(name):
@@ -326,3 +327,41 @@ def install_tree(results: Results, source: Path, folder: Path) -> None:
          lambda: refused("uninstall", "local changes"))
     case("own-file", and_change(lambda: (tree / overlay.HOME / "mine.rs").write_text("//")),
          lambda: refused("uninstall", "mine.rs is not part of the overlay"))
+
+
+# ---- the commands themselves ----
+
+def commands(results: Results, source: Path, folder: Path) -> None:
+    """What `make run` and `make image` refuse, and how."""
+    def run_file(what: str, path: Path, word: str) -> None:
+        name = f"source/run-file-{what}"
+        if not results.wants(name):
+            return
+        done = subprocess.run([REPO / "scripts/run"], env={**os.environ, "FILE": str(path)},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        words = done.stdout.strip()
+        clear = done.returncode and words.startswith("error:") and "\n" not in words \
+            and word in words and str(path) in words
+        results.add(name, None if clear else words or "it was accepted")
+
+    run_file("missing", folder / "no-such-file", "no such file")
+    run_file("folder", folder, "not a regular file")
+
+    def fragment(what: str, text: str, named: str | None) -> None:
+        name = f"source/fragment-{what}"
+        if not results.wants(name):
+            return
+        path, built = folder / "fragment", folder / "config"
+        path.write_text(text)
+        built.mkdir(exist_ok=True)
+        try:
+            kernel.configure(kernel.overlaid(source), built,
+                             kernel.Variant(fragments=(path,)))
+            results.add(name, named and "it was accepted")
+        except Failed as why:
+            results.add(name, None if named and named in str(why) else str(why))
+
+    fragment("taken", "# CONFIG_INPUT is not set\nCONFIG_LOG_BUF_SHIFT=18\n", None)
+    fragment("no-option", "CONFIG_NO_SUCH_OPTION=y\n", "CONFIG_NO_SUCH_OPTION")
+    fragment("no-effect", "CONFIG_PREEMPT_RT=y\nCONFIG_LIVEUPDATE=n\n", "CONFIG_PREEMPT_RT=y")
+    fragment("no-fragment", "LIVEUPDATE\n", "LIVEUPDATE")

@@ -3,6 +3,7 @@
 
 import fnmatch
 import os
+import re
 import time
 
 SHOWN = 40      # lines of explanation that one failure may take
@@ -24,15 +25,20 @@ class Results:
             return fnmatch.fnmatch(name, self.pattern)
         return self.pattern in name
 
+    def asks_for(self, group: str) -> bool:
+        """Whether the pattern is about a group, of which the tests are not known yet."""
+        fixed = self.fixed()
+        return self.wants(group) or fixed.startswith(group) or \
+            bool(fixed) and group.startswith(fixed)
+
     def may_want(self, group: str) -> bool:
-        """Whether a group can have wanted tests, when its tests are not known yet."""
-        if not self.pattern:
-            return True
-        # What selects the group's name selects all of it; what reaches below it may.
-        fixed = self.pattern
-        for mark in "*?[":
-            fixed = fixed.split(mark)[0]
-        return self.wants(group) or fixed.startswith(group) or "/" not in self.pattern
+        """The same for a group that is quick to ask for its tests: a part of a name will do."""
+        return self.asks_for(group) or \
+            "/" not in self.pattern and self.fixed() in ("", self.pattern)
+
+    def fixed(self) -> str:
+        """The pattern up to its first wildcard."""
+        return re.split(r"[*?[]", self.pattern or "")[0]
 
     def add(self, name: str, why: str | list[str] | None = None, seconds: float | None = None,
             group: str = "") -> None:
