@@ -97,7 +97,10 @@ pub fn run() -> ! {
     });
     match outcome {
         Ok(verdict) => story.line(format_args!("\nLIVE UPDATE PASSED: {verdict}")),
-        Err(err) => story.line(format_args!("\nLIVE UPDATE FAILED: {err}")),
+        Err(err) => {
+            story.kernel_says();
+            story.line(format_args!("\nLIVE UPDATE FAILED: {err}"));
+        }
     }
     story.line(format_args!("done"));
     guest::power_off();
@@ -116,6 +119,22 @@ impl Story {
 
     fn step(&mut self, subject: &str, text: fmt::Arguments<'_>) {
         self.line(format_args!("  {subject:<11} {text}"));
+    }
+}
+
+impl Story {
+    /// Shows what the kernel had to say about live updates lately.
+    fn kernel_says(&mut self) {
+        let subjects = ["KHO: ", "luo: ", "liveupdate: ", "memfd_luo: "];
+        let log = guest::kernel_log(0).unwrap_or_default();
+        let mut told: Vec<_> = log
+            .iter()
+            .filter(|record| subjects.iter().any(|it| record.text.starts_with(it)))
+            .collect();
+
+        for record in told.split_off(told.len().saturating_sub(8)) {
+            self.step("kernel", format_args!("{}", record.text));
+        }
     }
 }
 

@@ -163,7 +163,7 @@ fn run(arguments: &Arguments) -> Result {
 
     match &arguments.command {
         Command::Status => status(&arguments.device),
-        Command::Hold { session, files } => hold(&device()?, session, files),
+        Command::Hold { session, files } => hold(device()?, session, files),
         Command::Retrieve { session, files } => retrieve(&device()?, session, files),
         Command::Kexec { unload: true, .. } => kexec::unload(),
         Command::Kexec {
@@ -192,7 +192,7 @@ fn hint(err: &Error, command: &Command) -> Option<&'static str> {
         (Errno::ENOENT, Command::Retrieve { .. }) => {
             Some("was it preserved, and has nobody finished it yet?")
         }
-        (Errno::EINVAL, Command::Kexec { .. }) => Some("is this an image of this architecture?"),
+        (Errno::ENOEXEC, Command::Kexec { .. }) => Some("is this a kernel of this architecture?"),
         _ => None,
     }
 }
@@ -204,15 +204,17 @@ fn status(path: &Path) -> Result {
         Err(err) => return Err(err),
     }
     match guest::live_update_number()? {
-        0 => println!("this kernel was started cold, or has forgotten"),
-        number => println!("this kernel was started by live update number {number}"),
+        0 => println!("no live update led to this kernel, as far as its log goes back"),
+        number => println!("live update number {number} led to this kernel"),
     }
     Ok(())
 }
 
-fn hold(device: &Device, name: &str, files: &[TokenPath]) -> Result {
+fn hold(device: Device, name: &str, files: &[TokenPath]) -> Result {
     let session = device.create_session(name)?;
 
+    // Others want it too, and a session does without.
+    drop(device);
     println!("session '{name}' created");
     for TokenPath { token, path } in files {
         let what = || format!("copy {}", path.display());
