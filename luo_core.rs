@@ -313,10 +313,10 @@ fn early_init() -> Result {
     if let (Some(root), Some(luo)) = (root, luo()) {
         let counts = luo.incoming.read(root.sessions, luo);
         pr_info!(
-            "liveupdate number: {}: {} sessions with {} files came in\n",
-            number,
+            "{} sessions with {} files came in, liveupdate number: {}\n",
             counts.sessions,
             counts.files,
+            number,
         );
     }
     Ok(())
@@ -362,11 +362,11 @@ fn reboot() -> Result {
     write_root(&mut handover.root, &root)?;
 
     pr_info!(
-        "handing over: liveupdate number: {}: {} sessions with {} files, {} FLBs\n",
-        root.number,
+        "handing over {} sessions with {} files and {} FLBs, liveupdate number: {}\n",
         seal.count(),
         seal.files(),
         flbs,
+        root.number,
     );
     seal.commit();
     Ok(())
