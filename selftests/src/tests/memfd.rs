@@ -55,6 +55,7 @@ use std::{
         MetadataExt,
         PermissionsExt, //
     },
+    path::Path,
 };
 
 fn retrieve(session: &Session<Incoming>, token: u64) -> Outcome<File> {
@@ -697,6 +698,95 @@ pub fn allocated_after(stage: &mut Stage) -> Outcome {
         "something else than zeros beyond the end"
     );
     session.finish()?;
+    Ok(())
+}
+
+/// Sizes that end within a huge page, at its end, and just behind it.
+const FOLIO_SIZES: [usize; 4] = [8 << 20, (5 << 20) + 100, (2 << 20) + 1, 64 << 10];
+
+/// Memory in folios as large as the kernel makes them.
+///
+/// A kernel without huge pages for shared memory runs the test with small ones.
+pub fn folios_before(stage: &mut Stage) -> Outcome {
+    let settings = Path::new("/sys/kernel/mm/transparent_hugepage");
+    if settings.exists() {
+        fs::write(settings.join("shmem_enabled"), "always")?;
+        for entry in fs::read_dir(settings)? {
+            // Each size has a switch of its own.
+            let switch = entry?.path().join("shmem_enabled");
+            if switch.exists() {
+                fs::write(switch, "inherit")?;
+            }
+        }
+    }
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, size) in (0..).zip(FOLIO_SIZES) {
+        let memory = sys::memfd_of("folios", &sys::pattern(token, size))?;
+        if token == 0 {
+            // One that is split, with a hole in it.
+            let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&memory, punch, 4 << 20, 3 * PAGE as i64)?;
+        }
+        session.preserve(&memory, token)?;
+        sys::write_at(&memory, size as u64 - 3, b"END")?;
+    }
+    // A huge page of which a few bytes are written.
+    let memory = sys::memfd("sparse")?;
+    memory.set_len(16 << 20)?;
+    sys::write_at(&memory, 7 << 20, b"alone")?;
+    session.preserve(&memory, 100)?;
+    if settings.exists() {
+        stage.note(format!(
+            "{} KiB of shared memory in huge pages",
+            sys::meminfo("ShmemHugePages")?
+        ));
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`folios_before`].
+pub fn folios_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let mut files = Vec::new();
+
+    for (token, size) in (0..).zip(FOLIO_SIZES) {
+        let file = retrieve(&session, token)?;
+        let mut expected = sys::pattern(token, size);
+        expected[size - 3..].copy_from_slice(b"END");
+        if token == 0 {
+            expected[4 << 20..][..3 * PAGE].fill(0);
+        }
+        ensure_eq!(file.metadata()?.len(), size as u64);
+        ensure!(
+            sys::content(&file)? == expected,
+            "token {token} came back with other content"
+        );
+        files.push((file, expected));
+    }
+    let file = retrieve(&session, 100)?;
+    let mut expected = vec![0; 16 << 20];
+    expected[7 << 20..][..5].copy_from_slice(b"alone");
+    ensure!(
+        sys::content(&file)? == expected,
+        "the sparse file came back with other content"
+    );
+    session.finish()?;
+
+    // Large folios can be mapped, written, split and freed.
+    for (file, mut expected) in files {
+        sys::poke(&file, 12345, 0x77)?;
+        expected[12345] = 0x77;
+        let half = expected.len() / 2 + 5;
+        file.set_len(half as u64)?;
+        ensure!(
+            sys::content(&file)? == expected[..half],
+            "the content changed when the file shrank"
+        );
+        file.set_len(0)?;
+        ensure_eq!(file.metadata()?.blocks(), 0);
+    }
     Ok(())
 }
 

@@ -165,6 +165,7 @@ const TESTS: &[Test] = &[
         "memfd-allocated",
         &[memfd::allocated_before, memfd::allocated_after],
     ),
+    Test::new("memfd-folios", &[memfd::folios_before, memfd::folios_after]).alone(),
     Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)

@@ -120,9 +120,7 @@ impl Story {
     fn step(&mut self, subject: &str, text: fmt::Arguments<'_>) {
         self.line(format_args!("  {subject:<11} {text}"));
     }
-}
 
-impl Story {
     /// Shows what the kernel had to say about live updates lately.
     fn kernel_says(&mut self) {
         let subjects = ["KHO: ", "luo: ", "liveupdate: ", "memfd_luo: "];
