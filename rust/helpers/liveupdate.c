@@ -32,12 +32,27 @@ __rust_helper int rust_helper_kho_preserved_order(phys_addr_t phys)
 		return -ENOENT;
 
 	order = lower_32_bits(page_private(page));
-	return order <= MAX_PAGE_ORDER ? order : -ENOENT;
+	return order < BITS_PER_LONG - PAGE_SHIFT ? order : -ENOENT;
 }
 
 __rust_helper phys_addr_t rust_helper_virt_to_phys(void *address)
 {
 	return virt_to_phys(address);
+}
+
+__rust_helper void *rust_helper_phys_to_virt(phys_addr_t address)
+{
+	return phys_to_virt(address);
+}
+
+__rust_helper struct folio *rust_helper_pfn_folio(unsigned long pfn)
+{
+	return pfn_folio(pfn);
+}
+
+__rust_helper unsigned int rust_helper_folio_order(const struct folio *folio)
+{
+	return folio_order(folio);
 }
 
 __rust_helper void *rust_helper_folio_address(const struct folio *folio)
@@ -48,6 +63,21 @@ __rust_helper void *rust_helper_folio_address(const struct folio *folio)
 __rust_helper void rust_helper_folio_put(struct folio *folio)
 {
 	folio_put(folio);
+}
+
+__rust_helper bool rust_helper_try_module_get(struct module *module)
+{
+	return try_module_get(module);
+}
+
+__rust_helper void rust_helper___module_get(struct module *module)
+{
+	__module_get(module);
+}
+
+__rust_helper void rust_helper_module_put(struct module *module)
+{
+	module_put(module);
 }
 
 /* Whether the loaded kexec image will find the memory that KHO preserved. */

@@ -34,6 +34,15 @@ use core::{
     ptr::NonNull, //
 };
 
+mod pages;
+
+pub use self::pages::{
+    check_pages,
+    copy_of,
+    RestoredFolio,
+    RestoredPages, //
+};
+
 /// Whether this kernel hands memory over and takes it over (`kho=` on the command line).
 ///
 /// C counterpart: `kho_is_enabled()`.
@@ -208,7 +217,8 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
 
         // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
         // between, then the function says so by a null pointer.
-        let folio = NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)?;
+        let folio =
+            NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)?;
 
         // SAFETY: We own a reference to the folio.
         let address = unsafe { bindings::folio_address(folio.as_ptr()) };
@@ -247,19 +257,25 @@ impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
 ///
 /// - [`EINVAL`] if `phys` is not the start of a page.
 /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+/// - [`EFBIG`] if the block is larger than any that the page allocator has.
 pub fn preserved_size(phys: PhysAddr) -> Result<usize> {
+    match order_at(phys)? {
+        order @ 0..=bindings::MAX_PAGE_ORDER => Ok(PAGE_SIZE << order),
+        _ => Err(EFBIG),
+    }
+}
+
+/// The order of the preserved block that starts at `phys` and that nobody has claimed: it has
+/// 2^order pages.
+fn order_at(phys: PhysAddr) -> Result<u32> {
     if phys.get() % PAGE_SIZE as u64 != 0 {
         return Err(EINVAL);
     }
 
     // SAFETY: The helper takes any number: it checks whether there is a page at the address.
-    let order = to_result_u32(unsafe { bindings::kho_preserved_order(phys.get()) })?;
+    let order = unsafe { bindings::kho_preserved_order(phys.get()) };
 
-    PAGE_SIZE.checked_shl(order).ok_or(EINVAL)
-}
-
-fn to_result_u32(ret: c_int) -> Result<u32> {
-    u32::try_from(ret).map_err(|_| Error::from_errno(ret))
+    u32::try_from(order).map_err(|_| Error::from_errno(order))
 }
 
 /// A value that the next kernel finds by a name: an entry in KHO's root tree.

@@ -1,0 +1,1019 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memfds across a live update.
+//!
+//! A handler like any driver's: it stands on the public driver API and on the shmem abstraction,
+//! and so runs under any implementation of LUO. It knows two layouts:
+//!
+//! - [`Extents`], our own and what is written by default: all of a memfd, with holes as holes and
+//!   pages in runs;
+//! - [`FoliosV2`], the layout of the C handler: content, size, position and seals. It is always
+//!   understood, and written if `memfd_luo.abi_v2=1` asks for it, as one does who goes back to a
+//!   kernel that knows nothing else.
+//!
+//! What happens to a file:
+//!
+//! - preserve: its mapping is frozen, and all pages that are there are pinned and preserved.
+//! - freeze: what changed since is written down: position, seals, owner, and so on. Pages that
+//!   appeared in holes are pinned and preserved, too, and everything is described anew. The old
+//!   description stays, in case the kexec is called off.
+//! - retrieve: first all of the description is validated without touching anything, and a file is
+//!   made. Only then pages are claimed, one part after the other, and put into it. Should that
+//!   fail, the rest is claimed and freed.
+
+#![deny(unsafe_code)]
+
+use core::{
+    fmt::Display,
+    marker::PhantomData,
+    ops::{
+        Deref,
+        Range, //
+    },
+    pin::Pin, //
+};
+use kernel::{
+    fs::{
+        file::flags,
+        File, //
+    },
+    kho::{
+        self,
+        PhysAddr,
+        Preserved,
+        Restored,
+        RestoredFolio,
+        RestoredPages, //
+    },
+    liveupdate::{
+        FileHandler,
+        Handle,
+        Outcome,
+        Registration,
+        RetrieveError, //
+    },
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    shmem::{
+        self,
+        Filling,
+        FrozenMapping,
+        Memfd,
+        NewMemfd,
+        PinnedExtent,
+        PreservedExtent, //
+    },
+    sync::aref::ARef, //
+};
+
+use abi::{
+    chain::{
+        self,
+        Fault, //
+    },
+    memfd::{
+        self as layout,
+        Extent,
+        ExtentCheck,
+        ExtentKind,
+        ExtentRecord,
+        FileName,
+        FolioCheckV2,
+        FolioFlags,
+        FolioV2,
+        FoundV2,
+        MemfdError,
+        MemfdHeader,
+        MemfdV2,
+        OpenFlags,
+        SEALS_KNOWN, //
+    },
+    memfd_v2::FOLIOS_PER_PAGE,
+    vmalloc::{
+        self,
+        Area,
+        Chunk,
+        ListError, //
+    },
+    Block,
+    Memory,
+    Phys, //
+};
+
+#[path = "abi/lib.rs"]
+pub mod abi;
+
+module! {
+    type: MemfdLuo,
+    name: "memfd_luo",
+    authors: ["The LUO in Rust project"],
+    description: "Live update of memfds",
+    license: "GPL",
+    params: {
+        abi_v2: bool {
+            default: false,
+            description: "Hand memfds over as memfd-v2, for a kernel that knows nothing else",
+        },
+    },
+}
+
+/// Both handlers; none if live update is off.
+struct MemfdLuo {
+    _handlers: Option<Handlers>,
+}
+
+/// The first one registered is the first one asked.
+struct Handlers {
+    _extents: Pin<KBox<Registration<Handler<Extents>>>>,
+    _folios_v2: Pin<KBox<Registration<Handler<FoliosV2>>>>,
+}
+
+impl Handlers {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            _extents: KBox::pin_init(Registration::new(), GFP_KERNEL)?,
+            _folios_v2: KBox::pin_init(Registration::new(), GFP_KERNEL)?,
+        })
+    }
+}
+
+impl kernel::Module for MemfdLuo {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let handlers = match Handlers::new() {
+            Ok(handlers) => Some(handlers),
+            Err(EOPNOTSUPP) => None,
+            Err(e) => {
+                pr_err!("handlers cannot be registered: {:?}\n", e);
+                return Err(e);
+            }
+        };
+        Ok(Self {
+            _handlers: handlers,
+        })
+    }
+}
+
+/// Whether memfds shall be handed over as a kernel expects that has the C implementation.
+fn prefer_v2() -> bool {
+    module_parameters::abi_v2.value()
+}
+
+/// A way to write a memfd down.
+///
+/// A page holds a header, whose address is what LUO hands over; the header says where the content
+/// is listed.
+trait Layout: 'static {
+    /// Name and version.
+    const COMPATIBLE: &'static CStr;
+
+    /// Whether single pages that follow each other are one part; else each is one.
+    const RUNS: bool;
+
+    /// The list of the parts of the content, as it goes out.
+    type Parts: Send;
+
+    /// The list of the parts of the content, as it comes in: where it is.
+    type List;
+
+    /// Whether new memfds shall be handed over in this way.
+    fn wanted() -> bool;
+
+    /// Whether a file can be described.
+    ///
+    /// # Errors
+    ///
+    /// Any, for the user who wants to preserve the file.
+    fn check(attributes: &Attributes) -> Result;
+
+    /// Lists the parts, which come in the order of the file.
+    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<Self::Parts>;
+
+    /// Writes the header.
+    fn write(header: &mut Block, attributes: &Attributes, parts: &Self::Parts) -> Result;
+
+    /// Reads the header.
+    fn read(header: &Block) -> Result<(Attributes, Self::List)>;
+
+    /// Reads from the header where the list is, whatever else the file has.
+    fn read_list(header: &Block) -> Result<Self::List>;
+
+    /// Goes through the list.
+    ///
+    /// If `mem` claims what it looks at, then the list is gone afterwards.
+    fn walk<M: Memory<Error = Error>>(
+        mem: &M,
+        list: &Self::List,
+        visit: impl FnMut(&Part) -> Result,
+    ) -> Result;
+}
+
+/// All of a memfd but its content.
+struct Attributes {
+    position: u64,
+    size: u64,
+    seals: u32,
+    mode: u32,
+    /// User and group, if they are known.
+    owner: Option<(u32, u32)>,
+    open: OpenFlags,
+    name: Option<FileName>,
+}
+
+/// The flags of open files that are carried over, as they are known here and there.
+const OPEN_FLAGS: [(u32, u32); 6] = [
+    (flags::O_APPEND, OpenFlags::APPEND),
+    (flags::O_NONBLOCK, OpenFlags::NONBLOCK),
+    (flags::O_DIRECT, OpenFlags::DIRECT),
+    (flags::O_NOATIME, OpenFlags::NOATIME),
+    (flags::O_DSYNC, OpenFlags::DSYNC),
+    (flags::O_SYNC, OpenFlags::DSYNC | OpenFlags::SYNC),
+];
+
+/// The access modes, likewise.
+const ACCESS_MODES: [(u32, u32); 3] = [
+    (flags::O_RDONLY, OpenFlags::READ),
+    (flags::O_WRONLY, OpenFlags::WRITE),
+    (flags::O_RDWR, READ_WRITE),
+];
+
+const READ_WRITE: u32 = OpenFlags::READ | OpenFlags::WRITE;
+
+/// All flags of those rows of a table that `holds` picks, as known here and there.
+fn union<const N: usize>(table: [(u32, u32); N], holds: impl Fn(u32, u32) -> bool) -> (u32, u32) {
+    table
+        .iter()
+        .filter(|(ours, theirs)| holds(*ours, *theirs))
+        .fold((0, 0), |all, row| (all.0 | row.0, all.1 | row.1))
+}
+
+impl Attributes {
+    /// Looks at a file.
+    ///
+    /// # Errors
+    ///
+    /// - [`EOPNOTSUPP`] if it has seals that are not known here.
+    /// - [`EBADF`] if it is open neither for reading nor for writing.
+    /// - [`ENOMEM`] if memory is short.
+    fn of(memfd: &Memfd) -> Result<Self> {
+        let seals = memfd.seals();
+        if seals & !SEALS_KNOWN != 0 {
+            return Err(EOPNOTSUPP);
+        }
+
+        let flags = memfd.flags();
+        let open = union(ACCESS_MODES, |ours, _| flags & flags::O_ACCMODE == ours).1
+            | union(OPEN_FLAGS, |ours, _| flags & ours == ours).1;
+
+        Ok(Self {
+            position: memfd.position(),
+            size: memfd.size(),
+            seals,
+            mode: memfd.mode(),
+            owner: Some(memfd.owner()),
+            open: OpenFlags::from_bits(open).ok_or(EBADF)?,
+            name: FileName::from_cstr(&memfd.name()?).ok(),
+        })
+    }
+
+    /// Makes a file that is all of this, and a hole.
+    fn build(&self) -> Result<NewMemfd> {
+        let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", FileName::as_cstr))?;
+
+        file.set_mode(self.mode);
+        if let Some(owner) = self.owner {
+            file.set_owner(owner);
+        }
+        file.set_size(self.size)?;
+        // After the mode, which has a say in it. Before opening anew, perhaps read-only.
+        file.add_seals(self.seals)?;
+
+        let flags = self.flags();
+        if flags != flags::O_RDWR {
+            file = file.reopen(flags)?;
+        }
+        file.set_position(self.position)?;
+        Ok(file)
+    }
+
+    fn file_pages(&self) -> u64 {
+        self.size.div_ceil(PAGE_SIZE as u64)
+    }
+
+    /// The flags by which the file is to be opened.
+    fn flags(&self) -> u32 {
+        let open = self.open.bits();
+
+        union(ACCESS_MODES, |_, theirs| open & READ_WRITE == theirs).0
+            | union(OPEN_FLAGS, |_, theirs| open & theirs == theirs).0
+    }
+}
+
+/// A part of the content of an incoming memfd.
+struct Part {
+    start: PhysAddr,
+    index: u64,
+    /// How many pages.
+    pages: usize,
+    /// They were preserved as one folio, not as a range of single pages.
+    folio: bool,
+    /// They have content; else they read as zeros.
+    uptodate: bool,
+}
+
+impl Part {
+    /// Checks that the pages are there, and leaves them there.
+    fn check(&self) -> Result {
+        match self.folio {
+            true if kho::preserved_size(self.start)? != self.pages << PAGE_SHIFT => Err(EINVAL),
+            true => Ok(()),
+            false => kho::check_pages(self.start, self.pages),
+        }
+    }
+
+    /// Puts the pages into `file`, which has `file_pages` pages.
+    ///
+    /// Whatever happens, the pages are claimed.
+    fn fill(&self, file: &mut Filling<'_>, file_pages: u64) -> Result {
+        if self.folio && self.pages <= 1 << file.max_order() {
+            return file.insert(RestoredFolio::claim(self.start)?, self.index, self.uptodate);
+        }
+
+        // A kernel without large folios takes one apart. Some of it may lie behind the end.
+        let pages = RestoredPages::claim(self.start, self.pages)?;
+        for (index, page) in (self.index..file_pages).zip(pages) {
+            file.insert(page, index, self.uptodate)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the pages.
+    fn free(&self) -> Result {
+        match self.folio {
+            true => RestoredFolio::claim(self.start).map(drop),
+            false => RestoredPages::claim(self.start, self.pages).map(drop),
+        }
+    }
+}
+
+/// What the next kernel finds of a file, and what keeps it as it is. Dropping it undoes all.
+struct State<L: Layout> {
+    header: Preserved<Block>,
+    parts: L::Parts,
+    /// What was added for the kexec that is going on.
+    late: Option<Late<L>>,
+    extents: KVVec<PreservedExtent>,
+    /// The number of pages in the extents.
+    pages: u64,
+    mapping: FrozenMapping,
+}
+
+/// Pages that appeared since the file was preserved.
+struct Late<L: Layout> {
+    /// All parts, not only these.
+    parts: L::Parts,
+    _extents: KVVec<PreservedExtent>,
+}
+
+impl<L: Layout> State<L> {
+    fn new(memfd: &Memfd) -> Result<Self> {
+        let mapping = FrozenMapping::new(memfd)?;
+        let attributes = Attributes::of(memfd)?;
+        L::check(&attributes)?;
+
+        let mut extents = KVVec::new();
+        preserve_pages::<L>(&mapping, 0..u64::MAX, &mut extents)?;
+
+        let parts = L::list(extents.iter())?;
+        let mut header = Preserved::<Block>::new()?;
+        L::write(&mut header, &attributes, &parts)?;
+
+        Ok(Self {
+            header,
+            parts,
+            late: None,
+            pages: extents.iter().map(|extent| u64::from(extent.pages())).sum(),
+            extents,
+            mapping,
+        })
+    }
+
+    fn freeze(&mut self) -> Result {
+        let attributes = Attributes::of(&self.mapping)?;
+        L::check(&attributes)?;
+
+        let extents = self.preserve_late()?;
+        let late = match extents.is_empty() {
+            true => None,
+            false => Some(Late {
+                parts: L::list(merge(&self.extents, &extents))?,
+                _extents: extents,
+            }),
+        };
+
+        let parts = late.as_ref().map_or(&self.parts, |late| &late.parts);
+        L::write(&mut self.header, &attributes, parts)?;
+        self.late = late;
+        Ok(())
+    }
+
+    fn unfreeze(&mut self) {
+        // Nobody reads the header before it is written anew.
+        self.late = None;
+    }
+
+    /// Pins and preserves the pages that are not yet.
+    fn preserve_late(&self) -> Result<KVVec<PreservedExtent>> {
+        let mut late = KVVec::new();
+
+        // None of those that we know can have gone.
+        if self.mapping.populated_pages() == self.pages {
+            return Ok(late);
+        }
+
+        let mut from = 0;
+        for extent in &self.extents {
+            preserve_pages::<L>(&self.mapping, from..extent.index(), &mut late)?;
+            from = end_of(extent);
+        }
+        preserve_pages::<L>(&self.mapping, from..u64::MAX, &mut late)?;
+        Ok(late)
+    }
+}
+
+/// Pins and preserves the pages that are there in a range of the file.
+fn preserve_pages<L: Layout>(
+    mapping: &FrozenMapping,
+    range: Range<u64>,
+    extents: &mut KVVec<PreservedExtent>,
+) -> Result {
+    let mut pins = mapping.pins(range)?;
+    let Some(mut run) = pins.next()? else {
+        return Ok(());
+    };
+
+    while let Some(next) = pins.next()? {
+        if let Err(next) = append::<L>(&mut run, next) {
+            let done = core::mem::replace(&mut run, next);
+            extents.push(done.preserve()?, GFP_KERNEL)?;
+        }
+    }
+    extents.push(run.preserve()?, GFP_KERNEL)?;
+    Ok(())
+}
+
+fn append<L: Layout>(run: &mut PinnedExtent, next: PinnedExtent) -> Result<(), PinnedExtent> {
+    if L::RUNS {
+        run.append(next)
+    } else {
+        Err(next)
+    }
+}
+
+fn end_of(extent: &PinnedExtent) -> u64 {
+    extent.index().saturating_add(extent.pages().into())
+}
+
+/// Two lists in the order of the file as one.
+fn merge<'a>(
+    some: &'a [PreservedExtent],
+    others: &'a [PreservedExtent],
+) -> impl Iterator<Item = &'a PreservedExtent> {
+    let mut some = some.iter().peekable();
+    let mut others = others.iter().peekable();
+
+    core::iter::from_fn(move || match (some.peek(), others.peek()) {
+        (Some(one), Some(other)) if one.index() < other.index() => some.next(),
+        (_, Some(_)) => others.next(),
+        _ => some.next(),
+    })
+}
+
+/// The handler for memfds in one layout.
+struct Handler<L>(PhantomData<L>);
+
+#[vtable]
+impl<L: Layout> FileHandler for Handler<L> {
+    const COMPATIBLE: &'static CStr = L::COMPATIBLE;
+    type State = State<L>;
+
+    fn can_preserve(file: &File) -> bool {
+        L::wanted() && Memfd::from_file(file).is_some()
+    }
+
+    fn id(file: &File) -> usize {
+        shmem::inode_id(file)
+    }
+
+    fn preserve(file: &File) -> Result<(Handle, State<L>)> {
+        let state = State::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
+        Ok((state.header.phys().into(), state))
+    }
+
+    fn freeze(_file: &File, state: &mut State<L>, _handle: &mut Handle) -> Result {
+        state.freeze()
+    }
+
+    fn unfreeze(_file: &File, state: &mut State<L>, _handle: Handle) {
+        state.unfreeze();
+    }
+
+    fn unpreserve(_file: &File, state: State<L>, _handle: Handle) {
+        drop(state);
+    }
+
+    fn retrieve(handle: Handle) -> Result<ARef<File>, RetrieveError> {
+        let found = Found::<L>::new(handle).map_err(passing)?;
+        let file = found.attributes.build().map_err(passing)?;
+        Ok(found.fill(file)?)
+    }
+
+    fn finish(_file: Option<&File>, outcome: Outcome, handle: Handle) {
+        match outcome {
+            Outcome::Retrieved => {}
+            // Where it failed before anything was claimed, everything is still there.
+            Outcome::NeverAsked | Outcome::Failed(_) => discard::<L>(handle),
+        }
+    }
+}
+
+/// An error that came before anything was claimed. If it was for a shortage, one may try again.
+fn passing(error: Error) -> RetrieveError {
+    match error {
+        ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN => RetrieveError::Again(error),
+        _ => RetrieveError::Final(error),
+    }
+}
+
+/// An incoming memfd whose description was found to be right.
+struct Found<L: Layout> {
+    header: PhysAddr,
+    attributes: Attributes,
+    list: L::List,
+}
+
+impl<L: Layout> Found<L> {
+    /// Reads and validates the description, and claims nothing.
+    fn new(handle: Handle) -> Result<Self> {
+        let header = handle
+            .phys()
+            .ok_or_else(|| malformed("there is no memfd"))?;
+        let page = kho::copy_of(header).map_err(|e| not_there(e, header))?;
+        let (attributes, list) = L::read(&page)?;
+
+        L::walk(&Look, &list, |part| {
+            part.check().map_err(|e| not_there(e, part.start))
+        })?;
+
+        Ok(Self {
+            header,
+            attributes,
+            list,
+        })
+    }
+
+    /// Claims the pages and puts them into `file`. The description goes away.
+    fn fill(self, mut file: NewMemfd) -> Result<ARef<File>> {
+        let file_pages = self.attributes.file_pages();
+        let mut filling = file.fill();
+        let mut result = Ok(());
+
+        let walked = L::walk(&Claim, &self.list, |part| {
+            match result {
+                Ok(()) => result = part.fill(&mut filling, file_pages),
+                // What is left is of no use to anybody.
+                Err(_) => drop(part.free()),
+            }
+            Ok(())
+        });
+
+        drop(filling);
+        drop(Restored::<Block>::claim(self.header));
+        result?;
+        walked?;
+        Ok(file.into_file())
+    }
+}
+
+/// Frees all that is left of an incoming memfd.
+fn discard<L: Layout>(handle: Handle) {
+    let Some(Ok(header)) = handle.phys().map(Restored::<Block>::claim) else {
+        return;
+    };
+
+    let freed = L::read_list(&header).and_then(|list| L::walk(&Claim, &list, Part::free));
+    if freed.is_err() {
+        pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
+    }
+}
+
+/// The memory of the previous kernel, to be copied.
+struct Look;
+
+impl Memory for Look {
+    type Page = KBox<Block>;
+    type Error = Error;
+
+    fn page(&self, at: Phys) -> Result<KBox<Block>> {
+        let at = address(at)?;
+        kho::copy_of(at).map_err(|e| not_there(e, at))
+    }
+}
+
+/// The memory of the previous kernel, to be claimed and then freed.
+struct Claim;
+
+impl Memory for Claim {
+    type Page = Restored<Block>;
+    type Error = Error;
+
+    fn page(&self, at: Phys) -> Result<Restored<Block>> {
+        let at = address(at)?;
+        Restored::claim(at).map_err(|e| not_there(e, at))
+    }
+}
+
+fn address(at: Phys) -> Result<PhysAddr> {
+    PhysAddr::new(at.get()).ok_or(EINVAL)
+}
+
+fn phys_of(at: PhysAddr) -> Result<Phys> {
+    Phys::new(at.get()).ok_or(EINVAL)
+}
+
+/// Reports what is wrong with a description.
+fn malformed(what: impl Display) -> Error {
+    pr_err!("{}\n", format_args!("{what}"));
+    EINVAL
+}
+
+/// Reports why a header is not usable.
+fn bad_header(what: MemfdError) -> Error {
+    let error = malformed(what);
+    match what {
+        MemfdError::Seals { .. } | MemfdError::Flags { .. } => EOPNOTSUPP,
+        _ => error,
+    }
+}
+
+/// Reports that something is not where it should be, unless it could only not be looked at.
+fn not_there(error: Error, at: PhysAddr) -> Error {
+    match error {
+        ENOMEM => ENOMEM,
+        _ => malformed(format_args!("nothing fitting is preserved at {at:?}")),
+    }
+}
+
+/// Preserved pages that hold records.
+struct Pages(KVVec<Preserved<Block>>);
+
+impl Pages {
+    fn new() -> Self {
+        Self(KVVec::new())
+    }
+
+    /// Where the first page is, if there is one.
+    fn first(&self) -> Result<Option<Phys>> {
+        self.0.first().map(|page| phys_of(page.phys())).transpose()
+    }
+
+    /// Has something put into the last page, or into a new one behind it, to which `link` leads.
+    ///
+    /// `put` says whether there was place.
+    fn put(
+        &mut self,
+        put: impl Fn(&mut Block) -> bool,
+        link: impl FnOnce(&mut Block, Phys),
+    ) -> Result {
+        if self.last().is_some_and(&put) {
+            return Ok(());
+        }
+
+        let page = Preserved::<Block>::new()?;
+        let phys = phys_of(page.phys())?;
+        self.0.reserve(1, GFP_KERNEL)?;
+        if let Some(last) = self.last() {
+            link(last, phys);
+        }
+        self.0.push(page, GFP_KERNEL)?;
+
+        match self.last().is_some_and(put) {
+            true => Ok(()),
+            false => Err(EINVAL),
+        }
+    }
+
+    /// Adds an empty page behind the last.
+    fn add(&mut self) -> Result<Phys> {
+        let page = Preserved::<Block>::new()?;
+        let phys = phys_of(page.phys())?;
+
+        self.0.push(page, GFP_KERNEL)?;
+        Ok(phys)
+    }
+
+    fn last(&mut self) -> Option<&mut Block> {
+        self.0.last_mut().map(|page| &mut **page)
+    }
+}
+
+impl Deref for Pages {
+    type Target = [Preserved<Block>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// `memfd-extents-v1`: our own layout.
+struct Extents;
+
+/// The extents of a memfd, in a chain of blocks.
+struct ExtentBlocks {
+    blocks: Pages,
+    extents: u64,
+    pages: u64,
+}
+
+impl Layout for Extents {
+    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_EXTENTS;
+    const RUNS: bool = true;
+
+    type Parts = ExtentBlocks;
+    type List = layout::Memfd;
+
+    fn wanted() -> bool {
+        !prefer_v2()
+    }
+
+    fn check(_attributes: &Attributes) -> Result {
+        Ok(())
+    }
+
+    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<ExtentBlocks> {
+        let mut parts = ExtentBlocks {
+            blocks: Pages::new(),
+            extents: 0,
+            pages: 0,
+        };
+
+        for extent in extents {
+            let record = ExtentRecord::new(&Extent {
+                start: phys_of(extent.phys()?)?,
+                index: extent.index(),
+                pages: extent.pages(),
+                kind: match extent.order() {
+                    0 => ExtentKind::Pages,
+                    order => ExtentKind::Folio {
+                        order: u16::try_from(order)?,
+                    },
+                },
+            });
+            parts.blocks.put(
+                |block| block.push(&record).is_ok(),
+                |last, next| last.set_next(Some(next)),
+            )?;
+            parts.extents += 1;
+            parts.pages += u64::from(extent.pages());
+        }
+        Ok(parts)
+    }
+
+    fn write(header: &mut Block, attributes: &Attributes, parts: &ExtentBlocks) -> Result {
+        let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
+
+        *MemfdHeader::of_mut(header).ok_or(EINVAL)? = MemfdHeader::new(&layout::Memfd {
+            pos: attributes.position,
+            size: attributes.size,
+            seals: attributes.seals,
+            open: attributes.open,
+            mode: attributes.mode,
+            uid,
+            gid,
+            name: attributes.name,
+            nr_extents: parts.extents,
+            nr_pages: parts.pages,
+            extents: parts.blocks.first()?,
+        });
+        Ok(())
+    }
+
+    fn read(header: &Block) -> Result<(Attributes, layout::Memfd)> {
+        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(bad_header)?;
+        let attributes = Attributes {
+            position: memfd.pos,
+            size: memfd.size,
+            seals: memfd.seals,
+            mode: memfd.mode,
+            owner: Some((memfd.uid, memfd.gid)),
+            open: memfd.open,
+            name: memfd.name,
+        };
+        Ok((attributes, memfd))
+    }
+
+    fn read_list(header: &Block) -> Result<layout::Memfd> {
+        let mut header = *MemfdHeader::of(header).ok_or(EINVAL)?;
+
+        header.set_pos(0);
+        header.set_seals(0);
+        header.set_owner(0, 0, 0);
+        header.parse().map_err(bad_header)
+    }
+
+    fn walk<M: Memory<Error = Error>>(
+        mem: &M,
+        list: &layout::Memfd,
+        mut visit: impl FnMut(&Part) -> Result,
+    ) -> Result {
+        // Full blocks, except perhaps for the last.
+        let blocks = usize::try_from(list.nr_extents)?.div_ceil(Block::capacity::<ExtentRecord>());
+        let mut check = ExtentCheck::new(list);
+
+        chain::walk(mem, list.extents, blocks, |_, record: &ExtentRecord| {
+            let extent = check.check(record).map_err(malformed)?;
+            visit(&Part {
+                start: address(extent.start)?,
+                index: extent.index,
+                pages: usize::try_from(extent.pages)?,
+                folio: extent.kind != ExtentKind::Pages,
+                uptodate: true,
+            })
+        })
+        .map_err(|e| match e.fault {
+            Fault::Visit(cause) | Fault::Memory(cause) => cause,
+            _ => malformed(e),
+        })?;
+        check.finish().map_err(malformed)
+    }
+}
+
+/// `memfd-v2`: the layout of the C handler.
+struct FoliosV2;
+
+/// The folios of a memfd, in pages that the C handler sees as one array.
+struct FolioPages {
+    pages: Pages,
+    /// The list of these pages, as KHO makes it for an array.
+    chunks: Pages,
+    folios: u64,
+}
+
+impl FolioPages {
+    /// Adds a folio, which is to be at `slot` of its page.
+    fn push(&mut self, slot: usize, folio: FolioV2) -> Result {
+        if slot == 0 {
+            let page = self.pages.add()?;
+            self.chunks.put(
+                |block| Chunk::of_mut(block).is_some_and(|chunk| chunk.push(page).is_ok()),
+                |last, next| {
+                    if let Some(chunk) = Chunk::of_mut(last) {
+                        chunk.set_next(Some(next));
+                    }
+                },
+            )?;
+        }
+
+        let slots = self.pages.last().map(FolioV2::in_page_mut);
+        *slots.and_then(|slots| slots.get_mut(slot)).ok_or(EINVAL)? = folio;
+        self.folios += 1;
+        Ok(())
+    }
+
+    fn area(&self) -> Result<Option<Area>> {
+        let Some(first) = self.chunks.first()? else {
+            return Ok(None);
+        };
+        Ok(Some(Area {
+            first,
+            pages: u32::try_from(self.pages.len())?,
+            flags: vmalloc::FLAG_ALLOC,
+            order: 0,
+        }))
+    }
+}
+
+impl Layout for FoliosV2 {
+    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_V2;
+    const RUNS: bool = false;
+
+    type Parts = FolioPages;
+    type List = FoundV2;
+
+    fn wanted() -> bool {
+        prefer_v2()
+    }
+
+    fn check(attributes: &Attributes) -> Result {
+        // It would come back open for both, and nobody may gain rights by a live update.
+        if attributes.open.bits() & READ_WRITE != READ_WRITE {
+            return Err(EOPNOTSUPP);
+        }
+        // The C handler takes no larger ones.
+        match u32::try_from(attributes.file_pages()) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EFBIG),
+        }
+    }
+
+    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<FolioPages> {
+        const FLAGS: FolioFlags = FolioFlags {
+            dirty: true,
+            uptodate: true,
+        };
+
+        let mut parts = FolioPages {
+            pages: Pages::new(),
+            chunks: Pages::new(),
+            folios: 0,
+        };
+
+        for (extent, slot) in extents.zip((0..FOLIOS_PER_PAGE).cycle()) {
+            let pfn = phys_of(extent.phys()?)?.pfn();
+            let folio = FolioV2::new(pfn, FLAGS, extent.index()).ok_or(EINVAL)?;
+            parts.push(slot, folio)?;
+        }
+        Ok(parts)
+    }
+
+    fn write(header: &mut Block, attributes: &Attributes, parts: &FolioPages) -> Result {
+        *MemfdV2::of_mut(header).ok_or(EINVAL)? = MemfdV2::new(&FoundV2 {
+            pos: attributes.position,
+            size: attributes.size,
+            seals: attributes.seals,
+            nr_folios: parts.folios,
+            folios: parts.area()?,
+        });
+        Ok(())
+    }
+
+    fn read(header: &Block) -> Result<(Attributes, FoundV2)> {
+        let header = MemfdV2::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(bad_header)?;
+        let attributes = Attributes {
+            position: memfd.pos,
+            size: memfd.size,
+            seals: memfd.seals,
+            mode: memfd.implied_mode(),
+            owner: None,
+            open: OpenFlags::from_bits(READ_WRITE).ok_or(EINVAL)?,
+            name: None,
+        };
+        Ok((attributes, memfd))
+    }
+
+    fn read_list(header: &Block) -> Result<FoundV2> {
+        let mut header = *MemfdV2::of(header).ok_or(EINVAL)?;
+
+        header.set_pos(0);
+        header.set_seals(0);
+        header.parse().map_err(bad_header)
+    }
+
+    fn walk<M: Memory<Error = Error>>(
+        mem: &M,
+        list: &FoundV2,
+        mut visit: impl FnMut(&Part) -> Result,
+    ) -> Result {
+        let Some(area) = &list.folios else {
+            return Ok(());
+        };
+        if area.order != 0 {
+            malformed("memfd: the folios are listed in huge pages");
+            return Err(EOPNOTSUPP);
+        }
+
+        let mut check = FolioCheckV2::new(list);
+        let mut left = usize::try_from(list.nr_folios)?;
+
+        vmalloc::walk(mem, area, |at| {
+            let page = mem.page(at)?;
+            for record in FolioV2::in_page(&page).iter().take(left) {
+                left -= 1;
+                let Some(folio) = check.check(record).map_err(malformed)? else {
+                    continue;
+                };
+
+                // How large it is, only KHO knows. If it is not there, the visitor will see.
+                let start = address(folio.start)?;
+                let pages = kho::preserved_size(start).unwrap_or(PAGE_SIZE) >> PAGE_SHIFT;
+                check.restored(&folio, pages as u64).map_err(malformed)?;
+                visit(&Part {
+                    start,
+                    index: folio.index,
+                    pages,
+                    folio: true,
+                    uptodate: folio.flags.uptodate,
+                })?;
+            }
+            Ok(())
+        })
+        .map_err(|e| match e {
+            ListError::Memory { cause, .. } => cause,
+            ListError::Format(e) => malformed(e),
+        })
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of the previous kernel that this one goes on using as pages, whatever is in them.
+//!
+//! Where KHO shall hand over a value of a known type, [`Restored`](super::Restored) is simpler.
+
+use super::{
+    order_at,
+    preserved_size,
+    PhysAddr, //
+};
+use crate::{
+    bindings,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
+
+/// A copy of the value that the previous kernel preserved at `phys`, which stays preserved.
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page.
+/// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+/// - [`EMSGSIZE`] if the block that starts there is too small for a `T`.
+/// - [`ENOMEM`] if there is no memory for the copy.
+pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
+    if preserved_size(phys)? < size_of::<T>() {
+        return Err(EMSGSIZE);
+    }
+
+    let mut copy = KBox::<T>::new_uninit(GFP_KERNEL)?;
+
+    // SAFETY: There is a page at `phys`, as just checked, so it is in the direct map, and so are
+    // the pages that follow it in the block. The copy is ours and large enough. Should somebody
+    // claim the block now and write to it, then we get a mixture of bytes, which is fine.
+    unsafe {
+        let from = bindings::phys_to_virt(phys.get());
+        bindings::memcpy(copy.as_mut_ptr().cast(), from, size_of::<T>());
+    }
+
+    // SAFETY: All bytes are initialized, and any bytes are a valid `T`.
+    Ok(unsafe { copy.assume_init() })
+}
+
+/// Whether `pages` pages from `phys` on could be claimed by [`RestoredPages::claim`].
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page, or there can be no such range.
+/// - [`ENOENT`] if they are not preserved as this very range, or somebody has claimed them.
+pub fn check_pages(phys: PhysAddr, pages: usize) -> Result {
+    let (mut pfn, end) = pfn_range(phys, pages)?;
+
+    // A range consists of blocks of 2^n pages, each as large as place and alignment allow.
+    while pfn < end {
+        let order = pfn.trailing_zeros().min((end - pfn).ilog2());
+        let start = PhysAddr::new((pfn << PAGE_SHIFT) as u64).ok_or(EINVAL)?;
+
+        if order_at(start)? != order {
+            return Err(ENOENT);
+        }
+        pfn += 1 << order;
+    }
+    Ok(())
+}
+
+/// The numbers of the first page of a range, and of the one behind its last.
+fn pfn_range(phys: PhysAddr, pages: usize) -> Result<(usize, usize)> {
+    let address = usize::try_from(phys.get())?;
+    let pfn = address >> PAGE_SHIFT;
+    let end = pfn.checked_add(pages).ok_or(EINVAL)?;
+
+    if address % PAGE_SIZE != 0 || end > usize::MAX >> PAGE_SHIFT {
+        return Err(EINVAL);
+    }
+    Ok((pfn, end))
+}
+
+/// A folio that the previous kernel preserved, claimed by this one.
+///
+/// Dropping it gives it to the page allocator.
+///
+/// # Invariants
+///
+/// `folio` is the only reference to a folio that KHO restored.
+pub struct RestoredFolio {
+    folio: NonNull<bindings::folio>,
+}
+
+// SAFETY: Folios may be used and freed by any thread.
+unsafe impl Send for RestoredFolio {}
+// SAFETY: There is nothing that changes the folio through a shared reference.
+unsafe impl Sync for RestoredFolio {}
+
+impl RestoredFolio {
+    /// Claims the folio at `phys`. A claim succeeds once.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page.
+    /// - [`ENOENT`] if no preserved folio starts there, or somebody has claimed it.
+    ///
+    /// C counterpart: `kho_restore_folio()`.
+    pub fn claim(phys: PhysAddr) -> Result<Self> {
+        preserved_size(phys)?;
+
+        // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
+        // between, then the function says so by a null pointer.
+        let folio = unsafe { bindings::kho_restore_folio(phys.get()) };
+
+        // INVARIANT: KHO made the folio for us, with one reference to it.
+        Ok(Self {
+            folio: NonNull::new(folio).ok_or(ENOENT)?,
+        })
+    }
+
+    /// The order of the folio: it has 2^order pages.
+    pub fn order(&self) -> u32 {
+        // SAFETY: By the type invariant the folio is valid.
+        unsafe { bindings::folio_order(self.folio.as_ptr()) }
+    }
+
+    /// The folio, together with the reference to it.
+    pub(crate) fn into_raw(self) -> NonNull<bindings::folio> {
+        ManuallyDrop::new(self).folio
+    }
+}
+
+impl Drop for RestoredFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we own the reference.
+        unsafe { bindings::folio_put(self.folio.as_ptr()) };
+    }
+}
+
+/// Pages in a row that the previous kernel preserved, claimed by this one.
+///
+/// An iterator that gives them out one by one, each as a folio of its own. Dropping it gives the
+/// rest to the page allocator.
+///
+/// # Invariants
+///
+/// The pages with the numbers from `next` to `end`, without `end`, were restored by KHO as single
+/// pages, and the only reference to each of them is ours.
+pub struct RestoredPages {
+    next: usize,
+    end: usize,
+}
+
+impl RestoredPages {
+    /// Claims `pages` pages from `phys` on, which must have been preserved as this very range. A
+    /// claim succeeds once. A folio counts as such a range, too, which then falls apart.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page, or there can be no such range.
+    /// - [`ENOENT`] if they are not preserved as this very range, or somebody has claimed them.
+    ///
+    /// C counterpart: `kho_restore_pages()`.
+    pub fn claim(phys: PhysAddr, pages: usize) -> Result<Self> {
+        check_pages(phys, pages)?;
+        let (next, end) = pfn_range(phys, pages)?;
+
+        // SAFETY: The range is preserved, as just checked. If somebody claims any of it in
+        // between, then the function says so by a null pointer.
+        let page = unsafe { bindings::kho_restore_pages(phys.get(), pages) };
+        if page.is_null() {
+            return Err(ENOENT);
+        }
+
+        // INVARIANT: KHO made the pages for us, with one reference to each of them.
+        Ok(Self { next, end })
+    }
+}
+
+impl Iterator for RestoredPages {
+    type Item = RestoredFolio;
+
+    fn next(&mut self) -> Option<RestoredFolio> {
+        if self.next == self.end {
+            return None;
+        }
+
+        // SAFETY: By the type invariant there is a page of that number, which is its own folio.
+        let folio = NonNull::new(unsafe { bindings::pfn_folio(self.next) })?;
+        // INVARIANT: The range becomes shorter.
+        self.next += 1;
+
+        // INVARIANT: The reference, which the range has just lost, goes to the folio.
+        Some(RestoredFolio { folio })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let pages = self.end - self.next;
+        (pages, Some(pages))
+    }
+}
+
+impl ExactSizeIterator for RestoredPages {}
+
+impl Drop for RestoredPages {
+    fn drop(&mut self) {
+        for folio in self {
+            drop(folio);
+        }
+    }
+}

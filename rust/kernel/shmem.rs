@@ -1,0 +1,867 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files of shared memory (memfd): looking at them, holding their pages, building them anew.
+//!
+//! - [`Memfd`] is a view of an open file that is one.
+//! - [`FrozenMapping`] keeps such a file from changing its size and from losing pages, as long as
+//!   it lives; [`Pins`] goes through the pages that are there and brings them where they may stay
+//!   for long. The result are [`PinnedExtent`]s, and [`PreservedExtent`]s after a promise to the
+//!   next kernel. Each of them undoes itself when it is dropped.
+//! - [`NewMemfd`] is a file that nobody has seen yet and that [`Filling`] puts pages into.
+//!
+//! All functions here may sleep, and take no lock beyond their own call.
+//!
+//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
+//! [`include/linux/memfd.h`](srctree/include/linux/memfd.h).
+
+use crate::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    fs::File,
+    kho::{
+        PhysAddr,
+        RestoredFolio, //
+    },
+    page::PAGE_SHIFT,
+    prelude::*,
+    str::CString,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        rcu, //
+    }, //
+};
+use core::{
+    mem::MaybeUninit,
+    ops::{
+        Deref,
+        Range, //
+    },
+    ptr::{
+        addr_of,
+        NonNull, //
+    }, //
+};
+
+/// The largest size of, and position in, a file.
+pub const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// A number that two open files have in common exactly if they are the same file underneath.
+pub fn inode_id(file: &File) -> usize {
+    // SAFETY: The file is valid. Its inode never changes.
+    unsafe { (*file.as_ptr()).f_inode as usize }
+}
+
+/// An open file of shared memory that stands in no directory, as `memfd_create()` makes them.
+///
+/// # Invariants
+///
+/// The file belongs to shmem.
+#[repr(transparent)]
+pub struct Memfd(File);
+
+// SAFETY: A `Memfd` is a `File` in all respects.
+unsafe impl AlwaysRefCounted for Memfd {
+    fn inc_ref(&self) {
+        self.0.inc_ref();
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the requirements of this function; the layout is that of a `File`.
+        unsafe { File::dec_ref(obj.cast()) };
+    }
+}
+
+impl Deref for Memfd {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Memfd {
+    /// Sees `file` as a memfd, if it is one. Those on huge pages of `hugetlbfs` are none.
+    pub fn from_file(file: &File) -> Option<&Self> {
+        // SAFETY: The file is valid, and so is its inode. The number of links is a plain number.
+        let unlinked = unsafe { (*(*file.as_ptr()).f_inode).__bindgen_anon_1.i_nlink } == 0;
+        // SAFETY: The file is valid.
+        let shmem = unsafe { bindings::shmem_file(file.as_ptr()) };
+
+        // INVARIANT: The file belongs to shmem.
+        // SAFETY: The layout of a `Memfd` is that of a `File`.
+        (shmem && unlinked).then(|| unsafe { &*core::ptr::from_ref(file).cast() })
+    }
+
+    fn inode(&self) -> *mut bindings::inode {
+        // SAFETY: The file is valid. Its inode never changes.
+        unsafe { (*self.as_ptr()).f_inode }
+    }
+
+    fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The inode is valid. The mapping of an inode of shmem never changes.
+        unsafe { (*self.inode()).i_mapping }
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        // SAFETY: The inode is valid.
+        let size = unsafe { bindings::i_size_read(self.inode()) };
+        u64::try_from(size).unwrap_or(0)
+    }
+
+    /// The position, which may change at any time.
+    pub fn position(&self) -> u64 {
+        // SAFETY: The file is valid. This is meant as a `READ_ONCE()`.
+        let position = unsafe { addr_of!((*self.as_ptr()).f_pos).read_volatile() };
+        u64::try_from(position).unwrap_or(0)
+    }
+
+    /// The seals: a set of `F_SEAL_*`, which may become larger at any time.
+    pub fn seals(&self) -> u32 {
+        // SAFETY: The file is valid and belongs to shmem. This is meant as a `READ_ONCE()`.
+        unsafe { addr_of!((*bindings::SHMEM_I(self.inode())).seals).read_volatile() }
+    }
+
+    /// The permissions, without the type of the file.
+    pub fn mode(&self) -> u32 {
+        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
+        let mode = unsafe { addr_of!((*self.inode()).i_mode).read_volatile() };
+        u32::from(mode) & bindings::S_IALLUGO
+    }
+
+    /// User and group that own the file, as seen by the initial user namespace.
+    pub fn owner(&self) -> (u32, u32) {
+        let inode = self.inode();
+        // SAFETY: The inode is valid. These are meant as `READ_ONCE()`s.
+        unsafe {
+            (
+                addr_of!((*inode).i_uid.val).read_volatile(),
+                addr_of!((*inode).i_gid.val).read_volatile(),
+            )
+        }
+    }
+
+    /// The name, which begins with `memfd:` if `memfd_create()` made the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] if memory is short.
+    pub fn name(&self) -> Result<CString> {
+        let mut snapshot = MaybeUninit::<bindings::name_snapshot>::uninit();
+        let snapshot = snapshot.as_mut_ptr();
+
+        // SAFETY: The file is valid, and has had its dentry since it was opened. The snapshot,
+        // which may point into itself, stays where it is; it is initialized by the first call,
+        // and holds a string that ends until the last.
+        unsafe {
+            let dentry = (*self.as_ptr()).__bindgen_anon_1.f_path.dentry;
+            bindings::take_dentry_name_snapshot(snapshot, dentry);
+            let name = CString::try_from(CStr::from_char_ptr((*snapshot).name.name.cast()));
+            bindings::release_dentry_name_snapshot(snapshot);
+            Ok(name?)
+        }
+    }
+}
+
+/// The lock of an inode, held.
+///
+/// # Invariants
+///
+/// We hold the lock.
+struct InodeLock<'a>(&'a Memfd);
+
+impl<'a> InodeLock<'a> {
+    fn new(memfd: &'a Memfd) -> Self {
+        // SAFETY: The inode is valid.
+        unsafe { bindings::inode_lock(memfd.inode()) };
+        // INVARIANT: The lock was just taken.
+        Self(memfd)
+    }
+}
+
+impl Drop for InodeLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we hold the lock.
+        unsafe { bindings::inode_unlock(self.0.inode()) };
+    }
+}
+
+/// A memfd that can neither grow nor shrink nor lose pages, until this is dropped.
+///
+/// It can still be written to within its size, and so pages can still appear in holes.
+///
+/// # Invariants
+///
+/// The mapping is frozen, by us.
+pub struct FrozenMapping(ARef<Memfd>);
+
+impl FrozenMapping {
+    /// Freezes the mapping of `memfd`.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it is frozen already.
+    pub fn new(memfd: &Memfd) -> Result<Self> {
+        let _lock = InodeLock::new(memfd);
+
+        // SAFETY: The inode belongs to shmem, and its lock is held.
+        unsafe {
+            if bindings::shmem_frozen(memfd.inode()) {
+                return Err(EBUSY);
+            }
+            bindings::shmem_freeze(memfd.inode(), true);
+        }
+
+        // INVARIANT: It was not frozen before, and is now.
+        Ok(Self(memfd.into()))
+    }
+
+    /// How many pages there are: of the file, of what lies behind its end, and on swap.
+    ///
+    /// While user space runs, the number may have changed by the time it is returned.
+    pub fn populated_pages(&self) -> u64 {
+        // SAFETY: Inode and mapping are valid. These are meant as `READ_ONCE()`s.
+        let (present, swapped) = unsafe {
+            (
+                addr_of!((*self.0.mapping()).nrpages).read_volatile(),
+                addr_of!((*bindings::SHMEM_I(self.0.inode())).swapped).read_volatile(),
+            )
+        };
+        present.saturating_add(swapped) as u64
+    }
+
+    /// Goes through the pages that are there in a range of the file; see [`Pins`].
+    ///
+    /// What lies behind the end of the file is left out. A folio that lies only partly in the
+    /// range counts as lying in it.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if there can be no such range.
+    pub fn pins(&self, range: Range<u64>) -> Result<Pins<'_>> {
+        let end = range.end.min(self.0.size().div_ceil(1 << PAGE_SHIFT));
+
+        Ok(Pins {
+            mapping: self,
+            at: usize::try_from(range.start)?,
+            end: usize::try_from(end)?,
+            present_until: 0,
+            batch: KVec::new(),
+        })
+    }
+}
+
+impl Deref for FrozenMapping {
+    type Target = Memfd;
+
+    fn deref(&self) -> &Memfd {
+        &self.0
+    }
+}
+
+impl Drop for FrozenMapping {
+    fn drop(&mut self) {
+        let _lock = InodeLock::new(&self.0);
+        // SAFETY: The inode belongs to shmem, and its lock is held. We froze the mapping.
+        unsafe { bindings::shmem_freeze(self.0.inode(), false) };
+    }
+}
+
+/// How many folios are pinned at once.
+const BATCH: usize = 512;
+
+/// How many pages are looked at in one go.
+const SCAN: usize = 1 << 16;
+
+/// Goes through the pages that are there in a range of a memfd, and pins them.
+///
+/// Each folio is first brought into a state in which the next kernel can take it over: what is on
+/// swap is read, what lies in memory from which it must go is moved, what was allocated but never
+/// written is cleared, and all of it counts as dirty, so that no kernel takes it for something
+/// that can be read again from elsewhere. Holes stay holes.
+///
+/// C counterpart: `memfd_pin_folios()`.
+pub struct Pins<'a> {
+    mapping: &'a FrozenMapping,
+    at: usize,
+    end: usize,
+    /// Up to here there were pages without a hole when we looked.
+    present_until: usize,
+    /// What is to be given out next, in reverse order.
+    batch: KVec<PinnedFolio>,
+}
+
+impl Pins<'_> {
+    /// The next folio, [`None`] at the end of the range.
+    ///
+    /// This is where long work can be interrupted, and where it lets others run.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINTR`] if the task is being killed.
+    /// - [`ENOMEM`] and others, if a page cannot be read from swap, or not be moved.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<PinnedExtent>> {
+        loop {
+            let Some(folio) = self.batch.pop() else {
+                if !self.refill()? {
+                    return Ok(None);
+                }
+                continue;
+            };
+
+            if let Some(extent) = self.settle(folio) {
+                self.at = extent.end_index();
+                return Ok(Some(extent));
+            }
+
+            // It went to swap before it was pinned, and so did perhaps others: look again.
+            self.batch.clear();
+            self.present_until = 0;
+        }
+    }
+
+    /// Pins some folios from `at` on, after a hole if there is one. False at the end of the range.
+    fn refill(&mut self) -> Result<bool> {
+        let memfd = &self.mapping.0;
+
+        // SAFETY: Both are about the current task, which may sleep.
+        unsafe {
+            if bindings::fatal_signal_pending(bindings::get_current()) != 0 {
+                return Err(EINTR);
+            }
+            bindings::cond_resched();
+        }
+
+        if self.at >= self.present_until && !self.find() {
+            return Ok(false);
+        }
+
+        // The end of the file need not be the end of a page.
+        let start = (self.at as u64) << PAGE_SHIFT;
+        let end = memfd.size().min((self.present_until as u64) << PAGE_SHIFT);
+        let mut offset = 0;
+        self.batch.reserve(BATCH, GFP_KERNEL)?;
+
+        // SAFETY: The file is valid, and there is place for `BATCH` pointers.
+        let pinned = unsafe {
+            bindings::memfd_pin_folios(
+                memfd.as_ptr(),
+                start as bindings::loff_t,
+                end as bindings::loff_t - 1,
+                self.batch.spare_capacity_mut().as_mut_ptr().cast(),
+                BATCH as c_uint,
+                &mut offset,
+            )
+        };
+        if pinned < 0 {
+            return Err(Error::from_errno(pinned as c_int));
+        }
+
+        // SAFETY: That many folios were written behind the end, and the pins on them are ours.
+        unsafe { self.batch.inc_len(pinned as usize) };
+        self.batch.reverse();
+        Ok(true)
+    }
+
+    /// Finds the next pages that are there, from `at` on. False if there are none.
+    fn find(&mut self) -> bool {
+        let mapping = self.mapping.0.mapping();
+        let mut index = self.at;
+
+        if index >= self.end {
+            return false;
+        }
+
+        let _rcu = rcu::read_lock();
+        // SAFETY: The mapping is valid. What is found is not followed.
+        let entry = unsafe {
+            bindings::xa_find(
+                &raw mut (*mapping).i_pages,
+                &mut index,
+                self.end - 1,
+                bindings::XA_PRESENT,
+            )
+        };
+        if entry.is_null() {
+            return false;
+        }
+
+        // SAFETY: The mapping is valid, and we are in an RCU read-side section.
+        let hole =
+            unsafe { bindings::page_cache_next_miss(mapping, index, SCAN.min(self.end - index)) };
+
+        self.at = index;
+        // What is on swap counts as missing there, but is not.
+        self.present_until = hole.clamp(index + 1, self.end);
+        true
+    }
+
+    /// Makes a folio fit for the next kernel. [`None`] if it has left the file.
+    fn settle(&self, folio: PinnedFolio) -> Option<PinnedExtent> {
+        let raw = folio.0.as_ptr();
+
+        // SAFETY: The folio is pinned, so it is valid. All that needs the lock has it.
+        unsafe {
+            bindings::folio_lock(raw);
+            let ours = bindings::folio_mapping(raw) == self.mapping.0.mapping()
+                && bindings::folio_next_index(raw) > self.at;
+            if ours {
+                bindings::folio_mark_dirty(raw);
+                if !bindings::folio_test_uptodate(raw) {
+                    bindings::folio_zero_range(raw, 0, 1 << (folio.order() as usize + PAGE_SHIFT));
+                    bindings::flush_dcache_folio(raw);
+                    bindings::folio_mark_uptodate(raw);
+                }
+            }
+            bindings::folio_unlock(raw);
+            ours.then(|| folio.into_extent())
+        }
+    }
+}
+
+/// A folio in the page cache that stays where it is.
+///
+/// # Invariants
+///
+/// The folio is pinned, and the pin is ours.
+#[repr(transparent)]
+struct PinnedFolio(NonNull<bindings::folio>);
+
+impl PinnedFolio {
+    fn order(&self) -> u32 {
+        // SAFETY: The folio is valid by the type invariant, and is not split while it is pinned.
+        unsafe { bindings::folio_order(self.0.as_ptr()) }
+    }
+
+    /// # Safety
+    ///
+    /// The folio must be in the page cache of a frozen mapping.
+    unsafe fn into_extent(self) -> PinnedExtent {
+        let folio = core::mem::ManuallyDrop::new(self);
+        let order = folio.order();
+        let pages = 1 << order;
+
+        // INVARIANT: It is one folio, and the pin goes over. In a frozen mapping it stays at its
+        // index.
+        PinnedExtent {
+            // SAFETY: The folio is valid.
+            pfn: unsafe { bindings::folio_pfn(folio.0.as_ptr()) },
+            // SAFETY: The folio is valid.
+            index: unsafe { bindings::folio_next_index(folio.0.as_ptr()) } - pages as usize,
+            pages,
+            order,
+        }
+    }
+}
+
+impl Drop for PinnedFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the pin is ours.
+        unsafe { bindings::unpin_folio(self.0.as_ptr()) };
+    }
+}
+
+/// Pages that follow each other in a file as they do in memory, and stay where they are.
+///
+/// It is either one large folio, or any number of single pages of one zone.
+///
+/// # Invariants
+///
+/// There are `pages` pages from the number `pfn` on. If `order` is 0, each of them is a folio, all
+/// of one zone; else together they are one folio of that order. We own one pin on each folio.
+pub struct PinnedExtent {
+    pfn: usize,
+    index: usize,
+    pages: u32,
+    order: u32,
+}
+
+impl PinnedExtent {
+    /// Where the first page is in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] if that is address zero, which could not be told from none.
+    pub fn phys(&self) -> Result<PhysAddr> {
+        PhysAddr::new((self.pfn as u64) << PAGE_SHIFT).ok_or(ENOMEM)
+    }
+
+    /// Where the first page is in the file.
+    pub fn index(&self) -> u64 {
+        self.index as u64
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// The order of the folio, if it is a large one; 0 for single pages.
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
+    fn end_index(&self) -> usize {
+        self.index + self.pages as usize
+    }
+
+    /// Adds `next` behind our pages, or gives it back if it is not what follows them.
+    pub fn append(&mut self, next: Self) -> Result<(), Self> {
+        let pages = self.pages.checked_add(next.pages);
+        let (Some(pages), 0, 0) = (pages, self.order, next.order) else {
+            return Err(next);
+        };
+
+        let follows = self.end_index() == next.index
+            && self.pfn + self.pages as usize == next.pfn
+            && self.zone() == next.zone();
+        if !follows {
+            return Err(next);
+        }
+
+        // INVARIANT: The pages follow ours, are of our zone, and the pins on them go over.
+        self.pages = pages;
+        core::mem::forget(next);
+        Ok(())
+    }
+
+    /// The zone that the pages are of. KHO restores no range that lies in two.
+    fn zone(&self) -> *mut bindings::zone {
+        // SAFETY: By the type invariant there is a folio at `pfn`.
+        unsafe { bindings::folio_zone(bindings::pfn_folio(self.pfn)) }
+    }
+
+    /// Promises the pages to the next kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] if there is no memory for KHO's records.
+    ///
+    /// C counterparts: `kho_preserve_pages()`, `kho_preserve_folio()`.
+    pub fn preserve(self) -> Result<PreservedExtent> {
+        // SAFETY: By the type invariant the pages are there, as a folio if the order says so.
+        to_result(unsafe {
+            match self.order {
+                0 => bindings::kho_preserve_pages(
+                    bindings::pfn_to_page(self.pfn),
+                    self.pages as usize,
+                ),
+                _ => bindings::kho_preserve_folio(bindings::pfn_folio(self.pfn)),
+            }
+        })?;
+
+        // INVARIANT: The pages have just been preserved.
+        Ok(PreservedExtent(self))
+    }
+}
+
+impl Drop for PinnedExtent {
+    fn drop(&mut self) {
+        // A large folio was pinned once.
+        for pfn in (self.pfn..self.pfn + self.pages as usize).step_by(1 << self.order) {
+            // SAFETY: By the type invariant there is a folio, and a pin on it is ours.
+            unsafe { bindings::unpin_folio(bindings::pfn_folio(pfn)) };
+        }
+
+        // SAFETY: The current task may sleep, as all users of this module.
+        unsafe { bindings::cond_resched() };
+    }
+}
+
+/// A [`PinnedExtent`] that the next kernel will find. Dropping it takes back the promise.
+///
+/// # Invariants
+///
+/// The pages are preserved by KHO, as one range or as one folio.
+pub struct PreservedExtent(PinnedExtent);
+
+impl Deref for PreservedExtent {
+    type Target = PinnedExtent;
+
+    fn deref(&self) -> &PinnedExtent {
+        &self.0
+    }
+}
+
+impl Drop for PreservedExtent {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this is what was preserved.
+        unsafe {
+            match self.0.order {
+                0 => bindings::kho_unpreserve_pages(
+                    bindings::pfn_to_page(self.0.pfn),
+                    self.0.pages as usize,
+                ),
+                _ => bindings::kho_unpreserve_folio(bindings::pfn_folio(self.0.pfn)),
+            }
+        }
+    }
+}
+
+/// A memfd that nobody has seen yet.
+///
+/// It begins as `memfd_create()` makes it with `MFD_ALLOW_SEALING`: empty, without seals, open for
+/// reading and writing, with all permissions for everybody.
+///
+/// # Invariants
+///
+/// Nobody else has a reference to the file.
+pub struct NewMemfd(ARef<Memfd>);
+
+impl NewMemfd {
+    /// Makes a memfd. The `name` is taken as it is, so it should begin with `memfd:`.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENFILE`] if the system has too many open files.
+    /// - [`ENOMEM`] if memory is short.
+    ///
+    /// C counterpart: `memfd_alloc_file()`.
+    pub fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: `name` is a C string that the function copies.
+        let file = from_err_ptr(unsafe {
+            bindings::memfd_alloc_file(name.as_char_ptr(), bindings::MFD_ALLOW_SEALING)
+        })?;
+
+        // SAFETY: The function made a file of shmem, and a reference to it that is ours.
+        unsafe { Self::from_raw(file) }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be null, or a file of shmem with one reference to it that nobody else has.
+    unsafe fn from_raw(file: *mut bindings::file) -> Result<Self> {
+        let file = NonNull::new(file).ok_or(ENOMEM)?;
+
+        // INVARIANT: By the requirement of this function.
+        // SAFETY: By the requirement of this function; the layout of a `Memfd` is that of a file.
+        Ok(Self(unsafe { ARef::from_raw(file.cast()) }))
+    }
+
+    /// Sets the permissions.
+    pub fn set_mode(&mut self, mode: u32) {
+        const ALL: bindings::umode_t = bindings::S_IALLUGO as bindings::umode_t;
+
+        let _lock = InodeLock::new(&self.0);
+        let inode = self.0.inode();
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe { (*inode).i_mode = ((*inode).i_mode & !ALL) | (mode as bindings::umode_t & ALL) };
+    }
+
+    /// Sets user and group that own the file, as seen by the initial user namespace.
+    pub fn set_owner(&mut self, (uid, gid): (u32, u32)) {
+        let _lock = InodeLock::new(&self.0);
+        let inode = self.0.inode();
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe {
+            (*inode).i_uid.val = uid;
+            (*inode).i_gid.val = gid;
+        }
+    }
+
+    /// Sets the size in bytes. All of it is a hole.
+    ///
+    /// # Errors
+    ///
+    /// [`EFBIG`] if no file can have this size.
+    pub fn set_size(&mut self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        let _lock = InodeLock::new(&self.0);
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe { bindings::i_size_write(self.0.inode(), size) };
+        Ok(())
+    }
+
+    /// Adds seals, a set of `F_SEAL_*`. They do not bind [`Filling`].
+    ///
+    /// With `F_SEAL_EXEC`, an executable file is sealed against all writing, too.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if there are unknown seals.
+    /// - [`EPERM`] if the file is sealed against more seals, or not open for writing.
+    ///
+    /// C counterpart: `memfd_add_seals()`.
+    pub fn add_seals(&mut self, seals: u32) -> Result {
+        // SAFETY: The file is valid.
+        to_result(unsafe { bindings::memfd_add_seals(self.0.as_ptr(), seals) })
+    }
+
+    /// Opens the same memory anew, with other flags: access mode and `O_*` of open files.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENFILE`] if the system has too many open files.
+    /// - [`ENOMEM`] if memory is short.
+    /// - Any of a security module.
+    pub fn reopen(self, flags: u32) -> Result<Self> {
+        let file = self.0.as_ptr();
+
+        // SAFETY: The file is valid, and so are its path and its credentials.
+        let file = from_err_ptr(unsafe {
+            bindings::dentry_open(
+                &raw const (*file).__bindgen_anon_1.f_path,
+                (flags | bindings::O_LARGEFILE) as c_int,
+                (*file).f_cred,
+            )
+        })?;
+
+        // SAFETY: The function opened the same inode, and the reference is ours.
+        unsafe { Self::from_raw(file) }
+    }
+
+    /// Sets the position.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if no file can have this position.
+    pub fn set_position(&mut self, position: u64) -> Result {
+        let position = bindings::loff_t::try_from(position).map_err(|_| EINVAL)?;
+        // SAFETY: The file is valid, and used by nobody else.
+        let set = unsafe {
+            bindings::vfs_setpos(self.0.as_ptr(), position, MAX_SIZE as bindings::loff_t)
+        };
+
+        if set == position {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// Puts pages into the file. Dropping the result settles the file's account.
+    pub fn fill(&mut self) -> Filling<'_> {
+        Filling {
+            memfd: self,
+            pages: 0,
+        }
+    }
+
+    /// The finished file.
+    pub fn into_file(self) -> ARef<File> {
+        // SAFETY: The layout of a `Memfd` is that of a `File`, and the reference goes over.
+        unsafe { ARef::from_raw(ARef::into_raw(self.0).cast()) }
+    }
+}
+
+/// Puts pages into a [`NewMemfd`].
+pub struct Filling<'a> {
+    memfd: &'a mut NewMemfd,
+    pages: usize,
+}
+
+impl Filling<'_> {
+    /// The largest order of a folio that the file can hold.
+    pub fn max_order(&self) -> u32 {
+        // SAFETY: The mapping is valid.
+        unsafe { bindings::mapping_max_folio_order(self.memfd.0.mapping()) }
+    }
+
+    /// Puts `folio` at the index `index`, which is counted in pages. It then counts as dirty.
+    ///
+    /// With `uptodate` false its content is not used: it reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// On error the folio is given to the page allocator.
+    ///
+    /// - [`EINVAL`] if a folio of its order cannot be at that index, or not in the file at all.
+    /// - [`EEXIST`] if there is one already.
+    /// - [`ENOMEM`] if memory is short, or shorter than the current task's control group allows.
+    /// - [`ENOSPC`] if the file system is full.
+    pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
+        let index = usize::try_from(index)?;
+        let order = folio.order();
+        let pages = 1_usize << order;
+        if order > self.max_order() || index % pages != 0 {
+            return Err(EINVAL);
+        }
+
+        let inode = self.memfd.0.inode();
+        let mapping = self.memfd.0.mapping();
+        // SAFETY: The mapping is valid.
+        let gfp = unsafe { bindings::mapping_gfp_mask(mapping) };
+        let folio = LockedFolio::new(folio);
+        let raw = folio.0.as_ptr();
+
+        // SAFETY: The folio is ours alone, and locked. Its index suits its order.
+        unsafe {
+            to_result(bindings::mem_cgroup_charge(raw, core::ptr::null_mut(), gfp))?;
+            to_result(bindings::shmem_add_to_page_cache(
+                raw,
+                mapping,
+                index,
+                core::ptr::null_mut(),
+                gfp,
+            ))?;
+
+            if uptodate {
+                bindings::folio_mark_uptodate(raw);
+            }
+            bindings::folio_mark_dirty(raw);
+        }
+
+        // SAFETY: The inode is valid and belongs to shmem.
+        let accounted =
+            to_result(unsafe { bindings::shmem_inode_acct_blocks(inode, pages as c_long) });
+        // SAFETY: The folio is locked, and has just been put into the page cache.
+        unsafe {
+            match accounted {
+                Ok(()) => bindings::folio_add_lru(raw),
+                Err(_) => bindings::filemap_remove_folio(raw),
+            }
+        }
+        accounted?;
+
+        self.pages += pages;
+        Ok(())
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The inode is valid and belongs to shmem, and that many pages were added to it.
+        unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.pages as c_long, 0) };
+    }
+}
+
+/// A folio on its way into the page cache.
+///
+/// # Invariants
+///
+/// We own a reference to the folio, and hold its lock.
+struct LockedFolio(NonNull<bindings::folio>);
+
+impl LockedFolio {
+    fn new(folio: RestoredFolio) -> Self {
+        let folio = folio.into_raw();
+
+        // SAFETY: The folio is ours alone, so its flags need no care.
+        unsafe {
+            bindings::__folio_set_locked(folio.as_ptr());
+            bindings::__folio_set_swapbacked(folio.as_ptr());
+        }
+        // INVARIANT: The reference goes over, and it was locked above.
+        Self(folio)
+    }
+}
+
+impl Drop for LockedFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held and the reference is ours.
+        unsafe {
+            bindings::folio_unlock(self.0.as_ptr());
+            bindings::folio_put(self.0.as_ptr());
+        }
+    }
+}
