@@ -183,6 +183,12 @@ impl LogRecord {
 pub fn live_update_number() -> Result<u64> {
     let number = kernel_log(0)?
         .iter()
+        // The number of the next one may be in the log as well.
+        .filter(|record| {
+            ["Retrieved", "came in"]
+                .iter()
+                .any(|it| record.text.contains(it))
+        })
         .filter_map(|record| record.text.split_once("liveupdate number: "))
         .find_map(|(_, number)| number.trim().parse().ok());
 
