@@ -101,7 +101,8 @@ const TESTS: &[Test] = &[
         "kexec-no-file",
         &[kexec::three_before, kexec::no_file_after],
     )
-    .c_differs(),
+    .c_differs()
+    .rust_memfd(),
     Test::new("kexec-race", &[kexec::race_before, kexec::race_after]),
     Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after]),
     Test::new(

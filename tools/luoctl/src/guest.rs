@@ -183,16 +183,20 @@ impl LogRecord {
 pub fn live_update_number() -> Result<u64> {
     let number = kernel_log(0)?
         .iter()
-        // The number of the next one may be in the log as well.
-        .filter(|record| {
-            ["Retrieved", "came in"]
-                .iter()
-                .any(|it| record.text.contains(it))
-        })
-        .filter_map(|record| record.text.split_once("liveupdate number: "))
-        .find_map(|(_, number)| number.trim().parse().ok());
+        .find_map(|record| update_number_in(&record.text));
 
     Ok(number.unwrap_or(0))
+}
+
+/// The number in a message about what came in; one about what goes out has that of the next.
+fn update_number_in(text: &str) -> Option<u64> {
+    let (before, number) = text.split_once("liveupdate number: ")?;
+    let end = number.find(|c: char| !c.is_ascii_digit());
+
+    match before.contains("handing over") {
+        true => None,
+        false => number[..end.unwrap_or(number.len())].parse().ok(),
+    }
 }
 
 /// Writes out what is buffered and switches the machine off.
@@ -227,6 +231,22 @@ mod tests {
         assert_eq!(line.as_str(), "quiet a=1 b a=2 luo.stage=2");
         line.set("a", "3");
         assert_eq!(line.as_str(), "quiet b luo.stage=2 a=3");
+    }
+
+    #[test]
+    fn update_numbers() {
+        let of = update_number_in;
+
+        assert_eq!(
+            of("luo: Retrieved live update data, liveupdate number: 12"),
+            Some(12)
+        );
+        assert_eq!(of("luo: liveupdate number: 3: 1 sessions came in"), Some(3));
+        assert_eq!(
+            of("luo: handing over: liveupdate number: 4: 1 sessions"),
+            None
+        );
+        assert_eq!(of("luo: sessions"), None);
     }
 
     #[test]
