@@ -35,7 +35,6 @@ use kernel::{
         RBTree,
         RBTreeNode, //
     },
-    str::CString,
     sync::{
         aref::ARef,
         atomic::{
@@ -95,9 +94,11 @@ pub(crate) struct Session<S> {
 impl<S> Session<S> {
     /// Makes the file by which user space holds on to the session.
     fn new_file<T: AnonFile + 'static>(&self, data: T::Ptr) -> Result<ARef<File>> {
-        let name = CString::try_from_fmt(fmt!("[luo_session] {}", self.name))?;
+        let mut name: KVec<u8> = KVec::new();
+        name.extend_from_slice(b"[luo_session] ", GFP_KERNEL)?;
+        name.extend_from_slice(&self.name.to_bytes_padded(), GFP_KERNEL)?;
 
-        anon_inode::new_file::<T>(&name, data)
+        anon_inode::new_file::<T>(CStr::from_bytes_until_nul(&name).map_err(|_| EINVAL)?, data)
     }
 
     fn get_name(&self, arg: RawArgument) -> Result {
