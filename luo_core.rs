@@ -107,7 +107,8 @@ use luo_ioctl::{
 };
 use luo_session::{
     IncomingSessions,
-    OutgoingSessions, //
+    OutgoingSessions,
+    Seal, //
 };
 use uapi::Request;
 
@@ -337,10 +338,7 @@ fn reboot() -> Result {
         return Ok(());
     };
 
-    // In case an earlier kexec got here and came back.
-    luo.outgoing.unseal();
-
-    let count = luo.outgoing.count();
+    let count = luo.outgoing.count() + luo.incoming.count();
     if count > 0 && !kho::image_finds_preserved_memory() {
         pr_err!(
             "kexec refused: {} sessions would be lost; load the image by kexec_file_load\n",
@@ -349,22 +347,19 @@ fn reboot() -> Result {
         return Err(EOPNOTSUPP);
     }
 
-    let seal = luo
-        .outgoing
-        .seal()
-        .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
+    let seal = Seal::new(luo).inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
     let flbs = luo.flbs.write(&mut handover.flbs)?;
     let root = Root {
         number: luo.number.saturating_add(1),
-        sessions: seal.head(),
+        sessions: luo.outgoing.head(),
         flbs: luo_chain::phys(&handover.flbs).filter(|_| flbs > 0),
     };
     write_root(&mut handover.root, &root)?;
 
     pr_info!(
         "handing over {} sessions with {} files and {} FLBs, liveupdate number: {}\n",
-        seal.count(),
-        seal.files(),
+        seal.counts().sessions,
+        seal.counts().files,
         flbs,
         root.number,
     );

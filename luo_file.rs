@@ -103,9 +103,26 @@ impl Drop for Claim {
 struct PreservedFile {
     saved: Saved,
     _flbs: FlbUse,
-    _claim: Claim,
+    /// Nothing, if the claim is that of an incoming file which is to cross again.
+    _claim: Option<Claim>,
     _file: ARef<File>,
     token: u64,
+}
+
+impl PreservedFile {
+    /// Preserves a file. Every step undoes itself when a later one fails.
+    fn new(token: u64, file: ARef<File>, bound: Bound, claim: Option<Claim>) -> Result<Self> {
+        let flbs = bound.flbs.preserve()?;
+        let saved = bound.handler.preserve(&file)?;
+
+        Ok(Self {
+            saved,
+            _flbs: flbs,
+            _claim: claim,
+            _file: file,
+            token,
+        })
+    }
 }
 
 /// The files of an outgoing session, in the order in which they were preserved. Dropping it
@@ -148,14 +165,25 @@ impl PreservedFiles {
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result {
+        self.add(token, || {
+            let file = fget(fd)?;
+            let bound = handlers.for_file(&file)?;
+            let memory = RBTreeNodeReservation::new(GFP_KERNEL)?;
+            let claim = claims.claim(bound.handler.id(&file), memory)?;
+
+            PreservedFile::new(token, file, bound, Some(claim))
+        })
+    }
+
+    /// Adds the file that `preserve` makes, if there is none under that token yet.
+    fn add(&mut self, token: u64, preserve: impl FnOnce() -> Result<PreservedFile>) -> Result {
         if self.tokens.get(&token).is_some() {
             return Err(EEXIST);
         }
 
-        let result = self.reserve().and_then(|memory| {
-            let file = preserve_file(token, fd, handlers, claims)?;
-            self.push(file, memory)
-        });
+        let result = self
+            .reserve()
+            .and_then(|memory| self.push(preserve()?, memory));
         if result.is_err() {
             self.records.shrink(self.files.len());
         }
@@ -242,29 +270,6 @@ impl Drop for PreservedFiles {
     }
 }
 
-/// Preserves one file. Every step undoes itself when a later one fails.
-fn preserve_file(
-    token: u64,
-    fd: i32,
-    handlers: &Handlers,
-    claims: &'static Claims,
-) -> Result<PreservedFile> {
-    let file = fget(fd)?;
-    let bound = handlers.for_file(&file)?;
-    let memory = RBTreeNodeReservation::new(GFP_KERNEL)?;
-    let claim = claims.claim(bound.handler.id(&file), memory)?;
-    let flbs = bound.flbs.preserve()?;
-    let saved = bound.handler.preserve(&file)?;
-
-    Ok(PreservedFile {
-        saved,
-        _flbs: flbs,
-        _claim: claim,
-        _file: file,
-        token,
-    })
-}
-
 /// A file that came from the previous kernel.
 struct IncomingFile {
     record: Record,
@@ -297,17 +302,46 @@ impl IncomingFile {
             .ok_or(ENOENT)
     }
 
+    /// The file, made by its handler if it does not exist.
     fn retrieve(
+        &mut self,
+        session: &SessionName,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result<ARef<File>> {
+        match &self.state {
+            State::Retrieved { file, .. } => return Ok(file.clone()),
+            State::Failed(e) => return Err(*e),
+            State::Waiting => {}
+        }
+
+        self.make(handlers, claims).map_err(|error| {
+            let (e, how) = match error {
+                RetrieveError::Again(e) => (e, "may be tried again"),
+                RetrieveError::Final(e) => {
+                    self.state = State::Failed(e);
+                    (e, "for good")
+                }
+            };
+            if may_print() {
+                pr_warn!(
+                    "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
+                    session,
+                    self.record.token,
+                    self.record.compatible,
+                    how,
+                    e,
+                );
+            }
+            e
+        })
+    }
+
+    fn make(
         &mut self,
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result<ARef<File>, RetrieveError> {
-        match &self.state {
-            State::Retrieved { file, .. } => return Ok(file.clone()),
-            State::Failed(e) => return Err(RetrieveError::Final(*e)),
-            State::Waiting => {}
-        }
-
         let data = self.record.data;
         let handler = self.bind(handlers).map_err(RetrieveError::Again)?;
         let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(RetrieveError::Again)?;
@@ -432,11 +466,6 @@ impl IncomingFiles {
         Ok(())
     }
 
-    /// How many files there are.
-    pub(crate) fn len(&self) -> usize {
-        self.files.len()
-    }
-
     /// The file under a token. Its handler makes it when it is asked for first; later it is the
     /// same one.
     ///
@@ -453,29 +482,52 @@ impl IncomingFiles {
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
         let index = *self.tokens.get(&token).ok_or(ENOENT)?;
-        let file = self.files.get_mut(index).ok_or(ENOENT)?;
-        let failed_before = matches!(file.state, State::Failed(_));
 
-        file.retrieve(handlers, claims).map_err(|error| {
-            let (e, how) = match error {
-                RetrieveError::Again(e) => (e, "may be tried again"),
-                RetrieveError::Final(e) => {
-                    file.state = State::Failed(e);
-                    (e, "for good")
+        self.files
+            .get_mut(index)
+            .ok_or(ENOENT)?
+            .retrieve(session, handlers, claims)
+    }
+
+    /// Preserves all files for the next kernel as they came from the previous one, under the same
+    /// tokens. Nobody asked for those that wait, so it is done now that there is no other chance.
+    ///
+    /// A file that cannot be made, or is lost already, stays behind; that is reported.
+    ///
+    /// # Errors
+    ///
+    /// What a handler or an FLB returns when it cannot preserve a file; then nothing is preserved.
+    pub(crate) fn preserve_again(
+        &mut self,
+        session: &SessionName,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result<PreservedFiles> {
+        let mut preserved = PreservedFiles::new();
+
+        for incoming in &mut self.files {
+            let token = incoming.record.token;
+            let Ok(file) = incoming.retrieve(session, handlers, claims) else {
+                if may_print() {
+                    pr_warn!("session '{}': token {:#x} is left behind\n", session, token);
                 }
+                continue;
             };
-            if !failed_before && may_print() {
-                pr_warn!(
-                    "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
-                    session,
-                    token,
-                    file.record.compatible,
-                    how,
-                    e,
-                );
-            }
-            e
-        })
+            preserved
+                .add(token, || {
+                    let bound = handlers.for_file(&file)?;
+                    PreservedFile::new(token, file, bound, None)
+                })
+                .inspect_err(|e| {
+                    pr_err!(
+                        "session '{}': token {:#x}: cannot cross again: {:?}\n",
+                        session,
+                        token,
+                        e,
+                    );
+                })?;
+        }
+        Ok(preserved)
     }
 
     /// Ends the life of all files, or of none.

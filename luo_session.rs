@@ -7,18 +7,20 @@
 //!
 //! An outgoing session lives as long as its descriptor is open. An incoming one waits until it is
 //! retrieved; closing that descriptor finishes it, and where that is refused the session waits
-//! again.
+//! again. One that is not finished by the next kexec crosses again.
 //!
 //! # Sealing
 //!
-//! At the kexec all outgoing sessions are sealed: frozen, and written down. From then on ioctls on
-//! them fail with `EBUSY` and closing one has no effect: what has been written down stays true. If
-//! the kexec does not happen, unsealing takes all that back, and lets go of what was closed.
+//! At the kexec all sessions are sealed: frozen, and written down. Incoming ones that are not
+//! finished are preserved again for that. From then on ioctls that would change a session fail with
+//! `EBUSY` and closing one has no effect: what has been written down stays true. If the kexec does
+//! not happen, unsealing takes all that back, and lets go of what was closed.
 //!
 //! # Locks
 //!
-//! The table of outgoing sessions, then one session. Callbacks of drivers run under the lock of
-//! their session, at the kexec also under that of the table.
+//! The table of incoming sessions, one incoming session, the table of outgoing sessions, one
+//! outgoing session. Callbacks of drivers run under the lock of their session, at the kexec also
+//! under that of its table.
 
 use kernel::{
     anon_inode::{
@@ -312,30 +314,35 @@ impl OutgoingSessions {
     ///
     /// # Errors
     ///
-    /// What a driver returns; nothing is sealed then.
-    pub(crate) fn seal(&self) -> Result<Seal<'_>> {
-        // Dropped on error, it unseals what was sealed so far.
-        let mut seal = Seal {
-            sessions: self,
-            head: None,
-            count: 0,
-            files: 0,
-            done: false,
-        };
-        let mut table = self.table.lock();
-        let result = table.seal();
+    /// What a driver returns; some are sealed then.
+    fn seal(&self) -> Result<Counts> {
+        self.table.lock().seal()
+    }
 
-        if let Ok(files) = result {
-            seal.head = table.records.head();
-            seal.count = table.records.len();
-            seal.files = files;
-        }
-        drop(table);
-        result.map(|_| seal)
+    /// Whether there is a session of that name.
+    fn has(&self, name: &SessionName) -> bool {
+        self.table.lock().sessions.get(name).is_some()
+    }
+
+    /// Writes an incoming session down among the sealed ones.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    fn write_too(&self, info: &SessionInfo) -> Result {
+        let mut table = self.table.lock();
+        let total = table.records.len() + 1;
+        table.records.reserve(total)?;
+        table.records.push(&SessionRecord::new(info))
+    }
+
+    /// Where the next kernel finds the first session.
+    pub(crate) fn head(&self) -> Option<Phys> {
+        self.table.lock().records.head()
     }
 
     /// Makes all sessions usable again.
-    pub(crate) fn unseal(&self) {
+    fn unseal(&self) {
         self.table.lock().unseal();
     }
 }
@@ -369,18 +376,17 @@ impl OutgoingTable {
         }
     }
 
-    /// Returns how many files there are in all sessions.
-    fn seal(&mut self) -> Result<u64> {
-        let mut files: u64 = 0;
+    fn seal(&mut self) -> Result<Counts> {
+        let mut counts = Counts::default();
 
         self.sealed = true;
         for session in self.sessions.values() {
             if let Some(info) = session.seal()? {
                 self.records.push(&SessionRecord::new(&info))?;
-                files = files.saturating_add(info.count);
+                counts.add(info.count);
             }
         }
-        Ok(files)
+        Ok(counts)
     }
 
     fn unseal(&mut self) {
@@ -410,50 +416,73 @@ impl OutgoingTable {
     }
 }
 
-/// All outgoing sessions, sealed. Dropping it unseals them: the kexec does not happen.
-pub(crate) struct Seal<'a> {
-    sessions: &'a OutgoingSessions,
-    head: Option<Phys>,
-    count: usize,
-    files: u64,
-    done: bool,
+/// All sessions, sealed. Dropping it unseals them: the kexec does not happen.
+pub(crate) struct Seal {
+    luo: &'static Luo,
+    counts: Counts,
 }
 
-impl Seal<'_> {
-    /// Where the next kernel finds the first session.
-    pub(crate) fn head(&self) -> Option<Phys> {
-        self.head
+impl Seal {
+    /// Freezes all sessions and writes them down.
+    ///
+    /// # Errors
+    ///
+    /// What a driver returns, [`ENOMEM`]; nothing is sealed then.
+    pub(crate) fn new(luo: &'static Luo) -> Result<Self> {
+        // Dropped on error, it unseals what was sealed so far.
+        let mut seal = Self {
+            luo,
+            counts: Counts::default(),
+        };
+
+        // An earlier kexec may have come as far as this, and then back.
+        seal.undo();
+        seal.counts = luo.outgoing.seal()?;
+        luo.incoming.seal(&luo.outgoing, &mut seal.counts)?;
+        Ok(seal)
     }
 
-    /// How many sessions there are.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// How many files there are in them.
-    pub(crate) fn files(&self) -> u64 {
-        self.files
+    /// How much there is.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// The kexec is going to happen: what is sealed stays sealed.
-    pub(crate) fn commit(mut self) {
-        self.done = true;
+    pub(crate) fn commit(self) {
+        core::mem::forget(self);
+    }
+
+    fn undo(&self) {
+        self.luo.incoming.unseal();
+        self.luo.outgoing.unseal();
     }
 }
 
-impl Drop for Seal<'_> {
+impl Drop for Seal {
     fn drop(&mut self) {
-        if !self.done {
-            self.sessions.unseal();
-        }
+        self.undo();
     }
 }
 
 /// A session left by the previous kernel.
 pub(crate) struct Incoming {
     files: IncomingFiles,
-    /// Whether there is a descriptor on it.
-    retrieved: bool,
+    phase: IncomingPhase,
+    /// The files on their way to the next kernel, once the session is sealed.
+    sealed: Option<PreservedFiles>,
+}
+
+/// How far an incoming session has come.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum IncomingPhase {
+    /// Nobody has it.
+    Waiting,
+    /// There is a descriptor on it.
+    Retrieved,
+    /// There was a descriptor on it, which was closed while the session was sealed.
+    Closed,
+    /// There is a descriptor on it, but nothing in it any more.
+    Finished,
 }
 
 impl Session<Incoming> {
@@ -462,7 +491,7 @@ impl Session<Incoming> {
         let fd = FileDescriptorReservation::get_unused_fd_flags(CLOEXEC)?;
         arg.check_writable()?;
 
-        let file = self.state.lock().files.retrieve(
+        let file = self.state.lock().unsealed()?.files.retrieve(
             &self.name,
             arg.token,
             &self.luo.handlers,
@@ -480,18 +509,26 @@ impl Session<Incoming> {
         }
         arg.check_writable()?;
 
-        self.state
-            .lock()
-            .files
-            .finish(&self.name, &self.luo.handlers)
+        let mut state = self.state.lock();
+        let state = state.unsealed()?;
+        state.files.finish(&self.name, &self.luo.handlers)?;
+        state.phase = IncomingPhase::Finished;
+        Ok(())
     }
 
     /// The descriptor was closed. Returns whether the session is to leave the table.
     fn close(&self) -> bool {
         let mut state = self.state.lock();
 
+        if state.sealed.is_some() {
+            state.phase = IncomingPhase::Closed;
+            return false;
+        }
         match state.files.finish(&self.name, &self.luo.handlers) {
-            Ok(()) => true,
+            Ok(()) => {
+                state.phase = IncomingPhase::Finished;
+                true
+            }
             Err(e) => {
                 if may_print() {
                     pr_warn!(
@@ -500,9 +537,52 @@ impl Session<Incoming> {
                         e,
                     );
                 }
-                state.retrieved = false;
+                state.phase = IncomingPhase::Waiting;
                 false
             }
+        }
+    }
+
+    /// Preserves the files again, and says what to tell the next kernel; [`None`] if the session
+    /// is finished.
+    fn seal(&self) -> Result<Option<SessionInfo>> {
+        let mut state = self.state.lock();
+        if state.phase == IncomingPhase::Finished {
+            return Ok(None);
+        }
+
+        let mut files =
+            state
+                .files
+                .preserve_again(&self.name, &self.luo.handlers, &self.luo.claims)?;
+        files.freeze(&self.name)?;
+        let info = files.info(&self.name);
+        state.sealed = Some(files);
+        Ok(Some(info))
+    }
+
+    /// Undoes [`Session::seal`]. Returns whether the session is to leave the table.
+    fn unseal(&self) -> bool {
+        let closed = {
+            let mut state = self.state.lock();
+            if let Some(mut files) = state.sealed.take() {
+                files.unfreeze();
+            }
+            state.phase == IncomingPhase::Closed
+        };
+
+        closed && self.close()
+    }
+}
+
+impl Incoming {
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the session is on its way to the next kernel.
+    fn unsealed(&mut self) -> Result<&mut Self> {
+        match self.sealed {
+            Some(_) => Err(EBUSY),
+            None => Ok(self),
         }
     }
 }
@@ -523,7 +603,7 @@ impl AnonFile for IncomingFile {
         let session = &this.session;
 
         if !this.handed_out.load(Acquire) {
-            session.state.lock().retrieved = false;
+            session.state.lock().phase = IncomingPhase::Waiting;
         } else if session.close() {
             session.luo.incoming.remove(&session.name);
         }
@@ -565,11 +645,19 @@ pub(crate) struct IncomingSessions {
     table: Mutex<RBTree<SessionName, Arc<Session<Incoming>>>>,
 }
 
-/// What came in, in numbers.
+/// How much there is.
 #[derive(Default)]
 pub(crate) struct Counts {
-    pub(crate) sessions: usize,
-    pub(crate) files: usize,
+    pub(crate) sessions: u64,
+    pub(crate) files: u64,
+}
+
+impl Counts {
+    /// Counts a session with `files` files.
+    fn add(&mut self, files: u64) {
+        self.sessions = self.sessions.saturating_add(1);
+        self.files = self.files.saturating_add(files);
+    }
 }
 
 impl IncomingSessions {
@@ -591,9 +679,8 @@ impl IncomingSessions {
             |_, record: &SessionRecord| {
                 match record.parse() {
                     Ok(info) => {
-                        if let Ok(files) = self.insert(&info, luo) {
-                            counts.sessions += 1;
-                            counts.files += files;
+                        if self.insert(&info, luo).is_ok() {
+                            counts.add(info.count);
                         }
                     }
                     Err(e) => pr_err!("incoming session: {}\n", e),
@@ -607,8 +694,8 @@ impl IncomingSessions {
         counts
     }
 
-    /// Takes in one session, and returns how many files it has.
-    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result<usize> {
+    /// Takes in one session.
+    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result {
         let mut table = self.table.lock();
         if table.get(&info.name).is_some() {
             pr_err!(
@@ -619,7 +706,6 @@ impl IncomingSessions {
         }
 
         let files = IncomingFiles::read(info)?;
-        let count = files.len();
         let session = Arc::pin_init(
             pin_init!(Session {
                 name: info.name,
@@ -627,7 +713,8 @@ impl IncomingSessions {
                 state <- new_mutex!(
                     Incoming {
                         files,
-                        retrieved: false,
+                        phase: IncomingPhase::Waiting,
+                        sealed: None,
                     },
                     "luo::Session<Incoming>"
                 ),
@@ -637,7 +724,7 @@ impl IncomingSessions {
         session
             .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
             .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
-        Ok(count)
+        Ok(())
     }
 
     /// Takes a session for user space.
@@ -652,10 +739,11 @@ impl IncomingSessions {
 
         {
             let mut state = session.state.lock();
-            if state.retrieved {
+            let state = state.unsealed()?;
+            if state.phase != IncomingPhase::Waiting {
                 return Err(EINVAL);
             }
-            state.retrieved = true;
+            state.phase = IncomingPhase::Retrieved;
         }
 
         let result = Arc::new(
@@ -671,9 +759,55 @@ impl IncomingSessions {
             Ok(Retrieved { this, file })
         });
         if result.is_err() {
-            session.state.lock().retrieved = false;
+            session.state.lock().phase = IncomingPhase::Waiting;
         }
         result
+    }
+
+    /// How many sessions there are that are not finished.
+    pub(crate) fn count(&self) -> usize {
+        let table = self.table.lock();
+
+        table
+            .values()
+            .filter(|session| session.state.lock().phase != IncomingPhase::Finished)
+            .count()
+    }
+
+    /// Preserves all sessions again and writes them down among the outgoing ones.
+    ///
+    /// # Errors
+    ///
+    /// What a driver returns, [`ENOMEM`]; some are sealed then.
+    fn seal(&self, outgoing: &OutgoingSessions, counts: &mut Counts) -> Result {
+        let table = self.table.lock();
+
+        for session in table.values() {
+            if outgoing.has(&session.name) {
+                pr_warn!(
+                    "incoming session '{}' is left behind: there is a new one of that name\n",
+                    session.name,
+                );
+            } else if let Some(info) = session.seal()? {
+                outgoing.write_too(&info)?;
+                counts.add(info.count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes all sessions usable again.
+    fn unseal(&self) {
+        let mut table = self.table.lock();
+        let mut cursor = table.cursor_front_mut();
+
+        while let Some(at) = cursor {
+            cursor = if at.current().1.unseal() {
+                at.remove_current().0
+            } else {
+                at.move_next()
+            };
+        }
     }
 
     fn remove(&self, name: &SessionName) {
