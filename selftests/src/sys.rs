@@ -25,10 +25,13 @@ use nix::{
             MFdFlags, //
         },
         mman::{
+            madvise,
+            mmap,
             mmap_anonymous,
             mprotect,
             munmap,
             MapFlags,
+            MmapAdvise,
             ProtFlags, //
         },
         resource::{
@@ -422,7 +425,7 @@ pub fn poke(file: &File, at: u64, byte: u8) -> Outcome {
     // SAFETY: A new shared mapping of one page, of which one byte is written; it is gone
     // afterwards.
     unsafe {
-        let start = nix::sys::mman::mmap(
+        let start = mmap(
             None,
             len,
             ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
@@ -437,6 +440,62 @@ pub fn poke(file: &File, at: u64, byte: u8) -> Outcome {
         munmap(start, PAGE)?;
     }
     Ok(())
+}
+
+/// A shared mapping of a file.
+pub struct SharedWords {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+impl SharedWords {
+    /// Maps the first `len` bytes.
+    pub fn of(file: &File, len: usize) -> Outcome<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let size = NonZeroUsize::new(len).ok_or_else(|| Failure::here("nothing to map"))?;
+        // SAFETY: A new mapping disturbs nobody.
+        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, file, 0)? };
+
+        Ok(Self { start, len })
+    }
+
+    /// Writes a word.
+    pub fn write(&mut self, at: usize, value: u64) {
+        assert!(at % 8 == 0 && at + 8 <= self.len);
+        // SAFETY: In bounds of the mapping, and aligned.
+        unsafe { self.start.byte_add(at).cast::<u64>().write_volatile(value) };
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: No reference into the mapping is alive.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
+
+/// Asks the kernel to swap a file's pages out. It need not.
+pub fn page_out(file: &File, len: usize) -> Outcome {
+    let mapping = SharedWords::of(file, len)?;
+
+    // Only what is mapped can be asked for.
+    for at in (0..len - 8).step_by(PAGE) {
+        // SAFETY: In bounds of the mapping, and aligned.
+        unsafe { mapping.start.byte_add(at).cast::<u64>().read_volatile() };
+    }
+    // SAFETY: It changes nothing about the content.
+    unsafe { madvise(mapping.start, len, MmapAdvise::MADV_PAGEOUT)? };
+    Ok(())
+}
+
+/// A counter of `/proc/vmstat`.
+pub fn vmstat(key: &str) -> Outcome<u64> {
+    fs::read_to_string("/proc/vmstat")?
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or_else(|| Failure::here(format_args!("/proc/vmstat has no {key}")))
 }
 
 /// Writes at an offset, leaving the position alone.

@@ -7,6 +7,7 @@ use crate::{
         ensure,
         ensure_eq,
         ensure_errno,
+        Failure,
         Outcome,
         Stage, //
     },
@@ -14,6 +15,7 @@ use crate::{
         self,
         PAGE, //
     },
+    tests::lifetime::wait_forever,
 };
 use liveupdate::{
     Device,
@@ -30,9 +32,12 @@ use nix::{
         OFlag,
         SealFlag, //
     },
+    libc,
     sys::memfd::MFdFlags,
     unistd::{
         fchown,
+        fork,
+        ForkResult,
         Gid,
         Uid, //
     },
@@ -56,6 +61,10 @@ use std::{
         PermissionsExt, //
     },
     path::Path,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 fn retrieve(session: &Session<Incoming>, token: u64) -> Outcome<File> {
@@ -790,6 +799,210 @@ pub fn folios_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Pages that a guest touches one after the other while the machine reboots.
+const LIVE_PAGES: usize = 1 << 15;
+
+/// A guest that does not stop: it goes through its memory page by page, and notes in the first
+/// one how far it has come.
+pub fn live_before(stage: &mut Stage) -> Outcome {
+    start_guest(stage, 1)
+}
+
+/// As above when every other page is a hole that the guest fills on its way.
+pub fn live_holes_before(stage: &mut Stage) -> Outcome {
+    start_guest(stage, 2)
+}
+
+fn start_guest(stage: &mut Stage, step: usize) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let memory = sys::memfd("live")?;
+
+    memory.set_len((LIVE_PAGES * PAGE) as u64)?;
+    for page in (0..LIVE_PAGES).step_by(step) {
+        sys::write_at(&memory, (page * PAGE) as u64, &[1])?;
+    }
+    session.preserve(&memory, 1)?;
+    stage.keep(session);
+
+    // SAFETY: This process has one thread.
+    if let ForkResult::Child = unsafe { fork()? } {
+        let mut guest = sys::SharedWords::of(&memory, LIVE_PAGES * PAGE)?;
+        for page in 1..LIVE_PAGES {
+            guest.write(page * PAGE, marker(page));
+            guest.write(0, page as u64);
+            if page % 8 == 0 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        wait_forever();
+    }
+    // Let it get going.
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(())
+}
+
+fn marker(page: usize) -> u64 {
+    (page as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
+}
+
+/// See [`live_before`].
+pub fn live_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = retrieve(&session, 1)?;
+    let word = |page: usize| -> Outcome<u64> {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, (page * PAGE) as u64)?;
+        Ok(u64::from_ne_bytes(bytes))
+    };
+
+    let last = word(0)? as usize;
+    stage.note(format!("caught at page {last} of {LIVE_PAGES}"));
+    ensure!(last > 1);
+    for page in 1..=last {
+        ensure!(
+            word(page)? == marker(page),
+            "page {page} is lost, while the first page knows of {last}"
+        );
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// Threads that change a memfd in every way while it is preserved and released over and over.
+pub fn raced(stage: &mut Stage) -> Outcome {
+    const SIZE: u64 = 64 * PAGE as u64;
+
+    let device = Device::open()?;
+    let memory = sys::memfd("raced")?;
+    memory.set_len(SIZE)?;
+    let deadline = Instant::now() + Duration::from_secs(4);
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let memory = &memory;
+
+    let changer = |seed: u64| -> Outcome {
+        let mut round = seed;
+        while Instant::now() < deadline {
+            round = round
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let at = (round >> 33) % (SIZE - 8);
+            let result = match round >> 60 {
+                0 => memory.set_len(at),
+                1 => memory.set_len(SIZE),
+                2 => memory.set_len(4 * SIZE),
+                3..6 => fallocate(memory, punch, at as i64, 4 * PAGE as i64).map_err(Into::into),
+                6..9 => fallocate(memory, FallocateFlags::empty(), at as i64, 3 * PAGE as i64)
+                    .map_err(Into::into),
+                _ => memory.write_all_at(&round.to_ne_bytes(), at),
+            };
+            if let Err(err) = result {
+                ensure_errno!(Err::<(), _>(err), EPERM);
+            }
+        }
+        Ok(())
+    };
+    let preserver = || -> Outcome<usize> {
+        let mut rounds = 0;
+        while Instant::now() < deadline {
+            let session = device.create_session(stage.name)?;
+            session.preserve(memory, 1)?;
+            // Its size is settled now, and what is written stays.
+            let size = memory.metadata()?.len();
+            if size > 8 {
+                sys::write_at(memory, size - 8, b"SETTLED!")?;
+            }
+            std::thread::yield_now();
+            ensure_eq!(memory.metadata()?.len(), size);
+            rounds += 1;
+        }
+        Ok(rounds)
+    };
+    let changer = &changer;
+    let rounds = std::thread::scope(|scope| {
+        let changers: Vec<_> = (1..4).map(|i| scope.spawn(move || changer(i))).collect();
+        let rounds = preserver();
+        for changer in changers {
+            changer
+                .join()
+                .unwrap_or_else(|_| Err(Failure::here("a thread panicked")))?;
+        }
+        rounds
+    })?;
+    stage.note(format!("{rounds} rounds"));
+    memory.set_len(0)?;
+    ensure_eq!(memory.metadata()?.blocks(), 0);
+    Ok(())
+}
+
+/// Puts a swap area onto a RAM disk.
+fn start_swapping() -> Outcome {
+    let disk = "/dev/ram0";
+    let Ok(disk_file) = OpenOptions::new().write(true).open(disk) else {
+        return Err(Failure::skip("no RAM disk to swap to"));
+    };
+    let pages = 3000_u32;
+    let mut header = vec![0; PAGE];
+
+    // Version, last page, number of bad pages.
+    header[1024..1028].copy_from_slice(&1_u32.to_ne_bytes());
+    header[1028..1032].copy_from_slice(&(pages - 1).to_ne_bytes());
+    header[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
+    disk_file.write_all_at(&header, 0)?;
+    let path = std::ffi::CString::new(disk).expect("has no NUL");
+    // SAFETY: The path ends with a NUL.
+    Errno::result(unsafe { libc::swapon(path.as_ptr(), 0) })?;
+    Ok(())
+}
+
+/// Memory that has gone to swap.
+pub fn swapped_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    match start_swapping() {
+        // A kernel without a RAM disk shows nothing here, and needs not.
+        Err(Failure::Skipped(why)) => stage.note(why),
+        other => other?,
+    }
+
+    for (token, size) in [(1, 4 << 20), (2, (1 << 20) + 5)] {
+        let memory = sys::memfd_of("swapped", &sys::pattern(token, size))?;
+        sys::page_out(&memory, size)?;
+        let before = sys::extents(&memory)?;
+        session.preserve(&memory, token)?;
+        ensure_eq!(sys::extents(&memory)?, before);
+        // What is preserved does not leave any more.
+        sys::page_out(&memory, size)?;
+        sys::write_at(&memory, 100, b"late")?;
+    }
+    stage.note(format!(
+        "{} KiB went to swap, {} KiB of it are back",
+        sys::vmstat("pswpout")? * 4,
+        sys::vmstat("pswpin")? * 4
+    ));
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`swapped_before`].
+pub fn swapped_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let _ = start_swapping();
+
+    for (token, size) in [(1, 4 << 20), (2, (1 << 20) + 5)] {
+        let file = retrieve(&session, token)?;
+        let mut expected = sys::pattern(token, size);
+        expected[100..104].copy_from_slice(b"late");
+        // It can leave for swap here as well.
+        sys::page_out(&file, size)?;
+        ensure!(
+            sys::content(&file)? == expected,
+            "token {token} came back with other content"
+        );
+    }
+    stage.note(format!("{} KiB went to swap", sys::vmstat("pswpout")? * 4));
+    session.finish()?;
+    Ok(())
+}
+
 const LARGE: usize = 160 << 20;
 
 /// A file of some size, as a guest's memory would be.
@@ -800,7 +1013,7 @@ pub fn large_before(stage: &mut Stage) -> Outcome {
     for chunk in 0..LARGE as u64 >> 20 {
         memory.write_all(&sys::pattern(chunk, 1 << 20))?;
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     session.preserve(&memory, 1)?;
     stage.note(format!(
         "{} MiB preserved in {:.3} s",
@@ -814,7 +1027,7 @@ pub fn large_before(stage: &mut Stage) -> Outcome {
 /// See [`large_before`].
 pub fn large_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut file = retrieve(&session, 1)?;
 
     stage.note(format!(
@@ -836,7 +1049,7 @@ pub fn large_after(stage: &mut Stage) -> Outcome {
     // The memory is the new kernel's to give back.
     let before = sys::meminfo("MemFree")?;
     drop(file);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     let freed = sys::meminfo("MemFree")?.saturating_sub(before);
     ensure!(
         freed > (LARGE as u64 >> 10) * 9 / 10,
@@ -852,7 +1065,7 @@ pub fn discarded_after(stage: &mut Stage) -> Outcome {
     let before = sys::meminfo("MemFree")?;
 
     session.finish()?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     let freed = sys::meminfo("MemFree")?.saturating_sub(before);
     ensure!(
         freed > (LARGE as u64 >> 10) * 9 / 10,

@@ -59,6 +59,7 @@ const TESTS: &[Test] = &[
     Test::new("preserve-sealed", &[preserve::sealed]),
     Test::new("preserve-access-modes", &[preserve::access_modes]),
     Test::new("preserve-huge-sparse", &[preserve::huge_sparse]).rust_memfd(),
+    Test::new("memfd-raced", &[memfd::raced]),
     Test::new("lifetime-shared", &[lifetime::shared]),
     Test::new("lifetime-used-by-child", &[lifetime::used_by_child]),
     Test::new("lifetime-killed", &[lifetime::killed]),
@@ -167,6 +168,12 @@ const TESTS: &[Test] = &[
         &[memfd::allocated_before, memfd::allocated_after],
     ),
     Test::new("memfd-folios", &[memfd::folios_before, memfd::folios_after]).alone(),
+    Test::new("memfd-live", &[memfd::live_before, memfd::live_after]).alone(),
+    Test::new(
+        "memfd-swapped",
+        &[memfd::swapped_before, memfd::swapped_after],
+    )
+    .alone(),
     Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)
