@@ -170,6 +170,11 @@ const TESTS: &[Test] = &[
     Test::new("memfd-folios", &[memfd::folios_before, memfd::folios_after]).alone(),
     Test::new("memfd-live", &[memfd::live_before, memfd::live_after]).alone(),
     Test::new(
+        "memfd-live-holes",
+        &[memfd::live_holes_before, memfd::live_after],
+    )
+    .alone(),
+    Test::new(
         "memfd-swapped",
         &[memfd::swapped_before, memfd::swapped_after],
     )
