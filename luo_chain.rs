@@ -7,6 +7,7 @@
 //! part of the chain with its first record, so a chain never ends in an empty block, which the C
 //! implementation would refuse.
 
+use core::marker::PhantomData;
 use kernel::{
     kho::{
         self,
@@ -39,7 +40,7 @@ pub(crate) fn phys<T: FromBytes + IntoBytes>(memory: &Preserved<T>) -> Option<Ph
 pub(crate) struct Chain<R> {
     blocks: KVec<Preserved<Block>>,
     len: usize,
-    records: core::marker::PhantomData<R>,
+    records: PhantomData<R>,
 }
 
 impl<R: Record> Chain<R> {
@@ -48,7 +49,7 @@ impl<R: Record> Chain<R> {
         Self {
             blocks: KVec::new(),
             len: 0,
-            records: core::marker::PhantomData,
+            records: PhantomData,
         }
     }
 
@@ -134,5 +135,101 @@ impl Memory for Incoming {
 
     fn page(&self, at: Phys) -> Result<Restored<Block>> {
         Restored::claim(kho::PhysAddr::new(at.get()).ok_or(EINVAL)?)
+    }
+}
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kunit_tests(luo_chain)]
+mod tests {
+    use super::*;
+    use crate::abi::{
+        session::{
+            File,
+            FileRecord, //
+        },
+        Compatible, //
+    };
+
+    fn record(token: u64) -> Result<FileRecord> {
+        Ok(FileRecord::new(&File {
+            compatible: Compatible::from_cstr(c"test").map_err(|_| EINVAL)?,
+            data: 0,
+            token,
+        }))
+    }
+
+    fn filled(count: usize) -> Result<Chain<FileRecord>> {
+        let mut chain = Chain::new();
+
+        chain.reserve(count)?;
+        for token in 0..count {
+            chain.push(&record(token as u64)?)?;
+        }
+        Ok(chain)
+    }
+
+    #[test]
+    fn an_empty_chain_has_no_head() -> Result {
+        let mut chain = filled(0)?;
+
+        assert!(chain.head().is_none());
+        chain.reserve(1)?;
+        assert!(chain.head().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_pushed_without_room() -> Result {
+        let mut chain = filled(0)?;
+
+        assert!(chain.push(&record(0)?) == Err(ENOSPC));
+        assert!(chain.len() == 0);
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_are_linked_with_their_first_record() -> Result {
+        let capacity = Block::capacity::<FileRecord>();
+        let mut chain = filled(capacity)?;
+
+        chain.reserve(capacity + 1)?;
+        assert!(chain.blocks.len() == 2);
+        assert!(chain.blocks[0].next().is_none());
+
+        chain.push(&record(0)?)?;
+        assert!(chain.blocks[0].next() == phys(&chain.blocks[1]));
+        assert!(chain.blocks[1].next().is_none());
+        assert!(chain.head() == phys(&chain.blocks[0]));
+        Ok(())
+    }
+
+    #[test]
+    fn records_are_found_by_their_index() -> Result {
+        let capacity = Block::capacity::<FileRecord>();
+        let mut chain = filled(2 * capacity)?;
+
+        for index in [0, capacity - 1, capacity, 2 * capacity - 1] {
+            let found = chain.get_mut(index).and_then(|r| r.parse().ok());
+            assert!(found.is_some_and(|file| file.token == index as u64));
+        }
+        assert!(chain.get_mut(2 * capacity).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn shrinking_leaves_the_records() -> Result {
+        let capacity = Block::capacity::<FileRecord>();
+        let mut chain = filled(capacity + 1)?;
+
+        chain.reserve(3 * capacity)?;
+        chain.shrink(0);
+        assert!(chain.blocks.len() == 2);
+        assert!(chain.len() == capacity + 1);
+
+        chain.clear();
+        chain.shrink(0);
+        assert!(chain.blocks.is_empty());
+        assert!(chain.head().is_none());
+        Ok(())
     }
 }

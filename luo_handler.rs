@@ -187,3 +187,183 @@ impl Handlers {
             .and_then(Entry::bind)
     }
 }
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kunit_tests(luo_handler)]
+mod tests {
+    use super::*;
+    use crate::luo;
+    use core::sync::atomic::{
+        AtomicU64,
+        Ordering::Relaxed, //
+    };
+    use kernel::{
+        liveupdate::{
+            AnyFlb,
+            FileHandler,
+            Flb,
+            FlbCell,
+            Handle,
+            Outcome,
+            Registration,
+            RetrieveError, //
+        },
+        sync::aref::ARef, //
+    };
+
+    /// What the FLBs were asked to do, a digit a callback, the first one leftmost.
+    static LOG: AtomicU64 = AtomicU64::new(0);
+
+    fn log(digit: u64) {
+        LOG.store(LOG.load(Relaxed) * 10 + digit, Relaxed);
+    }
+
+    fn logged() -> u64 {
+        LOG.swap(0, Relaxed)
+    }
+
+    /// An FLB that logs `N` when it is preserved, and `N + 4` when that is undone. The one with
+    /// `N` = 3 refuses.
+    struct Logging<const N: u64>;
+
+    #[vtable]
+    impl<const N: u64> Flb for Logging<N> {
+        const COMPATIBLE: &'static CStr = match N {
+            1 => c"luo-kunit-flb-1",
+            2 => c"luo-kunit-flb-2",
+            _ => c"luo-kunit-flb-3",
+        };
+        type Object = u64;
+
+        fn preserve() -> Result<(Handle, u64)> {
+            log(N);
+            if N == 3 {
+                return Err(ENXIO);
+            }
+            Ok((Handle::new(N), N))
+        }
+
+        fn unpreserve(object: u64, handle: Handle) {
+            assert!(object == N && handle.get() == N);
+            log(N + 4);
+        }
+
+        fn retrieve(_handle: Handle) -> Result<u64> {
+            Err(ENXIO)
+        }
+
+        fn finish(_object: u64) {}
+    }
+
+    static FIRST: FlbCell<Logging<1>> = FlbCell::new();
+    static SECOND: FlbCell<Logging<2>> = FlbCell::new();
+    static REFUSING: FlbCell<Logging<3>> = FlbCell::new();
+
+    /// A handler that wants no file. `N` tells which FLBs it depends on.
+    struct Idle<const N: usize>;
+
+    #[vtable]
+    impl<const N: usize> FileHandler for Idle<N> {
+        const COMPATIBLE: &'static CStr = match N {
+            0 => c"luo-kunit-file",
+            2 => c"luo-kunit-file-2",
+            _ => c"luo-kunit-file-3",
+        };
+        type State = ();
+
+        fn flbs() -> &'static [&'static dyn AnyFlb] {
+            static FLBS: [&dyn AnyFlb; 3] = [&FIRST, &SECOND, &REFUSING];
+            FLBS.get(..N).unwrap_or_default()
+        }
+
+        fn can_preserve(_file: &File) -> bool {
+            false
+        }
+
+        fn preserve(_file: &File) -> Result<(Handle, ())> {
+            Err(ENXIO)
+        }
+
+        fn unpreserve(_file: &File, _state: (), _handle: Handle) {}
+
+        fn retrieve(_handle: Handle) -> Result<ARef<File>, RetrieveError> {
+            Err(RetrieveError::Final(ENXIO))
+        }
+
+        fn finish(_file: Option<&File>, _outcome: Outcome, _handle: Handle) {}
+    }
+
+    fn register<const N: usize>() -> Result<Pin<KBox<Registration<Idle<N>>>>> {
+        KBox::try_pin_init(Registration::new(), GFP_KERNEL)
+    }
+
+    fn bound<const N: usize>() -> Result<Bound> {
+        let name = Compatible::from_cstr(Idle::<N>::COMPATIBLE).map_err(|_| EINVAL)?;
+
+        luo()
+            .ok_or(EOPNOTSUPP)?
+            .handlers
+            .for_compatible(&name)
+            .ok_or(ENOENT)
+    }
+
+    #[test]
+    fn a_handler_is_there_while_it_is_registered() -> Result {
+        assert!(bound::<0>().err() == Some(ENOENT));
+
+        let registration = register::<0>()?;
+        assert!(bound::<0>().is_ok());
+        assert!(register::<0>().err() == Some(EEXIST));
+        assert!(bound::<0>().is_ok());
+
+        drop(registration);
+        assert!(bound::<0>().err() == Some(ENOENT));
+        assert!(register::<0>().is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn flbs_live_from_the_first_file_to_the_last() -> Result {
+        let _registration = register::<2>()?;
+        logged();
+
+        assert!(FIRST.outgoing().err() == Some(ENOENT));
+        let one = bound::<2>()?.flbs.preserve()?;
+        let other = bound::<2>()?.flbs.preserve()?;
+        assert!(logged() == 12);
+        assert!(*FIRST.outgoing()? == 1 && *SECOND.outgoing()? == 2);
+
+        drop(one);
+        assert!(logged() == 0);
+        drop(other);
+        assert!(logged() == 65);
+        assert!(FIRST.outgoing().err() == Some(ENOENT));
+        Ok(())
+    }
+
+    #[test]
+    fn a_driver_keeps_an_object_alive() -> Result {
+        let _registration = register::<2>()?;
+        logged();
+
+        let file = bound::<2>()?.flbs.preserve()?;
+        let object = FIRST.outgoing()?;
+        drop(file);
+        assert!(logged() == 126);
+        assert!(*object == 1);
+        drop(object);
+        assert!(logged() == 5);
+        Ok(())
+    }
+
+    #[test]
+    fn flbs_before_one_that_refuses_are_undone() -> Result {
+        let _registration = register::<3>()?;
+        logged();
+
+        assert!(bound::<3>()?.flbs.preserve().err() == Some(ENXIO));
+        assert!(logged() == 12365);
+        assert!(FIRST.outgoing().err() == Some(ENOENT));
+        Ok(())
+    }
+}

@@ -189,13 +189,37 @@ pub trait FileHandler: Sized {
     /// wrote it.
     const COMPATIBLE: &'static CStr;
 
-    /// Shared state that must be preserved whenever a file of this type is, in the order in which
-    /// it is preserved. It is undone and finished in the reverse order.
-    const FLBS: &'static [&'static dyn AnyFlb] = &[];
-
     /// What the handler remembers of a file between `preserve` and `unpreserve`. It stays in this
     /// kernel; what crosses is the [`Handle`].
     type State: Send;
+
+    /// Shared state that must be preserved whenever a file of this type is, in the order in which
+    /// it is preserved; it is undone and finished in the reverse order. Asked for once, at
+    /// registration. By default there is none.
+    ///
+    /// ```
+    /// # use kernel::liveupdate::{AnyFlb, Flb, FlbCell, Handle};
+    /// # struct Generation;
+    /// # #[vtable]
+    /// # impl Flb for Generation {
+    /// #     const COMPATIBLE: &'static CStr = c"example-generation-v1";
+    /// #     type Object = ();
+    /// #     fn preserve() -> Result<(Handle, ())> { Ok((Handle::new(1), ())) }
+    /// #     fn unpreserve(_object: (), _handle: Handle) {}
+    /// #     fn retrieve(_handle: Handle) -> Result<()> { Ok(()) }
+    /// #     fn finish(_object: ()) {}
+    /// # }
+    /// static GENERATION: FlbCell<Generation> = FlbCell::new();
+    ///
+    /// fn flbs() -> &'static [&'static dyn AnyFlb] {
+    ///     static FLBS: [&dyn AnyFlb; 1] = [&GENERATION];
+    ///     &FLBS
+    /// }
+    /// # assert!(flbs().len() == 1);
+    /// ```
+    fn flbs() -> &'static [&'static dyn AnyFlb] {
+        &[]
+    }
 
     /// Whether `file` is of this type. Quick: LUO asks every handler in turn, in the order of
     /// registration, and takes the first that agrees.
@@ -272,7 +296,7 @@ unsafe impl<T: FileHandler> Send for Registration<T> {}
 unsafe impl<T: FileHandler> Sync for Registration<T> {}
 
 impl<T: FileHandler + 'static> Registration<T> {
-    /// Registers the handler, and its dependency on each of [`FileHandler::FLBS`].
+    /// Registers the handler, and its dependency on each of [`FileHandler::flbs`].
     ///
     /// # Errors
     ///
@@ -295,7 +319,7 @@ impl<T: FileHandler + 'static> Registration<T> {
                 // SAFETY: `slot` is a handler, pinned until it is unregistered: below, or on drop.
                 to_result(unsafe { bindings::liveupdate_register_file_handler(slot) })?;
 
-                for flb in T::FLBS {
+                for flb in T::flbs() {
                     // SAFETY: The handler is registered, and the FLB is a static.
                     let ret = to_result(unsafe {
                         bindings::liveupdate_register_flb(slot, flb.as_raw(private::Token))
@@ -362,11 +386,7 @@ impl<T: FileHandler + 'static> FileHandlerVtable<T> {
             None
         },
         finish: Some(Self::finish),
-        get_id: if T::HAS_ID {
-            Some(Self::get_id)
-        } else {
-            None
-        },
+        get_id: if T::HAS_ID { Some(Self::get_id) } else { None },
         owner: this_module::<T::OwnerModule>().as_ptr(),
     };
 
