@@ -136,7 +136,7 @@ pub fn sessions_before(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
 
     for i in 0..MANY_SESSIONS {
-        let session = device.create_session(&format!("ks-{i}"))?;
+        let session = device.create_session(&format!("{}-{i}", stage.name))?;
         session.preserve(&sys::memfd_of("m", &content_of(i))?, i)?;
         stage.keep(session);
     }
@@ -152,7 +152,7 @@ pub fn sessions_after(stage: &mut Stage) -> Outcome {
 
     // In another order than they were made.
     for i in (0..MANY_SESSIONS).map(|i| i * 1009 % MANY_SESSIONS) {
-        let session = device.retrieve_session(&format!("ks-{i}"))?;
+        let session = device.retrieve_session(&format!("{}-{i}", stage.name))?;
         ensure_eq!(sys::content(&retrieve(&session, i)?)?, content_of(i));
         ensure_errno!(session.retrieve(i + 1), ENOENT);
         sessions.push(session);
@@ -668,6 +668,45 @@ pub fn held_after(stage: &mut Stage) -> Outcome {
         ensure_eq!(sys::content(&retrieve(&session, token)?)?, expected);
     }
     session.finish()?;
+    Ok(())
+}
+
+/// A new session of the name of one that nobody has claimed.
+pub fn same_name_middle(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    session.preserve(&sys::memfd_of("new", b"the new one")?, 7)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// The agent that made a session expects to find it: the older one gives way.
+pub fn same_name_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.retrieve_session(stage.name)?;
+
+    ensure_eq!(sys::content(&retrieve(&session, 7)?)?, b"the new one");
+    ensure_errno!(session.retrieve(0), ENOENT);
+    session.finish()?;
+    drop(session);
+    ensure_errno!(device.retrieve_session(stage.name), ENOENT);
+    Ok(())
+}
+
+/// A session that is finished does not come back, whoever holds on to it.
+pub fn finished_middle(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = session.retrieve(7)?;
+
+    session.finish()?;
+    stage.keep(file);
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`finished_middle`].
+pub fn finished_after(stage: &mut Stage) -> Outcome {
+    ensure_errno!(Device::open()?.retrieve_session(stage.name), ENOENT);
     Ok(())
 }
 

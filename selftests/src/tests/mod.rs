@@ -151,6 +151,33 @@ const TESTS: &[Test] = &[
         &[kexec::three_before, kexec::held_middle, kexec::held_after],
     )
     .c_differs(),
+    Test::new(
+        "kexec-unclaimed-many",
+        &[
+            kexec::sessions_before,
+            kexec::unclaimed_middle,
+            kexec::unclaimed_middle,
+            kexec::sessions_after,
+        ],
+    )
+    .timeout(120)
+    .c_differs(),
+    Test::new(
+        "kexec-same-name",
+        &[
+            kexec::three_before,
+            kexec::same_name_middle,
+            kexec::same_name_after,
+        ],
+    ),
+    Test::new(
+        "kexec-finished",
+        &[
+            kexec::three_before,
+            kexec::finished_middle,
+            kexec::finished_after,
+        ],
+    ),
     Test::new("kexec-busy", &[kexec::busy_before, kexec::busy_after]).alone(),
     Test::new(
         "kexec-switched-off",
@@ -203,6 +230,16 @@ const TESTS: &[Test] = &[
     Test::new(
         "reboot-no-handover",
         &[reboot::no_handover_before, reboot::no_handover_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "reboot-no-handover-incoming",
+        &[
+            kexec::three_before,
+            reboot::no_handover_middle,
+            kexec::three_after,
+        ],
     )
     .c_differs()
     .alone(),

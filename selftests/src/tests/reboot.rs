@@ -110,6 +110,23 @@ pub fn no_handover_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// What came in and was not claimed is something to take over as well.
+pub fn no_handover_middle(_: &mut Stage) -> Outcome {
+    match load_without_handover() {
+        Ok(()) => {}
+        Err(Errno::ENOSYS) => return Err(Failure::skip("no kexec_load")),
+        Err(errno) => return Err(errno.into()),
+    }
+    let device = Device::open()?;
+    let session = device.create_session("empty")?;
+
+    ensure!(kexec::jump().errno() != Errno::EINVAL);
+    drop(session);
+    ensure!(kexec::jump().errno() != Errno::EINVAL);
+    unload_without_handover()?;
+    Ok(())
+}
+
 /// Then it is done as it should be, and nothing is lost.
 pub fn no_handover_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
