@@ -93,14 +93,14 @@ pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
-        luo.handlers
-            .register(unsafe { RegisteredHandler::new(ptr) }?)?;
+        let registered = unsafe { RegisteredHandler::new(ptr) }?;
+        luo.handlers.register(registered)?;
 
         #[cfg(CONFIG_LIVEUPDATE_TEST)]
         // SAFETY: The handler is valid and registered, which is when the test wants to be told.
         unsafe {
-            liveupdate_test_register(handler.cast())
-        };
+            liveupdate_test_register(handler.cast());
+        }
         Ok(0)
     })
 }

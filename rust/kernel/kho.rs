@@ -202,7 +202,8 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
     ///
     /// - [`EINVAL`] if `phys` is not the start of a page.
     /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
-    /// - [`EMSGSIZE`] if the block that starts there is too small for a `T`.
+    /// - [`EMSGSIZE`] if the block that starts there is not as large as [`Preserved`] makes it for
+    ///   a `T`.
     ///
     /// C counterpart: `kho_restore_folio()`.
     pub fn claim(phys: PhysAddr) -> Result<Self> {
@@ -211,14 +212,15 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
             assert!(align_of::<T>() <= PAGE_SIZE);
         }
 
-        if preserved_size(phys)? < size_of::<T>() {
+        // Each owner preserves its values one by one, so the block is as large as this takes.
+        if preserved_size(phys)? != size_of::<T>().next_power_of_two().max(PAGE_SIZE) {
             return Err(EMSGSIZE);
         }
 
         // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
         // between, then the function says so by a null pointer.
-        let folio =
-            NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)?;
+        let folio = unsafe { bindings::kho_restore_folio(phys.get()) };
+        let folio = NonNull::new(folio).ok_or(ENOENT)?;
 
         // SAFETY: We own a reference to the folio.
         let address = unsafe { bindings::folio_address(folio.as_ptr()) };
