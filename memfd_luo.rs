@@ -14,9 +14,9 @@
 //! What happens to a file:
 //!
 //! - preserve: its mapping is frozen, and all pages that are there are pinned and preserved.
-//! - freeze: what changed since is written down: position, seals, owner, and so on. Pages that
-//!   appeared in holes are pinned and preserved, too, and everything is described anew. The old
-//!   description stays, in case the kexec is called off.
+//! - freeze: what changed since is written down: position, seals, owner, and so on. If there are
+//!   holes, nobody may fill them from now on, until the kexec is called off. Pages that appeared in
+//!   them are pinned and preserved, too, and everything is described anew.
 //! - retrieve: first all of the description is validated without touching anything, and a file is
 //!   made. Only then pages are claimed, one part after the other, and put into it. Should that
 //!   fail, the rest is claimed and freed.
@@ -59,6 +59,7 @@ use kernel::{
     prelude::*,
     shmem::{
         self,
+        ClosedMapping,
         Filling,
         FrozenMapping,
         Memfd,
@@ -362,19 +363,11 @@ impl Part {
 struct State<L: Layout> {
     header: Preserved<Block>,
     parts: L::Parts,
-    /// What was added for the kexec that is going on.
-    late: Option<Late<L>>,
+    /// In the order of the file.
     extents: KVVec<PreservedExtent>,
-    /// The number of pages in the extents.
-    pages: u64,
+    /// While a kexec is going on: nobody fills holes.
+    closed: Option<ClosedMapping>,
     mapping: FrozenMapping,
-}
-
-/// Pages that appeared since the file was preserved.
-struct Late<L: Layout> {
-    /// All parts, not only these.
-    parts: L::Parts,
-    _extents: KVVec<PreservedExtent>,
 }
 
 impl<L: Layout> State<L> {
@@ -393,9 +386,8 @@ impl<L: Layout> State<L> {
         Ok(Self {
             header,
             parts,
-            late: None,
-            pages: extents.iter().map(|extent| u64::from(extent.pages())).sum(),
             extents,
+            closed: None,
             mapping,
         })
     }
@@ -404,43 +396,68 @@ impl<L: Layout> State<L> {
         let attributes = Attributes::of(&self.mapping)?;
         L::check(&attributes)?;
 
-        let extents = self.preserve_late()?;
-        let late = match extents.is_empty() {
-            true => None,
-            false => Some(Late {
-                parts: L::list(merge(&self.extents, &extents))?,
-                _extents: extents,
-            }),
+        let closed = match holes(&self.extents, attributes.file_pages()).next() {
+            Some(_) => Some(self.mapping.close()?),
+            None => None,
         };
+        if closed.is_some() {
+            self.catch_up()?;
+        }
+        L::write(&mut self.header, &attributes, &self.parts)?;
 
-        let parts = late.as_ref().map_or(&self.parts, |late| &late.parts);
-        L::write(&mut self.header, &attributes, parts)?;
-        self.late = late;
+        self.closed = closed;
         Ok(())
     }
 
     fn unfreeze(&mut self) {
-        // Nobody reads the header before it is written anew.
-        self.late = None;
+        self.closed = None;
     }
 
-    /// Pins and preserves the pages that are not yet.
-    fn preserve_late(&self) -> Result<KVVec<PreservedExtent>> {
-        let mut late = KVVec::new();
-
+    /// Pins and preserves the pages that have appeared since.
+    fn catch_up(&mut self) -> Result {
         // None of those that we know can have gone.
-        if self.mapping.populated_pages() == self.pages {
-            return Ok(late);
+        let known: u64 = self
+            .extents
+            .iter()
+            .map(|extent| u64::from(extent.pages()))
+            .sum();
+        if self.mapping.populated_pages() == known {
+            return Ok(());
         }
 
-        let mut from = 0;
-        for extent in &self.extents {
-            preserve_pages::<L>(&self.mapping, from..extent.index(), &mut late)?;
-            from = end_of(extent);
+        let mut late = KVVec::new();
+        for hole in holes(&self.extents, u64::MAX) {
+            preserve_pages::<L>(&self.mapping, hole, &mut late)?;
         }
-        preserve_pages::<L>(&self.mapping, from..u64::MAX, &mut late)?;
-        Ok(late)
+        if late.is_empty() {
+            return Ok(());
+        }
+
+        self.extents.reserve(late.len(), GFP_KERNEL)?;
+        self.parts = L::list(merge(&self.extents, &late))?;
+        for extent in late {
+            self.extents.push(extent, GFP_KERNEL)?;
+        }
+        self.extents.sort_unstable_by_key(|extent| extent.index());
+        Ok(())
     }
+}
+
+/// Where no extent is, up to the index `end`.
+fn holes(extents: &[PreservedExtent], end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+    let mut extents = extents.iter();
+    let mut next = Some(0);
+
+    core::iter::from_fn(move || loop {
+        let from = next?;
+        let extent = extents.next();
+        next = extent.map(|extent| end_of(extent));
+
+        let to = extent.map_or(end, |extent| extent.index());
+        if from < to {
+            return Some(from..to);
+        }
+    })
 }
 
 /// Pins and preserves the pages that are there in a range of the file.

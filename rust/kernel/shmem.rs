@@ -4,7 +4,7 @@
 //!
 //! - [`Memfd`] is a view of an open file that is one.
 //! - [`FrozenMapping`] keeps such a file from changing its size and from losing pages, as long as
-//!   it lives; [`Pins`] goes through the pages that are there and brings them where they may stay
+//!   it lives, and [`ClosedMapping`] keeps it from getting new ones; [`Pins`] goes through the pages that are there and brings them where they may stay
 //!   for long. The result are [`PinnedExtent`]s, and [`PreservedExtent`]s after a promise to the
 //!   next kernel. Each of them undoes itself when it is dropped.
 //! - [`NewMemfd`] is a file that nobody has seen yet and that [`Filling`] puts pages into.
@@ -236,6 +236,29 @@ impl FrozenMapping {
         present.saturating_add(swapped) as u64
     }
 
+    /// Keeps pages from appearing in holes; see [`ClosedMapping`].
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] if memory is short.
+    pub fn close(&self) -> Result<ClosedMapping> {
+        let memfd = self.0.clone();
+        // SAFETY: The inode belongs to shmem, and its mapping is frozen, so no hole is being
+        // punched.
+        let closed = NonNull::new(unsafe { bindings::shmem_close(memfd.inode()) }).ok_or(ENOMEM)?;
+        // INVARIANT: It has just been closed.
+        let closed = ClosedMapping { memfd, closed };
+
+        // SAFETY: The mapping is valid; the current task may sleep.
+        unsafe {
+            if bindings::mapping_writably_mapped(self.0.mapping()) != 0 {
+                // Page faults that came in before this are to get through.
+                bindings::schedule_timeout_uninterruptible(1);
+            }
+        }
+        Ok(closed)
+    }
+
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
     ///
     /// What lies behind the end of the file is left out. A folio that lies only partly in the
@@ -270,6 +293,35 @@ impl Drop for FrozenMapping {
         let _lock = InodeLock::new(&self.0);
         // SAFETY: The inode belongs to shmem, and its lock is held. We froze the mapping.
         unsafe { bindings::shmem_freeze(self.0.inode(), false) };
+    }
+}
+
+/// A frozen mapping that no new page comes into, until this is dropped.
+///
+/// Whoever writes to the file waits, and so does whoever touches, through a mapping, a page that
+/// the mapping does not show yet. Memory that is mapped already can be written to.
+///
+/// What gets through are pages that the kernel itself puts there for somebody: by
+/// `UFFDIO_COPY`, or for devices.
+///
+/// It is to be dropped by the task that made it.
+///
+/// # Invariants
+///
+/// The inode of `memfd` is locked, and faults on it wait at `closed`.
+pub struct ClosedMapping {
+    memfd: ARef<Memfd>,
+    closed: NonNull<c_void>,
+}
+
+// SAFETY: A lock may be released by another task than the one that took it, though the kernel can
+// be configured to complain.
+unsafe impl Send for ClosedMapping {}
+
+impl Drop for ClosedMapping {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::shmem_open(self.memfd.inode(), self.closed.as_ptr()) };
     }
 }
 
