@@ -34,6 +34,10 @@ use crate::{
             AlwaysRefCounted, //
         },
         rcu, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 use core::{
@@ -47,6 +51,9 @@ use core::{
         NonNull, //
     }, //
 };
+
+/// Longer than a page fault takes that does not have to wait for memory.
+const FAULT_TIME: Delta = Delta::from_micros(500);
 
 /// The largest size of, and position in, a file.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
@@ -249,12 +256,10 @@ impl FrozenMapping {
         // INVARIANT: It has just been closed.
         let closed = ClosedMapping { memfd, closed };
 
-        // SAFETY: The mapping is valid; the current task may sleep.
-        unsafe {
-            if bindings::mapping_writably_mapped(self.0.mapping()) != 0 {
-                // Page faults that came in before this are to get through.
-                bindings::schedule_timeout_uninterruptible(1);
-            }
+        // SAFETY: The mapping is valid.
+        if unsafe { bindings::mapping_writably_mapped(self.0.mapping()) } != 0 {
+            // Page faults that came in before are to get through.
+            fsleep(FAULT_TIME);
         }
         Ok(closed)
     }
