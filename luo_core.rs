@@ -27,8 +27,8 @@
 //!
 //! # Locks
 //!
-//! From the outside in: the handover, the outgoing sessions, one session, the handlers, the FLBs,
-//! one FLB, the claims.
+//! From the outside in: the handover, the incoming sessions, one of them, the outgoing sessions, one
+//! of them, the handlers, one FLB, the table of FLBs, the claims.
 
 #![deny(unsafe_code)]
 

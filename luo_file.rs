@@ -355,6 +355,11 @@ impl IncomingFile {
         Ok(file)
     }
 
+    /// Whether a file that could not be made may be made yet, by the handler that is there.
+    fn may_be_tried_again(&self) -> bool {
+        self.bound.is_some() && matches!(self.state, State::Waiting)
+    }
+
     /// What the handler is told of the file.
     fn outcome(&self) -> (Option<&File>, Outcome) {
         match &self.state {
@@ -366,8 +371,9 @@ impl IncomingFile {
 
     /// Whether [`IncomingFile::finish`] may be called, for which there must be a handler.
     fn can_finish(&mut self, handlers: &Handlers) -> bool {
-        if self.bind(handlers).is_err() {
-            return false;
+        // Anew, since the handler may have come to depend on an FLB that finishes with the file.
+        if let Some(bound) = handlers.for_compatible(&self.record.compatible) {
+            self.bound = Some(bound);
         }
         let (file, outcome) = self.outcome();
 
@@ -466,6 +472,12 @@ impl IncomingFiles {
         Ok(())
     }
 
+    /// How many files there are.
+    pub(crate) fn count(&self) -> u64 {
+        // Lossless: no kernel has wider sizes.
+        self.files.len() as u64
+    }
+
     /// The file under a token. Its handler makes it when it is asked for first; later it is the
     /// same one.
     ///
@@ -492,11 +504,12 @@ impl IncomingFiles {
     /// Preserves all files for the next kernel as they came from the previous one, under the same
     /// tokens. Nobody asked for those that wait, so it is done now that there is no other chance.
     ///
-    /// A file that cannot be made, or is lost already, stays behind; that is reported.
+    /// A file that is lost already, or has no handler, stays behind; that is reported.
     ///
     /// # Errors
     ///
-    /// What a handler or an FLB returns when it cannot preserve a file; then nothing is preserved.
+    /// What a handler or an FLB returns when it cannot preserve a file, or make it just now; then
+    /// nothing is preserved.
     pub(crate) fn preserve_again(
         &mut self,
         session: &SessionName,
@@ -507,11 +520,16 @@ impl IncomingFiles {
 
         for incoming in &mut self.files {
             let token = incoming.record.token;
-            let Ok(file) = incoming.retrieve(session, handlers, claims) else {
-                if may_print() {
-                    pr_warn!("session '{}': token {:#x} is left behind\n", session, token);
+            let file = match incoming.retrieve(session, handlers, claims) {
+                Ok(file) => file,
+                // A shortage that may pass: then the kexec has to wait.
+                Err(e) if incoming.may_be_tried_again() => return Err(e),
+                Err(_) => {
+                    if may_print() {
+                        pr_warn!("session '{}': token {:#x} is left behind\n", session, token,);
+                    }
+                    continue;
                 }
-                continue;
             };
             preserved
                 .add(token, || {

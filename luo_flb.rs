@@ -11,8 +11,8 @@
 //! here before the driver that understands it is, and stays while that driver comes and goes.
 //! Files and drivers that use the object are counted apart. Only files cross the kexec.
 //!
-//! Locks: the table of FLBs, then those of one FLB. A callback runs under the lock of one side
-//! of its FLB; it may ask for other FLBs, and for the other side of its own.
+//! Locks: those of one FLB, then the table of FLBs. A callback runs under the lock of one side of
+//! its FLB; it may ask for other FLBs, and for the other side of its own.
 
 use kernel::{
     new_mutex,
@@ -37,6 +37,7 @@ use crate::{
         Compatible, //
     },
     callbacks::{
+        may_print,
         LiveFlb,
         Preserved,
         RegisteredFlb,
@@ -48,6 +49,8 @@ use crate::{
 #[pin_data]
 pub(crate) struct Flb {
     name: Compatible,
+    /// Whether the previous kernel handed it over.
+    came_in: bool,
     #[pin]
     outgoing: Mutex<Outgoing>,
     #[pin]
@@ -89,6 +92,7 @@ impl Flb {
         Arc::pin_init(
             pin_init!(Self {
                 name,
+                came_in: !matches!(state, State::Absent),
                 outgoing <- new_mutex!(
                     Outgoing {
                         files: 0,
@@ -320,7 +324,9 @@ impl FlbSet {
         for (bit, link) in bits().zip(&used.set.links) {
             if !link.ended.load(Acquire) {
                 link.flb.take_file(&link.registered).inspect_err(|e| {
-                    pr_warn!("FLB '{}': preserve failed: {:?}\n", link.flb.name, e);
+                    if may_print() {
+                        pr_warn!("FLB '{}': preserve failed: {:?}\n", link.flb.name, e);
+                    }
                 })?;
                 used.taken |= bit;
             }
@@ -448,9 +454,7 @@ impl Flbs {
             }
         }
         // What was handed over must outlive its driver, and so must the fact that it is finished.
-        table.retain(|entry| {
-            entry.registered.is_some() || !matches!(entry.flb.incoming.lock().state, State::Absent)
-        });
+        table.retain(|entry| entry.registered.is_some() || entry.flb.came_in);
     }
 
     /// Gets the outgoing object for a driver.
@@ -495,17 +499,28 @@ impl Flbs {
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] if they do not fit, which [`Flbs::register`] excludes.
+    /// [`ENOMEM`], and [`ENOSPC`] if they do not fit, which [`Flbs::register`] excludes.
     pub(crate) fn write(&self, block: &mut FlbBlock) -> Result<usize> {
-        let table = self.table.lock();
         let mut count = 0;
 
         block.clear();
-        for record in table.iter().filter_map(|entry| entry.flb.record()) {
+        for record in self.all()?.iter().filter_map(|flb| flb.record()) {
             block.push(&record).map_err(|_| ENOSPC)?;
             count += 1;
         }
         Ok(count)
+    }
+
+    /// All FLBs, so that one can be locked without the table being: its callbacks may ask for
+    /// others.
+    fn all(&self) -> Result<KVec<Arc<Flb>>> {
+        let table = self.table.lock();
+        let mut all = KVec::with_capacity(table.len(), GFP_KERNEL)?;
+
+        for entry in table.iter() {
+            all.push(entry.flb.clone(), GFP_KERNEL)?;
+        }
+        Ok(all)
     }
 
     fn find(&self, flb: &RegisteredFlb) -> Option<Arc<Flb>> {

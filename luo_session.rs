@@ -679,8 +679,8 @@ impl IncomingSessions {
             |_, record: &SessionRecord| {
                 match record.parse() {
                     Ok(info) => {
-                        if self.insert(&info, luo).is_ok() {
-                            counts.add(info.count);
+                        if let Ok(files) = self.insert(&info, luo) {
+                            counts.add(files);
                         }
                     }
                     Err(e) => pr_err!("incoming session: {}\n", e),
@@ -694,8 +694,8 @@ impl IncomingSessions {
         counts
     }
 
-    /// Takes in one session.
-    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result {
+    /// Takes in one session, and returns how many files it has.
+    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result<u64> {
         let mut table = self.table.lock();
         if table.get(&info.name).is_some() {
             pr_err!(
@@ -706,6 +706,7 @@ impl IncomingSessions {
         }
 
         let files = IncomingFiles::read(info)?;
+        let count = files.count();
         let session = Arc::pin_init(
             pin_init!(Session {
                 name: info.name,
@@ -724,7 +725,7 @@ impl IncomingSessions {
         session
             .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
             .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
-        Ok(())
+        Ok(count)
     }
 
     /// Takes a session for user space.

@@ -30,6 +30,7 @@
 //! | `ENOTTY` | the number is in the table but the direction or size bits of the command are not those of the request |
 //! | `E2BIG` | the structure carries data that this kernel does not know |
 //! | `EFAULT` | the structure cannot be read or the answer cannot be written |
+//! | `EBUSY` | the machine is on its way into the next kernel, and the request would change what goes there |
 //! | `ENOMEM` | out of memory |
 
 #![cfg_attr(not(CONFIG_LIVEUPDATE), no_std)]
@@ -122,7 +123,7 @@ impl Request for CreateSession {
 ///
 /// # Errors
 ///
-/// - `ENOENT`: no such session came in, or it is finished;
+/// - `ENOENT`: no such session came in, or it is finished and closed;
 /// - `EINVAL`: somebody has taken it already;
 /// - `EMFILE`, `ENFILE`: no descriptor is free.
 #[repr(C)]
@@ -130,7 +131,8 @@ impl Request for CreateSession {
 pub struct RetrieveSession {
     /// In: size of this structure.
     pub size: u32,
-    /// Out: descriptor of the session, close-on-exec. Closing it finishes the session.
+    /// Out: descriptor of the session, close-on-exec. Closing it finishes the session; if a handler
+    /// refuses that, the session can be retrieved again.
     pub fd: i32,
     /// In: name of the session, ended by a NUL.
     pub name: [u8; SESSION_NAME_LENGTH],

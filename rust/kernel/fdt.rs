@@ -34,7 +34,8 @@ impl<'a> Fdt<'a> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if they do not start with a header, or are shorter than it says.
+    /// [`EINVAL`] if they do not start with a header, are shorter than it says, or do not start at
+    /// a multiple of 8 bytes.
     ///
     /// # Examples
     ///
@@ -44,8 +45,8 @@ impl<'a> Fdt<'a> {
     ///     FdtWriter, //
     /// };
     ///
-    /// let mut buffer = [0u8; 256];
-    /// let mut tree = FdtWriter::new(&mut buffer)?;
+    /// let mut buffer = [0u64; 32];
+    /// let mut tree = FdtWriter::new(buffer.as_mut_bytes())?;
     /// tree.begin_node(c"")?;
     /// tree.property(c"answer", &[42])?;
     /// tree.begin_node(c"child")?;
@@ -53,10 +54,10 @@ impl<'a> Fdt<'a> {
     /// tree.end_node()?;
     /// tree.finish()?;
     ///
-    /// let tree = Fdt::new(&buffer)?;
+    /// let tree = Fdt::new(buffer.as_bytes())?;
     /// assert_eq!(tree.property(c"/", c"answer"), Some(&[42][..]));
     /// assert_eq!(tree.property(c"/child", c"answer"), None);
-    /// assert!(Fdt::new(&[0; 256]).is_err());
+    /// assert!(Fdt::new([0u64; 32].as_bytes()).is_err());
     /// # Ok::<(), Error>(())
     /// ```
     pub fn new(bytes: &'a [u8]) -> Result<Self> {

@@ -232,7 +232,8 @@ pub trait FileHandler: Sized {
     }
 
     /// Saves what the next kernel needs. The workload goes on using the file, so long work
-    /// belongs here, not in `freeze`. Called from an ioctl of the agent.
+    /// belongs here, not in `freeze`. Called from an ioctl of the agent; and at the kexec, for a
+    /// file that was retrieved but never finished.
     ///
     /// # Errors
     ///
@@ -278,7 +279,8 @@ pub trait FileHandler: Sized {
 
 /// A registered [`FileHandler`]. Dropping it unregisters.
 ///
-/// A module that owns one cannot be unloaded while a file of this type is preserved or incoming.
+/// A module that owns one cannot be unloaded while a file of this type is preserved, nor from the
+/// first request for an incoming one until that is finished.
 ///
 /// # Invariants
 ///
