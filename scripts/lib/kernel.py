@@ -23,7 +23,7 @@ from common import CACHE, JOBS, REPO, Failed, lock, quiet, run, say
 
 STOCK_TESTS = Path("tools/testing/selftests/liveupdate")
 # How many steps a build from nothing has, to say how far it is.
-STEPS = 1900
+STEPS = 2050
 
 
 def source() -> Path:
@@ -228,6 +228,8 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
             new.rename(folder)
         else:
             folder.mkdir()
+    if os.environ.get("LUO_TOOLCHAIN") == "host" and not (folder / ".config").exists():
+        quiet([*make(tree, folder), "rustavailable"], "the check of the host's Rust tools")
     first = not (folder / "vmlinux").exists()
     done.unlink(missing_ok=True)
     configure(tree, folder, variant)
