@@ -34,6 +34,9 @@
  *   The structure has data that this kernel does not understand.
  * ``EFAULT``
  *   The structure cannot be read, or the answer not be written.
+ * ``EBUSY``
+ *   The machine is on its way into the next kernel, and the request would
+ *   change what goes there.
  * ``ENOMEM``
  *   There is not enough memory.
  */
