@@ -22,7 +22,8 @@ use liveupdate::{
         LogRecord, //
     },
     initramfs::Archive,
-    kexec, //
+    kexec,
+    Context, //
 };
 use nix::{
     poll::{
@@ -449,21 +450,23 @@ fn next_kernel(cmdline: &CommandLine, number: usize) -> String {
         .split(',')
         .collect();
     let kernel = kernels[(number - 1).min(kernels.len() - 1)];
-    let load = || -> Result<(), Box<dyn std::error::Error>> {
-        let kernel = File::open(kernel)?;
-        let initrd = pack()?;
-        kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())?;
-        Ok(())
-    };
 
-    match load() {
+    match load(kernel, cmdline) {
         Ok(()) => kexec::jump().to_string(),
-        Err(err) => format!("cannot load {kernel}: {err}"),
+        Err(err) => format!("{kernel}: {err}"),
     }
 }
 
+/// Loads a kernel with this initramfs.
+pub fn load(kernel: &str, cmdline: &CommandLine) -> liveupdate::Result {
+    let kernel = File::open(kernel).context(|| "open the next kernel")?;
+    let initrd = pack().context(|| "pack the next initramfs")?;
+
+    kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())
+}
+
 /// Packs an initramfs like the one that this kernel was booted with.
-pub fn pack() -> io::Result<File> {
+fn pack() -> io::Result<File> {
     let out = memfd_create("initramfs", MFdFlags::MFD_CLOEXEC)?;
     let mut archive = Archive::new(File::from(out));
 

@@ -243,4 +243,15 @@ const TESTS: &[Test] = &[
     )
     .c_differs()
     .alone(),
+    Test::new(
+        "reboot-refused",
+        &[
+            reboot::refused_before,
+            reboot::refused_middle,
+            reboot::refused_after,
+        ],
+    )
+    .next_parameter("memfd_luo.abi_v2", "1")
+    .c_differs()
+    .rust_memfd(),
 ];

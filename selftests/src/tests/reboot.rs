@@ -11,9 +11,11 @@ use crate::{
         Outcome,
         Stage, //
     },
+    init,
     sys, //
 };
 use liveupdate::{
+    guest::CommandLine,
     kexec,
     Device, //
 };
@@ -21,7 +23,10 @@ use nix::{
     errno::Errno,
     libc, //
 };
-use std::ptr;
+use std::{
+    fs::File,
+    ptr, //
+};
 
 /// Without a kernel to jump into everything stays as it is.
 pub fn no_image(stage: &mut Stage) -> Outcome {
@@ -33,7 +38,8 @@ pub fn no_image(stage: &mut Stage) -> Outcome {
     for round in 0..3 {
         let err = kexec::jump();
         ensure_eq!(err.errno(), Errno::EINVAL);
-        usable(&device, stage, round)?;
+        usable(&device, stage.number, round)?;
+        ensure_errno!(device.create_session(stage.name), EEXIST);
         session.preserve(&sys::memfd_of("n", b"x")?, 10 + round)?;
         ensure_errno!(memory.set_len(0), EPERM);
     }
@@ -43,11 +49,13 @@ pub fn no_image(stage: &mut Stage) -> Outcome {
 }
 
 /// Sessions can be made, used and closed.
-fn usable(device: &Device, stage: &Stage, round: u64) -> Outcome {
-    ensure_errno!(device.create_session(stage.name), EEXIST);
-    let other = device.create_session(&format!("usable-{round}"))?;
+fn usable(device: &Device, part: usize, round: u64) -> Outcome {
+    let other = device.create_session(&format!("usable-{part}-{round}"))?;
     other.preserve(&sys::memfd_of("o", b"x")?, 1)?;
-    ensure_eq!(other.ask_name()?.to_string(), format!("usable-{round}"));
+    ensure_eq!(
+        other.ask_name()?.to_string(),
+        format!("usable-{part}-{round}")
+    );
     drop(other);
     ensure_errno!(device.retrieve_session("nobody"), ENOENT);
     Ok(())
@@ -100,12 +108,12 @@ pub fn no_handover_before(stage: &mut Stage) -> Outcome {
         let err = kexec::jump();
         stage.note(format!("{err}"));
         ensure!(err.errno() != Errno::UnknownErrno);
-        usable(&device, stage, round)?;
+        usable(&device, stage.number, round)?;
         session.preserve(&sys::memfd_of("n", &[round as u8; 10])?, 10 + round)?;
     }
     unload_without_handover()?;
     ensure_eq!(kexec::jump().errno(), Errno::EINVAL);
-    usable(&device, stage, 3)?;
+    usable(&device, stage.number, 3)?;
     stage.keep(session);
     Ok(())
 }
@@ -137,6 +145,81 @@ pub fn no_handover_after(stage: &mut Stage) -> Outcome {
         let file = session.retrieve(10 + round)?.into();
         ensure_eq!(sys::content(&file)?, [round as u8; 10]);
     }
+    session.finish()?;
+    Ok(())
+}
+
+/// A memfd that one can only read, which the old layout of memfds cannot tell.
+pub fn refused_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let memory = sys::memfd_of("m", b"content")?;
+
+    session.preserve(&File::open(sys::proc_path(&memory))?, 1)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// The kexec is called off when almost all is done: this kernel writes the old layout, and an
+/// unclaimed session has a file that does not fit. Everything else is frozen by then, and must
+/// thaw.
+pub fn refused_middle(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session("refused-own")?;
+    let memory = sys::memfd("holes")?;
+    memory.set_len(1 << 20)?;
+    sys::write_at(&memory, 0, b"head")?;
+    session.preserve(&memory, 1)?;
+    let claimed = device.create_session("refused-other")?;
+    claimed.preserve(&sys::memfd_of("o", b"x")?, 1)?;
+
+    let mut cmdline = CommandLine::read()?;
+    cmdline.set("luo.stage", &(stage.number + 1).to_string());
+    init::load("/boot/kernel", &cmdline)?;
+    for round in 0..3 {
+        let err = kexec::jump();
+        stage.note(format!("{err}"));
+        ensure!(err.errno() != Errno::EINVAL);
+        usable(&device, stage.number, round)?;
+        // Pages appear in holes as before, by write and by mapping.
+        let at = (round + 1) * 100_000;
+        sys::write_at(&memory, at, &at.to_ne_bytes())?;
+        sys::poke(&memory, at + 50_000, 0x5a)?;
+        session.preserve(&sys::memfd_of("n", &[round as u8; 10])?, 10 + round)?;
+        ensure_errno!(memory.set_len(0), EPERM);
+        ensure_errno!(session.preserve(&memory, 2), EBUSY);
+    }
+    // One that is closed now is gone, as if nothing had happened.
+    drop(claimed);
+    drop(device.create_session("refused-other")?);
+
+    // Its owner comes and takes away what was in the way.
+    let owner = device.retrieve_session(stage.name)?;
+    let file = File::from(owner.retrieve(1)?);
+    ensure_eq!(sys::content(&file)?, b"content");
+    ensure!(kexec::jump().errno() != Errno::EINVAL);
+    ensure_eq!(sys::content(&owner.retrieve(1)?.into())?, b"content");
+    owner.finish()?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`refused_middle`].
+pub fn refused_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    ensure_errno!(device.retrieve_session(stage.name), ENOENT);
+    ensure_errno!(device.retrieve_session("refused-other"), ENOENT);
+    let session = device.retrieve_session("refused-own")?;
+
+    let mut expected = vec![0; 1 << 20];
+    expected[..4].copy_from_slice(b"head");
+    for round in 0..3 {
+        let at = (round as usize + 1) * 100_000;
+        expected[at..at + 8].copy_from_slice(&at.to_ne_bytes());
+        expected[at + 50_000] = 0x5a;
+        let file = session.retrieve(10 + round)?.into();
+        ensure_eq!(sys::content(&file)?, [round as u8; 10]);
+    }
+    ensure!(sys::content(&session.retrieve(1)?.into())? == expected);
     session.finish()?;
     Ok(())
 }
