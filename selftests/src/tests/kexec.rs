@@ -79,7 +79,10 @@ use std::{
         Ordering, //
     },
     thread,
-    time::Instant, //
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 use zerocopy::IntoBytes;
 
@@ -184,7 +187,14 @@ pub fn files_before(stage: &mut Stage) -> Outcome {
 
 /// See [`files_before`].
 pub fn files_after(stage: &mut Stage) -> Outcome {
-    let session = Device::open()?.retrieve_session(stage.name)?;
+    let free = || -> Outcome<u64> {
+        // Freed memory comes back a moment later.
+        thread::sleep(Duration::from_millis(300));
+        sys::meminfo("MemFree")
+    };
+    let device = Device::open()?;
+    let before = free()?;
+    let session = device.retrieve_session(stage.name)?;
     let start = Instant::now();
 
     for i in (0..MANY_FILES).rev() {
@@ -196,6 +206,12 @@ pub fn files_after(stage: &mut Stage) -> Outcome {
         "{MANY_FILES} files in {:.2} s",
         start.elapsed().as_secs_f64()
     ));
+    drop(session);
+
+    // At least the page of each file and one that describes it.
+    let freed = free()?.saturating_sub(before);
+    stage.note(format!("{freed} KiB freed"));
+    ensure!(freed > MANY_FILES * 7, "only {freed} KiB freed");
     Ok(())
 }
 
