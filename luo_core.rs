@@ -47,6 +47,10 @@ use kernel::{
         Restored,
         Subtree, //
     },
+    liveupdate::{
+        outgoing_abi,
+        OutgoingAbi, //
+    },
     miscdevice::{
         MiscDevice,
         MiscDeviceOptions,
@@ -181,10 +185,17 @@ impl Handover {
 }
 
 fn write_root(page: &mut RootPage, root: &Root) -> Result {
-    let mut tree = FdtWriter::new(page.as_mut_bytes())?;
-
-    root.write_tree(&mut tree)?;
-    tree.finish()
+    match outgoing_abi() {
+        OutgoingAbi::Fdt => {
+            let mut tree = FdtWriter::new(page.as_mut_bytes())?;
+            root.write_tree(&mut tree)?;
+            tree.finish()
+        }
+        OutgoingAbi::LuoV5 => root
+            .to_v5()
+            .write_to_prefix(page.as_mut_bytes())
+            .map_err(|_| ENOSPC),
+    }
 }
 
 impl TreeBuilder for FdtWriter<'_> {
@@ -352,7 +363,9 @@ fn reboot() -> Result {
     let root = Root {
         number: luo.number.saturating_add(1),
         sessions: luo.outgoing.head(),
-        flbs: luo_chain::phys(&handover.flbs).filter(|_| flbs > 0),
+        // The C implementation takes none at all for a fault of its own counting.
+        flbs: luo_chain::phys(&handover.flbs)
+            .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
     };
     write_root(&mut handover.root, &root)?;
 

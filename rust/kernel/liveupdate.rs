@@ -82,7 +82,13 @@ use crate::{
     kho::PhysAddr,
     module::this_module,
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        }, //
+    },
     types::Opaque, //
 };
 use core::{
@@ -98,6 +104,49 @@ use core::{
 pub fn is_enabled() -> bool {
     // SAFETY: The function only reads a flag and has no requirements.
     unsafe { bindings::liveupdate_enabled() }
+}
+
+/// In which layouts state is handed over, for handlers that know several
+/// (`liveupdate.abi=` on the command line).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum OutgoingAbi {
+    /// In those that hold most (`liveupdate.abi=fdt`, the default).
+    Fdt,
+    /// In those that the C implementation of Linux 7.2 and 7.3 reads (`liveupdate.abi=luo-v5`).
+    LuoV5,
+}
+
+static WRITES_LUO_V5: Atomic<bool> = Atomic::new(false);
+
+/// In which layouts this kernel hands state over.
+///
+/// What comes in is not concerned: a handler goes on reading all layouts that it knows.
+pub fn outgoing_abi() -> OutgoingAbi {
+    if WRITES_LUO_V5.load(Relaxed) {
+        OutgoingAbi::LuoV5
+    } else {
+        OutgoingAbi::Fdt
+    }
+}
+
+crate::early_param!(c"liveupdate.abi", liveupdate_abi_param);
+
+/// # Safety
+///
+/// `value` must be null or a C string.
+unsafe extern "C" fn liveupdate_abi_param(value: *mut c_char) -> c_int {
+    from_result(|| {
+        let value = NonNull::new(value).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function, and it is not null.
+        let value = unsafe { CStr::from_char_ptr(value.as_ptr()) };
+
+        match value.to_bytes() {
+            b"fdt" => WRITES_LUO_V5.store(false, Relaxed),
+            b"luo-v5" => WRITES_LUO_V5.store(true, Relaxed),
+            _ => return Err(EINVAL),
+        }
+        Ok(0)
+    })
 }
 
 /// What crosses the kexec for one file or one FLB: 64 bits whose meaning is its handler's.
