@@ -140,9 +140,9 @@ def unsafe_rule(results: Results) -> None:
 
 def linked(built: kernel.Kernel) -> set[str]:
     """The object files of which vmlinux is made."""
-    archive = built.folder / "vmlinux.a"
-    names = quiet(["llvm-ar", "t", str(archive)], "listing vmlinux.a", cwd=built.folder)
-    return {str(Path(name)) for name in names.splitlines()}
+    # Of a thin archive the names are as the archive is named: relative here.
+    return set(quiet(["llvm-ar", "t", "vmlinux.a"], "listing vmlinux.a",
+                     cwd=built.folder).splitlines())
 
 
 def links(results: Results, name: str, built: kernel.Kernel) -> None:
@@ -197,7 +197,8 @@ def measure(header: Path, include: Path, expressions: list[str], folder: Path) -
                       "int main(void)\n{\n" + "\n".join(lines) + "\n}\n")
     quiet(["gcc", "-w", f"-I{include}", str(source), "-o", str(folder / "layout")],
           f"compiling {header}")
-    return dict(line.split("=") for line in quiet([str(folder / "layout")], "layout").split())
+    return dict(line.rsplit("=", 1)
+                for line in quiet([str(folder / "layout")], "layout").splitlines())
 
 
 def header(results: Results, stock: programs.Stock, folder: Path) -> None:
@@ -361,7 +362,7 @@ def commands(results: Results, source: Path, folder: Path) -> None:
         except Failed as why:
             results.add(name, None if named and named in str(why) else str(why))
 
-    fragment("taken", "# CONFIG_INPUT is not set\nCONFIG_LOG_BUF_SHIFT=18\n", None)
+    fragment("taken", "CONFIG_LOCALVERSION=\"-test\"\nCONFIG_LOG_BUF_SHIFT=18\n", None)
     fragment("no-option", "CONFIG_NO_SUCH_OPTION=y\n", "CONFIG_NO_SUCH_OPTION")
     fragment("no-effect", "CONFIG_PREEMPT_RT=y\nCONFIG_LIVEUPDATE=n\n", "CONFIG_PREEMPT_RT=y")
     fragment("no-fragment", "LIVEUPDATE\n", "LIVEUPDATE")

@@ -6,6 +6,7 @@ import os
 import re
 import time
 
+GROUPS = ("host", "source", "rust", "rust-memfd-c", "c")
 SHOWN = 40      # lines of explanation that one failure may take
 
 
@@ -33,7 +34,7 @@ class Results:
 
     def may_want(self, group: str) -> bool:
         """The same for a group that is quick to ask for its tests: a part of a name will do."""
-        return self.asks_for(group) or \
+        return self.asks_for(group) or self.pattern not in GROUPS and \
             "/" not in self.pattern and self.fixed() in ("", self.pattern)
 
     def fixed(self) -> str:
