@@ -255,12 +255,13 @@ impl Attributes {
     ///
     /// # Errors
     ///
-    /// - [`EOPNOTSUPP`] if it has seals that are not known here.
+    /// - [`EOPNOTSUPP`] if it has seals that are not known here, or other restrictions that would
+    ///   be lost: nobody may gain rights by a live update.
     /// - [`EBADF`] if it is open neither for reading nor for writing.
     /// - [`ENOMEM`] if memory is short.
     fn of(memfd: &Memfd) -> Result<Self> {
         let seals = memfd.seals();
-        if seals & !SEALS_KNOWN != 0 {
+        if seals & !SEALS_KNOWN != 0 || memfd.has_other_restrictions() {
             return Err(EOPNOTSUPP);
         }
 
@@ -297,10 +298,6 @@ impl Attributes {
         }
         file.set_position(self.position)?;
         Ok(file)
-    }
-
-    fn file_pages(&self) -> u64 {
-        self.size.div_ceil(PAGE_SIZE as u64)
     }
 
     /// The flags by which the file is to be opened.
@@ -393,16 +390,16 @@ impl<L: Layout> State<L> {
     }
 
     fn freeze(&mut self) -> Result {
-        let attributes = Attributes::of(&self.mapping)?;
-        L::check(&attributes)?;
-
-        let closed = match holes(&self.extents, attributes.file_pages()).next() {
+        let closed = match holes(&self.extents, pages_of(self.mapping.size())).next() {
             Some(_) => Some(self.mapping.close()?),
             None => None,
         };
         if closed.is_some() {
             self.catch_up()?;
         }
+
+        let attributes = Attributes::of(&self.mapping)?;
+        L::check(&attributes)?;
         L::write(&mut self.header, &attributes, &self.parts)?;
 
         self.closed = closed;
@@ -487,6 +484,11 @@ fn append<L: Layout>(run: &mut PinnedExtent, next: PinnedExtent) -> Result<(), P
     } else {
         Err(next)
     }
+}
+
+/// How many pages a file has whose size is `size`.
+fn pages_of(size: u64) -> u64 {
+    size.div_ceil(PAGE_SIZE as u64)
 }
 
 fn end_of(extent: &PinnedExtent) -> u64 {
@@ -593,7 +595,7 @@ impl<L: Layout> Found<L> {
 
     /// Claims the pages and puts them into `file`. The description goes away.
     fn fill(self, mut file: NewMemfd) -> Result<ARef<File>> {
-        let file_pages = self.attributes.file_pages();
+        let file_pages = pages_of(self.attributes.size);
         let mut filling = file.fill();
         let mut result = Ok(());
 
@@ -925,12 +927,12 @@ impl Layout for FoliosV2 {
     }
 
     fn check(attributes: &Attributes) -> Result {
-        // It would come back open for both, and nobody may gain rights by a live update.
+        // It would come back open for both.
         if attributes.open.bits() & READ_WRITE != READ_WRITE {
             return Err(EOPNOTSUPP);
         }
         // The C handler takes no larger ones.
-        match u32::try_from(attributes.file_pages()) {
+        match u32::try_from(pages_of(attributes.size)) {
             Ok(_) => Ok(()),
             Err(_) => Err(EFBIG),
         }

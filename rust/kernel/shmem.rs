@@ -154,6 +154,23 @@ impl Memfd {
         }
     }
 
+    /// Whether something else than mode and seals says who may do what: an access control list, or
+    /// that the file is immutable or for appending only.
+    pub fn has_other_restrictions(&self) -> bool {
+        let inode = self.inode();
+        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
+        let flags = unsafe { addr_of!((*inode).i_flags).read_volatile() };
+
+        #[cfg(CONFIG_FS_POSIX_ACL)]
+        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`; the list is not followed.
+        // Shmem keeps it there; an odd number stands for one that is elsewhere.
+        let acl = unsafe { addr_of!((*inode).i_acl).read_volatile() } as usize;
+        #[cfg(not(CONFIG_FS_POSIX_ACL))]
+        let acl = 0;
+
+        flags & (bindings::S_IMMUTABLE | bindings::S_APPEND) != 0 || (acl != 0 && acl % 2 == 0)
+    }
+
     /// The name, which begins with `memfd:` if `memfd_create()` made the file.
     ///
     /// # Errors
@@ -837,6 +854,9 @@ impl Filling<'_> {
     /// - [`ENOMEM`] if memory is short, or shorter than the current task's control group allows.
     /// - [`ENOSPC`] if the file system is full.
     pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
+        // SAFETY: The current task may sleep, as all users of this module.
+        unsafe { bindings::cond_resched() };
+
         let index = usize::try_from(index)?;
         let order = folio.order();
         let pages = 1_usize << order;
