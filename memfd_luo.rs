@@ -8,8 +8,8 @@
 //! - [`Extents`], our own and what is written by default: all of a memfd, with holes as holes and
 //!   pages in runs;
 //! - [`FoliosV2`], the layout of the C handler: content, size, position and seals. It is always
-//!   understood, and written if `memfd_luo.abi_v2=1` asks for it, as one does who goes back to a
-//!   kernel that knows nothing else.
+//!   understood, and written if `liveupdate.abi=luo-v5` or `memfd_luo.abi_v2=1` asks for it, as one
+//!   does who goes back to a kernel that knows nothing else.
 //!
 //! What happens to a file:
 //!
@@ -46,9 +46,11 @@ use kernel::{
         RestoredPages, //
     },
     liveupdate::{
+        self,
         FileHandler,
         Handle,
         Outcome,
+        OutgoingAbi,
         Registration,
         RetrieveError, //
     },
@@ -159,7 +161,7 @@ impl kernel::Module for MemfdLuo {
 
 /// Whether memfds shall be handed over as a kernel expects that has the C implementation.
 fn prefer_v2() -> bool {
-    module_parameters::abi_v2.value()
+    module_parameters::abi_v2.value() || liveupdate::outgoing_abi() == OutgoingAbi::LuoV5
 }
 
 /// A way to write a memfd down.
