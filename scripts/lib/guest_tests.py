@@ -3,6 +3,7 @@
 
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,19 +165,30 @@ class Bench:
             why = ["no KUnit test ran", *story(outcome)]
         self.results.add(f"{group}/kernel-log", why, outcome.seconds, group=group)
 
-    def own(self, program: Path, listed: list["OwnTest"]) -> None:
-        """Our tests from user space, those that can share a boot in one."""
-        prefix = f"{self.name}/self/"
-        core, memfd = self.built.variant.core, self.built.variant.memfd_impl
+    def own(self, program: Path, listed: list["OwnTest"], group: str = "",
+            then: Sequence["Bench"] = (), options: str = "",
+            pick: Callable[["OwnTest"], bool] = lambda test: True) -> None:
+        """Our tests from user space, those that can share a boot in one.
+
+        The kernels of the benches in `then` are the next ones, in turn.
+        """
+        prefix = f"{group or self.name}/self/"
+        variants = [bench.built.variant for bench in (self, *then)]
+        core = "c" if any(variant.core == "c" for variant in variants) else "rust"
+        memfd = "c" if any(variant.memfd_impl == "c" for variant in variants) else "rust"
         able = [test for test in listed
                 if not (core == "c" and test.c_differs or memfd == "c" and test.rust_memfd)]
         boots: dict[str, list[OwnTest]] = {}
         for test in able:
-            if self.results.wants(prefix + test.name):
+            if pick(test) and self.results.wants(prefix + test.name):
                 boots.setdefault(test.boot, []).append(test)
         with self.archive() as archive:
             archive.file("init", program, 0o755)
             archive.file("boot/kernel", self.built.image)
+            for bench in {bench.name: bench for bench in then}.values():
+                archive.file(f"boot/{bench.name}", bench.built.image)
+        if then:
+            options += " luo.kernels=" + ",".join(f"/boot/{bench.name}" for bench in then)
         for boot, tests in boots.items():
             # A command line has no room for the names of many.
             whole = tests == [test for test in able if test.boot == boot]
@@ -193,7 +205,7 @@ class Bench:
                         self.results.add(prefix + name, None if how == "ok" else
                                          remarks or [how])
 
-            impl = f"luo.core={core} luo.memfd={memfd}"
+            impl = f"luo.core={core} luo.memfd={memfd} {options}"
             outcome = self.boot(command_line=f"{impl} luo.test={names}", on_line=result,
                                 memory=max(test.memory for test in tests),
                                 timeout=60 + sum(test.timeout for test in tests),

@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-GROUPS = ("host", "source", "rust", "rust-memfd-c", "c")
+GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating")
 SHOWN = 40      # lines of explanation that one failure may take
 
 
