@@ -251,7 +251,7 @@ const TESTS: &[Test] = &[
             reboot::refused_after,
         ],
     )
-    .next_parameter("memfd_luo.abi_v2", "1")
+    .next_parameter("liveupdate.abi", "luo-v5")
     .c_differs()
     .rust_memfd(),
 ];
