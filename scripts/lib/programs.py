@@ -13,7 +13,8 @@ CARGO_FOLDER = CACHE / "cargo-target"
 
 
 def cargo(*words: str) -> list[str]:
-    return ["cargo", *words, "--locked", "--target-dir", str(CARGO_FOLDER)]
+    command, *rest = words
+    return ["cargo", command, "--locked", "--target-dir", str(CARGO_FOLDER), *rest]
 
 
 def crate_program(package: str, name: str, into: Path) -> Path:

@@ -22,8 +22,12 @@ class Results:
         """Whether the user's pattern selects a test: a part of its name, or with `*`."""
         if not self.pattern:
             return True
-        if any(mark in self.pattern for mark in "*?["):
+        if self.fixed() != self.pattern:
             return fnmatch.fnmatch(name, self.pattern)
+        if self.pattern.split("/")[0] in GROUPS:
+            # `c' and `c/stock' are about one kernel, not about all that has a c.
+            whole = self.pattern if "/" in self.pattern else f"{self.pattern}/"
+            return f"{name}/".startswith(whole)
         return self.pattern in name
 
     def asks_for(self, group: str) -> bool:
