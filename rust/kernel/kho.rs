@@ -21,8 +21,14 @@ use crate::{
         from_err_ptr,
         to_result, //
     },
+    new_mutex,
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::{
+        Mutex,
+        MutexGuard,
+        SetOnce, //
+    }, //
 };
 use core::{
     fmt,
@@ -204,6 +210,7 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
     /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
     /// - [`EMSGSIZE`] if the block that starts there is not as large as [`Preserved`] makes it for
     ///   a `T`.
+    /// - [`ENOMEM`] for the first claim of all, if memory is short.
     ///
     /// C counterpart: `kho_restore_folio()`.
     pub fn claim(phys: PhysAddr) -> Result<Self> {
@@ -212,13 +219,15 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
             assert!(align_of::<T>() <= PAGE_SIZE);
         }
 
+        let _claiming = claiming()?;
+
         // Each owner preserves its values one by one, so the block is as large as this takes.
         if preserved_size(phys)? != size_of::<T>().next_power_of_two().max(PAGE_SIZE) {
             return Err(EMSGSIZE);
         }
 
-        // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
-        // between, then the function says so by a null pointer.
+        // SAFETY: A preserved block starts at `phys`, as just checked, and nobody claims it in
+        // between, as claims wait for each other.
         let folio = unsafe { bindings::kho_restore_folio(phys.get()) };
         let folio = NonNull::new(folio).ok_or(ENOENT)?;
 
@@ -250,6 +259,23 @@ impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant we own a reference to the folio.
         unsafe { bindings::folio_put(self.folio.as_ptr()) };
+    }
+}
+
+/// Claims wait for each other: KHO looks whether a block may be claimed and claims it in two steps.
+static CLAIMS: SetOnce<Pin<KBox<Mutex<()>>>> = SetOnce::new();
+
+/// Begins a claim, which ends when the guard is dropped.
+///
+/// # Errors
+///
+/// [`ENOMEM`], if it is the first of all.
+fn claiming() -> Result<MutexGuard<'static, ()>> {
+    loop {
+        if let Some(claims) = CLAIMS.as_ref() {
+            return Ok(claims.lock());
+        }
+        CLAIMS.populate(KBox::pin_init(new_mutex!((), "kho::CLAIMS"), GFP_KERNEL)?);
     }
 }
 

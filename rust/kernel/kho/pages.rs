@@ -5,6 +5,7 @@
 //! Where KHO shall hand over a value of a known type, [`Restored`](super::Restored) is simpler.
 
 use super::{
+    claiming,
     order_at,
     preserved_size,
     PhysAddr, //
@@ -109,10 +110,11 @@ impl RestoredFolio {
     ///
     /// C counterpart: `kho_restore_folio()`.
     pub fn claim(phys: PhysAddr) -> Result<Self> {
+        let _claiming = claiming()?;
         preserved_size(phys)?;
 
-        // SAFETY: A preserved block starts at `phys`, as just checked. If somebody claims it in
-        // between, then the function says so by a null pointer.
+        // SAFETY: A preserved block starts at `phys`, as just checked, and nobody claims it in
+        // between, as claims wait for each other.
         let folio = unsafe { bindings::kho_restore_folio(phys.get()) };
 
         // INVARIANT: KHO made the folio for us, with one reference to it.
@@ -165,11 +167,12 @@ impl RestoredPages {
     ///
     /// C counterpart: `kho_restore_pages()`.
     pub fn claim(phys: PhysAddr, pages: usize) -> Result<Self> {
+        let _claiming = claiming()?;
         check_pages(phys, pages)?;
         let (next, end) = pfn_range(phys, pages)?;
 
-        // SAFETY: The range is preserved, as just checked. If somebody claims any of it in
-        // between, then the function says so by a null pointer.
+        // SAFETY: The range is preserved, as just checked, and nobody claims any of it in between,
+        // as claims wait for each other.
         let page = unsafe { bindings::kho_restore_pages(phys.get(), pages) };
         if page.is_null() {
             return Err(ENOENT);
