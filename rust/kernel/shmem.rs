@@ -888,9 +888,10 @@ impl Filling<'_> {
             bindings::folio_mark_dirty(raw);
         }
 
-        // SAFETY: The inode is valid and belongs to shmem.
-        let accounted =
-            to_result(unsafe { bindings::shmem_inode_acct_blocks(inode, pages as c_long) });
+        let accounted = to_result(
+            // SAFETY: The inode is valid and belongs to shmem.
+            unsafe { bindings::shmem_inode_acct_blocks(inode, pages as c_long) },
+        );
         // SAFETY: The folio is locked, and has just been put into the page cache.
         unsafe {
             match accounted {
