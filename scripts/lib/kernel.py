@@ -207,13 +207,18 @@ def configure(tree: Path, folder: Path, variant: Variant) -> None:
         raise Failed("the kernel's configuration lacks " + ", ".join(lost))
 
 
-def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:
-    """Builds a kernel, or makes sure that it is built. Needs the lock."""
-    tree = overlaid(source())
+def build_folder(tree: Path, variant: Variant) -> Path:
+    """Where a variant of what is in `tree` is built."""
     key = hashlib.sha256()
     for path in (*variant.ours, *variant.fragments):
         key.update(path.read_bytes())
-    folder = CACHE / "build" / tree.name / f"{variant.name}-{key.hexdigest()[:8]}"
+    return CACHE / "build" / tree.name / f"{variant.name}-{key.hexdigest()[:8]}"
+
+
+def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:
+    """Builds a kernel, or makes sure that it is built. Needs the lock."""
+    tree = overlaid(source())
+    folder = build_folder(tree, variant)
     done = folder / ".luo-done"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
