@@ -2,10 +2,10 @@
 
 //! Chains of blocks: records laid down in preserved memory, and read from it.
 //!
-//! Above [`kho`] and [`abi`](crate::abi), below sessions and files. Memory is taken when there is time for it
-//! to fail ([`Chain::reserve`]); writing a record ([`Chain::push`]) then cannot. A block becomes
-//! part of the chain with its first record, so a chain never ends in an empty block, which the C
-//! implementation would refuse.
+//! Above [`kho`] and [`abi`](crate::abi), below sessions and files. Memory is taken when there is
+//! time for it to fail ([`Chain::reserve`]); writing a record ([`Chain::push`]) then cannot. A
+//! block becomes part of the chain with its first record, so a chain never ends in an empty block,
+//! which the C implementation would refuse.
 
 use core::marker::PhantomData;
 use kernel::{
