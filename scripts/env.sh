@@ -13,9 +13,10 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # Lets one process at a time make things in the cache. The lock goes with the
 # process (and the children that hold descriptor 9), so none is ever left over.
 lock() {
+	[ -z "${LUO_LOCKED:-}" ] || return 0	# by the process that called
 	mkdir -p "$LUO_CACHE"
 	exec 9>"$LUO_CACHE/lock"
 	flock -n 9 || { say "another run is making things in $LUO_CACHE, waiting for it"; flock 9; }
 }
 
-unlock() { exec 9>&-; }
+unlock() { [ -n "${LUO_LOCKED:-}" ] || exec 9>&-; }

@@ -34,7 +34,12 @@ def lock():
         except BlockingIOError:
             say(f"another run is making things in {CACHE}, waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        # A script that is called meanwhile must not wait for its caller.
+        os.environ["LUO_LOCKED"] = "1"
+        try:
+            yield
+        finally:
+            del os.environ["LUO_LOCKED"]
 
 
 class Progress:
@@ -66,14 +71,11 @@ class Progress:
 
 
 def run(command: list[str], what: str, log: Path, total: int | None = None,
-        step: str = r"^  [A-Z]", **options) -> list[str]:
-    """Runs a long command: output to `log`, progress and warnings to the user.
-
-    Returns the lines that look like compiler warnings.
-    """
+        step: str = r"^  [A-Z]", **options) -> None:
+    """Runs a long command: output to `log`, progress to the user."""
     progress = Progress(what, total)
     tail: list[str] = []
-    warnings: list[str] = []
+    warnings = 0
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as out:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -85,8 +87,8 @@ def run(command: list[str], what: str, log: Path, total: int | None = None,
                 tail = tail[-400:] + [line.rstrip()]
                 if re.match(step, line):
                     progress.step()
-                elif re.search(r"\bwarning\b", line):
-                    warnings.append(line.rstrip())
+                elif re.match(r"warning: (?!\d)", line) or ": warning: " in line:
+                    warnings += 1
         finally:
             if process.poll() is None and sys.exc_info()[0]:
                 process.kill()
@@ -96,7 +98,8 @@ def run(command: list[str], what: str, log: Path, total: int | None = None,
         raise Failed(f"{what} failed; the whole log is {log}\n" + "\n".join(excerpt(tail)))
     if progress.count:
         say(f"{what}: done, {progress.count} steps in {took:.0f} s")
-    return warnings
+    if warnings:
+        say(f"{what}: {warnings} warnings in {log}")
 
 
 def excerpt(tail: list[str]) -> list[str]:

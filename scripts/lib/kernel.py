@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,10 +240,8 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
     what = f"building the kernel ({variant.name})"
     if first:
         say(f"{what}; from nothing this takes about seven minutes on two processors")
-    warnings = run([*make(tree, folder), *extra, *(targets or ("bzImage",))], what,
-                   folder / "luo-build.log", STEPS if first else None)
-    for line in warnings:
-        print(line, file=sys.stderr)
+    run([*make(tree, folder), *extra, *(targets or ("bzImage",))], what,
+        folder / "luo-build.log", STEPS if first else None)
     done.touch()
     return Kernel(variant, tree, folder, folder / "arch/x86/boot/bzImage")
 
