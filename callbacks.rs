@@ -251,14 +251,14 @@ impl Handler {
     /// # Errors
     ///
     /// What the handler returns.
-    pub(crate) fn retrieve(&self, data: u64) -> Result<ARef<File>, RetrieveError> {
+    pub(crate) fn retrieve(&self, data: u64) -> Result<ARef<File>, RetrieveError<()>> {
         let mut args = self.args(None, data, 0);
 
         if let Some(retrieve) = self.ops().retrieve {
             // SAFETY: By the type invariant; `args` is valid for the call.
             to_result(unsafe { retrieve(&mut args) }).map_err(|e| {
                 if args.retrieve_status == RETRIEVE_AGAIN {
-                    RetrieveError::Again(e)
+                    RetrieveError::Again(e, ())
                 } else {
                     RetrieveError::Final(e)
                 }
@@ -272,23 +272,32 @@ impl Handler {
     }
 
     /// Whether the handler is ready to finish the file.
-    pub(crate) fn can_finish(&self, file: Option<&File>, outcome: Outcome, data: u64) -> bool {
+    pub(crate) fn can_finish(&self, outcome: Outcome<'_, ()>, data: u64) -> bool {
         let Some(can_finish) = self.ops().can_finish else {
             return true;
         };
-        let mut args = self.args(file, data, status_of(outcome));
+        let mut args = self.args_of(outcome, data);
 
         // SAFETY: By the type invariant; `args` and the file are valid for the call.
         unsafe { can_finish(&mut args) }
     }
 
     /// Has the handler finish the file.
-    pub(crate) fn finish(&self, file: Option<&File>, outcome: Outcome, data: u64) {
-        let mut args = self.args(file, data, status_of(outcome));
+    pub(crate) fn finish(&self, outcome: Outcome<'_, ()>, data: u64) {
+        let mut args = self.args_of(outcome, data);
 
         if let Some(finish) = self.ops().finish {
             // SAFETY: By the type invariant; `args` and the file are valid for the call.
             unsafe { finish(&mut args) };
+        }
+    }
+
+    /// What C is told of an outcome.
+    fn args_of(&self, outcome: Outcome<'_, ()>, data: u64) -> bindings::liveupdate_file_op_args {
+        match outcome {
+            Outcome::NeverAsked(()) => self.args(None, data, 0),
+            Outcome::Retrieved(file) => self.args(Some(file), data, 1),
+            Outcome::Failed { error, .. } => self.args(None, data, error.to_errno()),
         }
     }
 
@@ -310,15 +319,6 @@ impl Handler {
     fn ops(&self) -> &bindings::liveupdate_file_ops {
         // SAFETY: By the type invariant.
         unsafe { &*(*self.ptr.as_ptr()).ops }
-    }
-}
-
-/// What C is told of an outcome.
-fn status_of(outcome: Outcome) -> c_int {
-    match outcome {
-        Outcome::NeverAsked => 0,
-        Outcome::Retrieved => 1,
-        Outcome::Failed(e) => e.to_errno(),
     }
 }
 

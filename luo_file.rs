@@ -51,6 +51,7 @@ use crate::{
     luo_flb::FlbUse,
     luo_handler::{
         Bound,
+        Expected,
         Handlers, //
     }, //
 };
@@ -272,7 +273,9 @@ impl Drop for PreservedFiles {
 
 /// A file that came from the previous kernel.
 struct IncomingFile {
-    record: Record,
+    token: u64,
+    data: u64,
+    expected: Expected,
     /// Looked up when it is needed first: it may be registered late, or never.
     bound: Option<Bound>,
     state: State,
@@ -294,7 +297,7 @@ enum State {
 impl IncomingFile {
     fn bind(&mut self, handlers: &Handlers) -> Result<&Handler> {
         if self.bound.is_none() {
-            self.bound = handlers.for_compatible(&self.record.compatible);
+            self.bound = handlers.for_compatible(self.expected.compatible());
         }
         self.bound
             .as_ref()
@@ -317,7 +320,7 @@ impl IncomingFile {
 
         self.make(handlers, claims).map_err(|error| {
             let (e, how) = match error {
-                RetrieveError::Again(e) => (e, "may be tried again"),
+                RetrieveError::Again(e, ()) => (e, "may be tried again"),
                 RetrieveError::Final(e) => {
                     self.state = State::Failed(e);
                     (e, "for good")
@@ -327,8 +330,8 @@ impl IncomingFile {
                 pr_warn!(
                     "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
                     session,
-                    self.record.token,
-                    self.record.compatible,
+                    self.token,
+                    self.expected.compatible(),
                     how,
                     e,
                 );
@@ -341,10 +344,11 @@ impl IncomingFile {
         &mut self,
         handlers: &Handlers,
         claims: &'static Claims,
-    ) -> Result<ARef<File>, RetrieveError> {
-        let data = self.record.data;
-        let handler = self.bind(handlers).map_err(RetrieveError::Again)?;
-        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(RetrieveError::Again)?;
+    ) -> Result<ARef<File>, RetrieveError<()>> {
+        let data = self.data;
+        let again = |e| RetrieveError::Again(e, ());
+        let handler = self.bind(handlers).map_err(again)?;
+        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(|e| again(e.into()))?;
         let file = handler.retrieve(data)?;
         let claim = claims.claim(handler.id(&file), memory).ok();
 
@@ -361,32 +365,33 @@ impl IncomingFile {
     }
 
     /// What the handler is told of the file.
-    fn outcome(&self) -> (Option<&File>, Outcome) {
+    fn outcome(&self) -> Outcome<'_, ()> {
         match &self.state {
-            State::Waiting => (None, Outcome::NeverAsked),
-            State::Retrieved { file, .. } => (Some(file), Outcome::Retrieved),
-            State::Failed(e) => (None, Outcome::Failed(*e)),
+            State::Waiting => Outcome::NeverAsked(()),
+            State::Retrieved { file, .. } => Outcome::Retrieved(file),
+            State::Failed(error) => Outcome::Failed {
+                error: *error,
+                left: None,
+            },
         }
     }
 
     /// Whether [`IncomingFile::finish`] may be called, for which there must be a handler.
     fn can_finish(&mut self, handlers: &Handlers) -> bool {
         // Anew, since the handler may have come to depend on an FLB that finishes with the file.
-        if let Some(bound) = handlers.for_compatible(&self.record.compatible) {
+        if let Some(bound) = handlers.for_compatible(self.expected.compatible()) {
             self.bound = Some(bound);
         }
-        let (file, outcome) = self.outcome();
+        let outcome = self.outcome();
 
         self.bound
             .as_ref()
-            .is_some_and(|bound| bound.handler.can_finish(file, outcome, self.record.data))
+            .is_some_and(|bound| bound.handler.can_finish(outcome, self.data))
     }
 
     fn finish(self) {
-        let (file, outcome) = self.outcome();
-
         if let Some(bound) = &self.bound {
-            bound.handler.finish(file, outcome, self.record.data);
+            bound.handler.finish(self.outcome(), self.data);
             bound.flbs.finish();
         }
     }
@@ -409,7 +414,7 @@ impl IncomingFiles {
     ///
     /// - [`EINVAL`] if it cannot be read; that has been reported.
     /// - [`ENOMEM`].
-    pub(crate) fn read(session: &SessionInfo) -> Result<Self> {
+    pub(crate) fn read(session: &SessionInfo, handlers: &'static Handlers) -> Result<Self> {
         // INVARIANT: Both are empty.
         let mut files = Self {
             files: KVVec::new(),
@@ -420,7 +425,7 @@ impl IncomingFiles {
             &Incoming,
             session.files,
             usize::MAX,
-            |_, record: &FileRecord| files.push(session, record),
+            |_, record: &FileRecord| files.push(session, record, handlers),
         )
         .map_err(|e| {
             pr_err!("incoming session '{}': {}\n", session.name, e);
@@ -440,7 +445,12 @@ impl IncomingFiles {
     }
 
     /// Takes in one file. One that cannot be read is reported and left out.
-    fn push(&mut self, session: &SessionInfo, record: &FileRecord) -> Result {
+    fn push(
+        &mut self,
+        session: &SessionInfo,
+        record: &FileRecord,
+        handlers: &'static Handlers,
+    ) -> Result {
         let record = match record.parse() {
             Ok(record) if self.tokens.get(&record.token).is_some() => {
                 pr_err!(
@@ -463,7 +473,9 @@ impl IncomingFiles {
             .try_create_and_insert(record.token, self.files.len(), GFP_KERNEL)?;
         self.files.push(
             IncomingFile {
-                record,
+                token: record.token,
+                data: record.data,
+                expected: handlers.expect(record.compatible)?,
                 bound: None,
                 state: State::Waiting,
             },
@@ -519,7 +531,7 @@ impl IncomingFiles {
         let mut preserved = PreservedFiles::new();
 
         for incoming in &mut self.files {
-            let token = incoming.record.token;
+            let token = incoming.token;
             let file = match incoming.retrieve(session, handlers, claims) {
                 Ok(file) => file,
                 // A shortage that may pass: then the kexec has to wait.
@@ -560,8 +572,8 @@ impl IncomingFiles {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': {}\n",
                         session,
-                        file.record.token,
-                        file.record.compatible,
+                        file.token,
+                        file.expected.compatible(),
                         if file.bound.is_some() {
                             "cannot finish yet"
                         } else {

@@ -5,6 +5,9 @@
 //! Between the C interface ([`capi`](super::capi)) and the files that need a handler
 //! ([`luo_file`](super::luo_file)). There are few handlers, so they are searched one by one.
 //!
+//! A handler for which files came in keeps its module from being unloaded until these are finished,
+//! whether or not anybody has asked for them.
+//!
 //! The lock is held while handlers are asked whether they want a file, and never during any other
 //! callback. The table of FLBs may be locked under it.
 
@@ -15,6 +18,7 @@ use kernel::{
     fs::File,
     new_mutex,
     prelude::*,
+    rbtree::RBTree,
     sync::{
         Arc,
         Mutex, //
@@ -38,12 +42,58 @@ use crate::{
 #[pin_data]
 pub(crate) struct Handlers {
     #[pin]
-    table: Mutex<KVec<Entry>>,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    entries: KVec<Entry>,
+    /// How many incoming files are to be finished, by their compatible string.
+    expected: RBTree<Compatible, u64>,
 }
 
 struct Entry {
     handler: RegisteredHandler,
     flbs: Arc<FlbSet>,
+    /// There exactly if incoming files are expected to need the handler.
+    _pinned: Option<Handler>,
+}
+
+/// An incoming file, of which only its compatible string matters here. As long as there is one, its
+/// handler stays.
+pub(crate) struct Expected {
+    compatible: Compatible,
+    handlers: &'static Handlers,
+}
+
+impl Expected {
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut table = self.handlers.table.lock();
+
+        if let Some(files) = table.expected.get_mut(&self.compatible) {
+            *files = files.saturating_sub(1);
+            if *files > 0 {
+                return;
+            }
+        }
+        table.expected.remove(&self.compatible);
+        if let Some(entry) = table.of(&self.compatible) {
+            entry._pinned = None;
+        }
+    }
+}
+
+impl Table {
+    fn of(&mut self, compatible: &Compatible) -> Option<&mut Entry> {
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.handler.compatible() == compatible)
+    }
 }
 
 /// A handler to be called, and the FLBs that files of its depend on.
@@ -64,7 +114,13 @@ impl Entry {
 impl Handlers {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            table <- new_mutex!(KVec::new(), "luo::Handlers"),
+            table <- new_mutex!(
+                Table {
+                    entries: KVec::new(),
+                    expected: RBTree::new(),
+                },
+                "luo::Handlers"
+            ),
         })
     }
 
@@ -78,15 +134,45 @@ impl Handlers {
         let flbs = FlbSet::empty()?;
         let mut table = self.table.lock();
 
-        if table
-            .iter()
-            .any(|e| e.handler.compatible() == handler.compatible())
-        {
+        if table.of(handler.compatible()).is_some() {
             pr_err!("handler '{}' is registered already\n", handler.compatible());
             return Err(EEXIST);
         }
-        table.push(Entry { handler, flbs }, GFP_KERNEL)?;
+        let pinned = match table.expected.get(handler.compatible()) {
+            Some(_) => handler.pin(),
+            None => None,
+        };
+        table.entries.push(
+            Entry {
+                handler,
+                flbs,
+                _pinned: pinned,
+            },
+            GFP_KERNEL,
+        )?;
         Ok(())
+    }
+
+    /// Notes that a file came in which will need its handler. Before any handler is registered.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn expect(&'static self, compatible: Compatible) -> Result<Expected> {
+        let mut table = self.table.lock();
+
+        match table.expected.get_mut(&compatible) {
+            Some(files) => *files = files.saturating_add(1),
+            None => {
+                table
+                    .expected
+                    .try_create_and_insert(compatible, 1, GFP_KERNEL)?;
+            }
+        }
+        Ok(Expected {
+            compatible,
+            handlers: self,
+        })
     }
 
     /// Unregisters a handler together with its dependencies. Nothing happens if it is not there.
@@ -97,7 +183,7 @@ impl Handlers {
     ) {
         let mut table = self.table.lock();
 
-        table.retain(|entry| {
+        table.entries.retain(|entry| {
             if !entry.handler.is(handler) {
                 return true;
             }
@@ -124,6 +210,7 @@ impl Handlers {
     ) -> Result {
         let mut table = self.table.lock();
         let entry = table
+            .entries
             .iter_mut()
             .find(|entry| entry.handler.is(handler))
             .ok_or(EINVAL)?;
@@ -153,6 +240,7 @@ impl Handlers {
     ) -> Result {
         let table = self.table.lock();
         let entry = table
+            .entries
             .iter()
             .find(|entry| entry.handler.is(handler) && entry.flbs.contains(flb))
             .ok_or(ENOENT)?;
@@ -171,6 +259,7 @@ impl Handlers {
         let table = self.table.lock();
 
         table
+            .entries
             .iter()
             .find(|entry| entry.handler.can_preserve(file))
             .and_then(Entry::bind)
@@ -179,12 +268,9 @@ impl Handlers {
 
     /// The handler for files that were preserved under a compatible string.
     pub(crate) fn for_compatible(&self, compatible: &Compatible) -> Option<Bound> {
-        let table = self.table.lock();
+        let mut table = self.table.lock();
 
-        table
-            .iter()
-            .find(|entry| entry.handler.compatible() == compatible)
-            .and_then(Entry::bind)
+        table.of(compatible).and_then(|entry| entry.bind())
     }
 }
 
@@ -203,9 +289,8 @@ mod tests {
             FileHandler,
             Flb,
             FlbCell,
-            Handle,
+            HandlerCell,
             Outcome,
-            Registration,
             RetrieveError, //
         },
         sync::aref::ARef, //
@@ -233,22 +318,24 @@ mod tests {
             2 => c"luo-kunit-flb-2",
             _ => c"luo-kunit-flb-3",
         };
-        type Object = u64;
+        type Handle = u64;
+        type Outgoing = u64;
+        type Incoming = u64;
 
-        fn preserve() -> Result<(Handle, u64)> {
+        fn preserve() -> Result<(u64, u64)> {
             log(N);
             if N == 3 {
                 return Err(ENXIO);
             }
-            Ok((Handle::new(N), N))
+            Ok((N, N))
         }
 
-        fn unpreserve(object: u64, handle: Handle) {
-            assert!(object == N && handle.get() == N);
+        fn unpreserve(object: u64, handle: u64) {
+            assert!(object == N && handle == N);
             log(N + 4);
         }
 
-        fn retrieve(_handle: Handle) -> Result<u64> {
+        fn retrieve(_handle: u64) -> Result<u64> {
             Err(ENXIO)
         }
 
@@ -269,6 +356,7 @@ mod tests {
             2 => c"luo-kunit-file-2",
             _ => c"luo-kunit-file-3",
         };
+        type Handle = u64;
         type State = ();
 
         fn flbs() -> &'static [&'static dyn AnyFlb] {
@@ -280,22 +368,22 @@ mod tests {
             false
         }
 
-        fn preserve(_file: &File) -> Result<(Handle, ())> {
+        fn preserve(_file: &File) -> Result<(u64, ())> {
             Err(ENXIO)
         }
 
-        fn unpreserve(_file: &File, _state: (), _handle: Handle) {}
+        fn unpreserve(_file: &File, _state: (), _handle: u64) {}
 
-        fn retrieve(_handle: Handle) -> Result<ARef<File>, RetrieveError> {
+        fn retrieve(_handle: u64) -> Result<ARef<File>, RetrieveError<u64>> {
             Err(RetrieveError::Final(ENXIO))
         }
 
-        fn finish(_file: Option<&File>, _outcome: Outcome, _handle: Handle) {}
+        fn finish(_outcome: Outcome<'_, u64>) {}
     }
 
-    fn register<const N: usize>() -> Result<Pin<KBox<Registration<Idle<N>>>>> {
-        KBox::try_pin_init(Registration::new(), GFP_KERNEL)
-    }
+    static NEEDS_NONE: HandlerCell<Idle<0>> = HandlerCell::new();
+    static NEEDS_TWO: HandlerCell<Idle<2>> = HandlerCell::new();
+    static NEEDS_THREE: HandlerCell<Idle<3>> = HandlerCell::new();
 
     fn bound<const N: usize>() -> Result<Bound> {
         let name = Compatible::from_cstr(Idle::<N>::COMPATIBLE).map_err(|_| EINVAL)?;
@@ -311,20 +399,20 @@ mod tests {
     fn a_handler_is_there_while_it_is_registered() -> Result {
         assert!(bound::<0>().err() == Some(ENOENT));
 
-        let registration = register::<0>()?;
+        let registration = NEEDS_NONE.register()?;
         assert!(bound::<0>().is_ok());
-        assert!(register::<0>().err() == Some(EEXIST));
+        assert!(NEEDS_NONE.register().err() == Some(EEXIST));
         assert!(bound::<0>().is_ok());
 
         drop(registration);
         assert!(bound::<0>().err() == Some(ENOENT));
-        assert!(register::<0>().is_ok());
+        assert!(NEEDS_NONE.register().is_ok());
         Ok(())
     }
 
     #[test]
     fn flbs_live_from_the_first_file_to_the_last() -> Result {
-        let _registration = register::<2>()?;
+        let _registration = NEEDS_TWO.register()?;
         logged();
 
         assert!(FIRST.outgoing().err() == Some(ENOENT));
@@ -343,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_driver_keeps_an_object_alive() -> Result {
-        let _registration = register::<2>()?;
+        let _registration = NEEDS_TWO.register()?;
         logged();
 
         let file = bound::<2>()?.flbs.preserve()?;
@@ -358,7 +446,7 @@ mod tests {
 
     #[test]
     fn flbs_before_one_that_refuses_are_undone() -> Result {
-        let _registration = register::<3>()?;
+        let _registration = NEEDS_THREE.register()?;
         logged();
 
         assert!(bound::<3>()?.flbs.preserve().err() == Some(ENXIO));

@@ -95,7 +95,7 @@ pub(crate) struct Session<S> {
 
 impl<S> Session<S> {
     /// Makes the file by which user space holds on to the session.
-    fn new_file<T: AnonFile + 'static>(&self, data: T::Ptr) -> Result<ARef<File>> {
+    fn new_file<T: AnonFile>(&self, data: T::Ptr) -> Result<ARef<File>> {
         let mut name: KVec<u8> = KVec::new();
         name.extend_from_slice(b"[luo_session] ", GFP_KERNEL)?;
         name.extend_from_slice(&self.name.to_bytes_padded(), GFP_KERNEL)?;
@@ -705,7 +705,7 @@ impl IncomingSessions {
             return Err(EEXIST);
         }
 
-        let files = IncomingFiles::read(info)?;
+        let files = IncomingFiles::read(info, &luo.handlers)?;
         let count = files.count();
         let session = Arc::pin_init(
             pin_init!(Session {

@@ -8,8 +8,8 @@
 //! - [`Extents`], our own and what is written by default: all of a memfd, with holes as holes and
 //!   pages in runs;
 //! - [`FoliosV2`], the layout of the C handler: content, size, position and seals. It is always
-//!   understood, and written if `liveupdate.abi=luo-v5` or `memfd_luo.abi_v2=1` asks for it, as one
-//!   does who goes back to a kernel that knows nothing else.
+//!   understood, and written if `liveupdate.abi=luo-v5` asks for it, as one does who goes back to a
+//!   kernel that knows nothing else.
 //!
 //! What happens to a file:
 //!
@@ -29,8 +29,7 @@ use core::{
     ops::{
         Deref,
         Range, //
-    },
-    pin::Pin, //
+    }, //
 };
 use kernel::{
     fs::{
@@ -43,12 +42,13 @@ use kernel::{
         Preserved,
         Restored,
         RestoredFolio,
-        RestoredPages, //
+        RestoredPages,
+        Unclaimed, //
     },
     liveupdate::{
         self,
         FileHandler,
-        Handle,
+        HandlerCell,
         Outcome,
         OutgoingAbi,
         Registration,
@@ -112,15 +112,9 @@ pub mod abi;
 module! {
     type: MemfdLuo,
     name: "memfd_luo",
-    authors: ["The LUO in Rust project"],
+    authors: ["The LUO developers"],
     description: "Live update of memfds",
     license: "GPL",
-    params: {
-        abi_v2: bool {
-            default: false,
-            description: "Hand memfds over as memfd-v2, for a kernel that knows nothing else",
-        },
-    },
 }
 
 /// Both handlers; none if live update is off.
@@ -130,22 +124,25 @@ struct MemfdLuo {
 
 /// The first one registered is the first one asked.
 struct Handlers {
-    _extents: Pin<KBox<Registration<Handler<Extents>>>>,
-    _folios_v2: Pin<KBox<Registration<Handler<FoliosV2>>>>,
+    _extents: Registration<Handler<Extents>>,
+    _folios_v2: Registration<Handler<FoliosV2>>,
 }
 
 impl Handlers {
-    fn new() -> Result<Self> {
+    fn register() -> Result<Self> {
+        static EXTENTS: HandlerCell<Handler<Extents>> = HandlerCell::new();
+        static FOLIOS_V2: HandlerCell<Handler<FoliosV2>> = HandlerCell::new();
+
         Ok(Self {
-            _extents: KBox::pin_init(Registration::new(), GFP_KERNEL)?,
-            _folios_v2: KBox::pin_init(Registration::new(), GFP_KERNEL)?,
+            _extents: EXTENTS.register()?,
+            _folios_v2: FOLIOS_V2.register()?,
         })
     }
 }
 
 impl kernel::Module for MemfdLuo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let handlers = match Handlers::new() {
+        let handlers = match Handlers::register() {
             Ok(handlers) => Some(handlers),
             Err(EOPNOTSUPP) => None,
             Err(e) => {
@@ -161,7 +158,7 @@ impl kernel::Module for MemfdLuo {
 
 /// Whether memfds shall be handed over as a kernel expects that has the C implementation.
 fn prefer_v2() -> bool {
-    module_parameters::abi_v2.value() || liveupdate::outgoing_abi() == OutgoingAbi::LuoV5
+    liveupdate::outgoing_abi() == OutgoingAbi::LuoV5
 }
 
 /// A way to write a memfd down.
@@ -358,9 +355,9 @@ impl Part {
     }
 }
 
-/// What the next kernel finds of a file, and what keeps it as it is. Dropping it undoes all.
+/// What the next kernel finds of a file beside the header, and what keeps it as it is. Dropping it
+/// undoes all.
 struct State<L: Layout> {
-    header: Preserved<Block>,
     parts: L::Parts,
     /// In the order of the file.
     extents: KVVec<PreservedExtent>,
@@ -370,7 +367,8 @@ struct State<L: Layout> {
 }
 
 impl<L: Layout> State<L> {
-    fn new(memfd: &Memfd) -> Result<Self> {
+    /// Preserves a memfd. The first of the two is the header.
+    fn new(memfd: &Memfd) -> Result<(Preserved<Block>, Self)> {
         let mapping = FrozenMapping::new(memfd)?;
         let attributes = Attributes::of(memfd)?;
         L::check(&attributes)?;
@@ -382,16 +380,16 @@ impl<L: Layout> State<L> {
         let mut header = Preserved::<Block>::new()?;
         L::write(&mut header, &attributes, &parts)?;
 
-        Ok(Self {
-            header,
+        let state = Self {
             parts,
             extents,
             closed: None,
             mapping,
-        })
+        };
+        Ok((header, state))
     }
 
-    fn freeze(&mut self) -> Result {
+    fn freeze(&mut self, header: &mut Block) -> Result {
         let closed = match holes(&self.extents, pages_of(self.mapping.size())).next() {
             Some(_) => Some(self.mapping.close()?),
             None => None,
@@ -402,7 +400,7 @@ impl<L: Layout> State<L> {
 
         let attributes = Attributes::of(&self.mapping)?;
         L::check(&attributes)?;
-        L::write(&mut self.header, &attributes, &self.parts)?;
+        L::write(header, &attributes, &self.parts)?;
 
         self.closed = closed;
         Ok(())
@@ -518,6 +516,7 @@ struct Handler<L>(PhantomData<L>);
 #[vtable]
 impl<L: Layout> FileHandler for Handler<L> {
     const COMPATIBLE: &'static CStr = L::COMPATIBLE;
+    type Handle = Preserved<Block>;
     type State = State<L>;
 
     fn can_preserve(file: &File) -> bool {
@@ -528,75 +527,72 @@ impl<L: Layout> FileHandler for Handler<L> {
         shmem::inode_id(file)
     }
 
-    fn preserve(file: &File) -> Result<(Handle, State<L>)> {
-        let state = State::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
-        Ok((state.header.phys().into(), state))
+    fn preserve(file: &File) -> Result<(Preserved<Block>, State<L>)> {
+        State::new(Memfd::from_file(file).ok_or(EINVAL)?)
     }
 
-    fn freeze(_file: &File, state: &mut State<L>, _handle: &mut Handle) -> Result {
-        state.freeze()
+    fn freeze(_file: &File, state: &mut State<L>, header: &mut Preserved<Block>) -> Result {
+        state.freeze(header)
     }
 
-    fn unfreeze(_file: &File, state: &mut State<L>, _handle: Handle) {
+    fn unfreeze(_file: &File, state: &mut State<L>, _header: &mut Preserved<Block>) {
         state.unfreeze();
     }
 
-    fn unpreserve(_file: &File, state: State<L>, _handle: Handle) {
+    fn unpreserve(_file: &File, state: State<L>, header: Preserved<Block>) {
+        drop(header);
         drop(state);
     }
 
-    fn retrieve(handle: Handle) -> Result<ARef<File>, RetrieveError> {
-        let found = Found::<L>::new(handle).map_err(passing)?;
-        let file = found.attributes.build().map_err(passing)?;
-        Ok(found.fill(file)?)
-    }
+    fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
+        let read =
+            Found::<L>::read(&header).and_then(|found| Ok((found.attributes.build()?, found)));
 
-    fn finish(_file: Option<&File>, outcome: Outcome, handle: Handle) {
-        match outcome {
-            Outcome::Retrieved => {}
-            // Where it failed before anything was claimed, everything is still there.
-            Outcome::NeverAsked | Outcome::Failed(_) => discard::<L>(handle),
+        match read {
+            Ok((file, found)) => Ok(found.fill(file, header)?),
+            // Nothing was claimed. If it was for a shortage, one may try again.
+            Err(e @ (ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN)) => {
+                Err(RetrieveError::Again(e, header))
+            }
+            // What the header lists may still be there when the file is finished.
+            Err(e) => {
+                header.leave();
+                Err(RetrieveError::Final(e))
+            }
         }
     }
-}
 
-/// An error that came before anything was claimed. If it was for a shortage, one may try again.
-fn passing(error: Error) -> RetrieveError {
-    match error {
-        ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN => RetrieveError::Again(error),
-        _ => RetrieveError::Final(error),
+    fn finish(outcome: Outcome<'_, Unclaimed<Block>>) {
+        match outcome {
+            Outcome::Retrieved(_) => {}
+            // Where it failed before anything was claimed, everything is still there.
+            Outcome::NeverAsked(header) => discard::<L>(header),
+            Outcome::Failed { left, .. } => drop(left.map(discard::<L>)),
+        }
     }
 }
 
 /// An incoming memfd whose description was found to be right.
 struct Found<L: Layout> {
-    header: PhysAddr,
     attributes: Attributes,
     list: L::List,
 }
 
 impl<L: Layout> Found<L> {
     /// Reads and validates the description, and claims nothing.
-    fn new(handle: Handle) -> Result<Self> {
-        let header = handle
-            .phys()
-            .ok_or_else(|| malformed("there is no memfd"))?;
-        let page = kho::copy_of(header).map_err(|e| not_there(e, header))?;
+    fn read(header: &Unclaimed<Block>) -> Result<Self> {
+        let page = header.copy().map_err(|e| not_there(e, header.phys()))?;
         let (attributes, list) = L::read(&page)?;
 
         L::walk(&Look, &list, |part| {
             part.check().map_err(|e| not_there(e, part.start))
         })?;
 
-        Ok(Self {
-            header,
-            attributes,
-            list,
-        })
+        Ok(Self { attributes, list })
     }
 
     /// Claims the pages and puts them into `file`. The description goes away.
-    fn fill(self, mut file: NewMemfd) -> Result<ARef<File>> {
+    fn fill(self, mut file: NewMemfd, header: Unclaimed<Block>) -> Result<ARef<File>> {
         let file_pages = pages_of(self.attributes.size);
         let mut filling = file.fill();
         let mut result = Ok(());
@@ -611,7 +607,7 @@ impl<L: Layout> Found<L> {
         });
 
         drop(filling);
-        drop(Restored::<Block>::claim(self.header));
+        drop(header);
         result?;
         walked?;
         Ok(file.into_file())
@@ -619,8 +615,8 @@ impl<L: Layout> Found<L> {
 }
 
 /// Frees all that is left of an incoming memfd.
-fn discard<L: Layout>(handle: Handle) {
-    let Some(Ok(header)) = handle.phys().map(Restored::<Block>::claim) else {
+fn discard<L: Layout>(header: Unclaimed<Block>) {
+    let Ok(header) = header.claim() else {
         return;
     };
 

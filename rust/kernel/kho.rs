@@ -7,8 +7,8 @@
 //!
 //! - [`Preserved`] is memory of this kernel that the next one will find. Dropping it takes the
 //!   mark away and frees it.
-//! - [`Restored`] is memory of the previous kernel, claimed by this one. Dropping it gives it to
-//!   the page allocator.
+//! - [`Unclaimed`] is the right to claim memory of the previous kernel, and [`Restored`] is the
+//!   claimed memory. Dropping either gives it to the page allocator.
 //! - [`Subtree`] is a [`Preserved`] that the next kernel finds by a name.
 //!
 //! All functions here may sleep, and may be called from early initcalls on.
@@ -41,12 +41,17 @@ use core::{
 };
 
 mod pages;
+mod unclaimed;
 
 pub use self::pages::{
     check_pages,
     copy_of,
     RestoredFolio,
     RestoredPages, //
+};
+pub use self::unclaimed::{
+    Address,
+    Unclaimed, //
 };
 
 /// Whether this kernel hands memory over and takes it over (`kho=` on the command line).
@@ -152,6 +157,11 @@ impl<T: FromBytes + IntoBytes> Preserved<T> {
     /// Where the next kernel finds this memory.
     pub fn phys(&self) -> PhysAddr {
         self.phys
+    }
+
+    /// The same, with the type of what the next kernel finds there.
+    pub fn address(&self) -> Address<T> {
+        Address::of(self)
     }
 }
 

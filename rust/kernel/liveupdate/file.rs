@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Types of files that survive a live update.
+
+use super::{
+    compatible,
+    AnyFlb,
+    Handover,
+    Token, //
+};
+use crate::{
+    bindings,
+    error::{
+        from_result,
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs::File,
+    module::this_module,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Full,
+            Release, //
+        }, //
+    },
+    types::Opaque, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+/// What has become of a file by the time that it is finished.
+///
+/// `H` is what was handed over, where it is still there.
+pub enum Outcome<'a, H> {
+    /// Nobody asked for the file.
+    NeverAsked(H),
+    /// [`FileHandler::retrieve`] made this file.
+    Retrieved(&'a File),
+    /// [`FileHandler::retrieve`] failed for good.
+    Failed {
+        /// By this error.
+        error: Error,
+        /// What it may have left behind. Memory may be claimed already, in part or in whole.
+        left: Option<H>,
+    },
+}
+
+/// Why [`FileHandler::retrieve`] failed.
+#[derive(Debug)]
+pub enum RetrieveError<H> {
+    /// Nothing of what was handed over, which this gives back, has been consumed: asking again may
+    /// succeed.
+    ///
+    /// For shortages that pass, such as [`ENFILE`] or [`ENOMEM`]. LUO implementations that do not
+    /// know of it treat it like [`RetrieveError::Final`]; then `finish` is told
+    /// [`Outcome::Failed`] although nothing was consumed.
+    Again(Error, H),
+    /// The handler has cleaned up what it could; the file is lost.
+    Final(Error),
+}
+
+impl<H> From<Error> for RetrieveError<H> {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// What the handover of a [`FileHandler`] is in the new kernel.
+pub type Arrived<T> = <<T as FileHandler>::Handle as Handover>::Arrived;
+
+/// In `struct liveupdate_file_op_args::retrieve_status`, set by a failing `retrieve` callback:
+/// [`RetrieveError::Again`]. The field has no other meaning there, and is zero on entry.
+pub const RETRIEVE_AGAIN: c_int = 1;
+
+/// A type of file that survives a live update.
+///
+/// All methods may sleep. Those that get a `file` are called with a reference to it held; which
+/// locks are held besides is up to LUO, so a method must not call back into it, except for
+/// [`FlbCell::outgoing`] and [`FlbCell::incoming`]. For one file no two methods run at once.
+///
+/// C counterpart: `struct liveupdate_file_ops`.
+///
+/// [`FlbCell::outgoing`]: super::FlbCell::outgoing
+/// [`FlbCell::incoming`]: super::FlbCell::incoming
+#[vtable]
+pub trait FileHandler: Sized + 'static {
+    /// Names the type of file together with the version of its handed-over layout; at most 47
+    /// bytes. A file is given to the handler with the same string in the next kernel, whoever
+    /// wrote it.
+    const COMPATIBLE: &'static CStr;
+
+    /// What crosses for one file.
+    type Handle: Handover;
+
+    /// What the handler remembers of a file between `preserve` and `unpreserve`. It stays in this
+    /// kernel, and ends with it.
+    type State: Send;
+
+    /// Shared state that must be preserved whenever a file of this type is, in the order in which
+    /// it is preserved; it is undone and finished in the reverse order. Asked for once, at
+    /// registration. By default there is none.
+    ///
+    /// ```
+    /// # use kernel::liveupdate::{AnyFlb, Flb, FlbCell};
+    /// # struct Generation;
+    /// # #[vtable]
+    /// # impl Flb for Generation {
+    /// #     const COMPATIBLE: &'static CStr = c"example-generation-v1";
+    /// #     type Handle = u64;
+    /// #     type Outgoing = ();
+    /// #     type Incoming = ();
+    /// #     fn preserve() -> Result<(u64, ())> { Ok((1, ())) }
+    /// #     fn unpreserve(_object: (), _handle: u64) {}
+    /// #     fn retrieve(_handle: u64) -> Result<()> { Ok(()) }
+    /// #     fn finish(_object: ()) {}
+    /// # }
+    /// static GENERATION: FlbCell<Generation> = FlbCell::new();
+    ///
+    /// fn flbs() -> &'static [&'static dyn AnyFlb] {
+    ///     static FLBS: [&dyn AnyFlb; 1] = [&GENERATION];
+    ///     &FLBS
+    /// }
+    /// # assert!(flbs().len() == 1);
+    /// ```
+    fn flbs() -> &'static [&'static dyn AnyFlb] {
+        &[]
+    }
+
+    /// Whether `file` is of this type. Quick: LUO asks every handler in turn, in the order of
+    /// registration, and takes the first that agrees.
+    fn can_preserve(file: &File) -> bool;
+
+    /// A number equal for two files exactly if they are the same object, so that preserving it
+    /// twice can be refused. By default the address of the open file description.
+    fn id(_file: &File) -> usize {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Saves what the next kernel needs. The workload goes on using the file, so long work
+    /// belongs here, not in `freeze`. Called from an ioctl of the agent; and at the kexec, for a
+    /// file that was retrieved but never finished.
+    ///
+    /// # Errors
+    ///
+    /// Any; the agent gets it. Nothing must remain then of what the method did.
+    fn preserve(file: &File) -> Result<(Self::Handle, Self::State)>;
+
+    /// The last chance to update what was saved: user space does not run any more. Called in the
+    /// blackout, so be quick.
+    ///
+    /// # Errors
+    ///
+    /// Any; it calls the kexec off. Files frozen before are unfrozen, this one is not.
+    fn freeze(_file: &File, _state: &mut Self::State, _handle: &mut Self::Handle) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Undoes `freeze`: the kexec was called off. Cannot fail.
+    fn unfreeze(_file: &File, _state: &mut Self::State, _handle: &mut Self::Handle) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Undoes `preserve`: the session was closed before a kexec. Cannot fail.
+    fn unpreserve(file: &File, state: Self::State, handle: Self::Handle);
+
+    /// Makes the file anew from what was handed over. LUO keeps a reference to it until `finish`.
+    ///
+    /// # Errors
+    ///
+    /// Any, with [`RetrieveError`] telling whether asking again makes sense. `?` on an [`Error`]
+    /// means that it does not.
+    fn retrieve(arrived: Arrived<Self>) -> Result<ARef<File>, RetrieveError<Arrived<Self>>>;
+
+    /// Whether `finish` may be called now. By default yes. If any file of a session says no, none
+    /// of them is finished, and the agent gets [`EBUSY`].
+    fn can_finish(_outcome: Outcome<'_, ()>) -> bool {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Ends LUO's part: after this the file is an ordinary one. What `outcome` has of the handover
+    /// is disposed of by dropping it, if it is memory. Cannot fail.
+    fn finish(outcome: Outcome<'_, Arrived<Self>>);
+}
+
+/// Where a [`FileHandler`] is registered. Meant for a `static`, so that it outlives every file
+/// that LUO knows it for: a module stays while one is preserved or incoming.
+///
+/// # Invariants
+///
+/// `handler` is registered with LUO exactly if `registered` is true, except while that changes.
+pub struct HandlerCell<T: FileHandler> {
+    handler: Opaque<bindings::liveupdate_file_handler>,
+    registered: Atomic<bool>,
+    _handler: PhantomData<T>,
+}
+
+// SAFETY: The C structure is protected by locks of LUO, and written by whoever has set
+// `registered` only.
+unsafe impl<T: FileHandler> Sync for HandlerCell<T> {}
+
+impl<T: FileHandler> HandlerCell<T> {
+    /// Makes a cell for a `static`.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        let mut handler: bindings::liveupdate_file_handler = pin_init::zeroed();
+        handler.ops = &FileHandlerVtable::<T>::OPS;
+        handler.compatible = const { compatible(T::COMPATIBLE) };
+
+        // INVARIANT: It is not registered.
+        Self {
+            handler: Opaque::new(handler),
+            registered: Atomic::new(false),
+            _handler: PhantomData,
+        }
+    }
+
+    /// Registers the handler, and its dependency on each of [`FileHandler::flbs`].
+    ///
+    /// May sleep. Files that the previous kernel handed over for the handler can be retrieved from
+    /// now on, whenever that is.
+    ///
+    /// # Errors
+    ///
+    /// - [`EOPNOTSUPP`] if live update is not enabled.
+    /// - [`EEXIST`] if it is registered, or another handler has the same compatible string, or
+    ///   another FLB has that of one of ours, or one is named twice.
+    /// - [`ENOSPC`] if there are too many different FLBs on this machine.
+    /// - [`ENOMEM`] if memory is short.
+    ///
+    /// C counterparts: `liveupdate_register_file_handler()`, `liveupdate_register_flb()`.
+    pub fn register(&'static self) -> Result<Registration<T>> {
+        self.registered
+            .cmpxchg(false, true, Full)
+            .map_err(|_registered| EEXIST)?;
+
+        let handler = self.handler.get();
+        // SAFETY: The cell is a static with the handler initialized, and it is not registered.
+        to_result(unsafe { bindings::liveupdate_register_file_handler(handler) })
+            .inspect_err(|_| self.registered.store(false, Release))?;
+
+        // From here on a drop takes it back, the FLBs included.
+        let registration = Registration { cell: self };
+        for flb in T::flbs() {
+            // SAFETY: The handler is registered, and the FLB is a static.
+            to_result(unsafe {
+                bindings::liveupdate_register_flb(handler, flb.as_raw(Token(())))
+            })?;
+        }
+        Ok(registration)
+    }
+}
+
+/// A registered [`FileHandler`]. Dropping it unregisters.
+///
+/// A module that owns one cannot be unloaded while a file of this type is preserved or came from
+/// the previous kernel and is not finished.
+pub struct Registration<T: FileHandler> {
+    cell: &'static HandlerCell<T>,
+}
+
+impl<T: FileHandler> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: The handler is registered, since this is the only registration of the cell.
+        unsafe { bindings::liveupdate_unregister_file_handler(self.cell.handler.get()) };
+        self.cell.registered.store(false, Release);
+    }
+}
+
+/// The C callbacks of a [`FileHandler`].
+struct FileHandlerVtable<T: FileHandler>(PhantomData<T>);
+
+/// What `preserve` leaves for the callbacks after it.
+struct Kept<T: FileHandler> {
+    handle: T::Handle,
+    state: T::State,
+}
+
+impl<T: FileHandler> FileHandlerVtable<T> {
+    const OPS: bindings::liveupdate_file_ops = bindings::liveupdate_file_ops {
+        can_preserve: Some(Self::can_preserve),
+        preserve: Some(Self::preserve),
+        unpreserve: Some(Self::unpreserve),
+        freeze: if T::HAS_FREEZE {
+            Some(Self::freeze)
+        } else {
+            None
+        },
+        unfreeze: if T::HAS_UNFREEZE {
+            Some(Self::unfreeze)
+        } else {
+            None
+        },
+        retrieve: Some(Self::retrieve),
+        can_finish: if T::HAS_CAN_FINISH {
+            Some(Self::can_finish)
+        } else {
+            None
+        },
+        finish: Some(Self::finish),
+        get_id: if T::HAS_ID { Some(Self::get_id) } else { None },
+        owner: this_module::<T::OwnerModule>().as_ptr(),
+    };
+
+    /// # Safety
+    ///
+    /// `file` must be a valid file for the duration of the call.
+    unsafe extern "C" fn can_preserve(
+        _handler: *mut bindings::liveupdate_file_handler,
+        file: *mut bindings::file,
+    ) -> bool {
+        // SAFETY: By the requirement of this function. LUO runs in an ioctl or without a file
+        // descriptor at all, so no `fdget_pos()` region is active.
+        T::can_preserve(unsafe { File::from_raw_file(file) })
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be a valid file for the duration of the call.
+    unsafe extern "C" fn get_id(file: *mut bindings::file) -> c_ulong {
+        // SAFETY: As in `can_preserve`.
+        T::id(unsafe { File::from_raw_file(file) })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and its `file` set.
+    unsafe extern "C" fn preserve(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: As in `can_preserve`.
+        let file = unsafe { File::from_raw_file(args.file) };
+
+        from_result(|| {
+            // First, so that nothing can fail once the file is preserved.
+            let slot = KBox::<Kept<T>>::new_uninit(GFP_KERNEL)?;
+            let (handle, state) = T::preserve(file)?;
+
+            args.serialized_data = handle.to_bits();
+            args.private_data = KBox::into_raw(slot.write(Kept { handle, state })).cast();
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be as `preserve` left it, with `file` set; called once for each `preserve`.
+    unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: As in `can_preserve`.
+        let file = unsafe { File::from_raw_file(args.file) };
+        // SAFETY: `preserve` put a box there, and this is the only call that takes it.
+        let kept = unsafe { KBox::<Kept<T>>::from_raw(args.private_data.cast()) };
+        let Kept { handle, state } = KBox::into_inner(kept);
+
+        T::unpreserve(file, state, handle);
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be as `preserve` left it, with `file` set; nothing else may run for the file.
+    unsafe extern "C" fn freeze(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: As in `can_preserve`.
+        let file = unsafe { File::from_raw_file(args.file) };
+        // SAFETY: `preserve` put a box there, which is alive until `unpreserve`, and no other
+        // callback uses it now.
+        let kept = unsafe { &mut *args.private_data.cast::<Kept<T>>() };
+
+        from_result(|| {
+            T::freeze(file, &mut kept.state, &mut kept.handle)?;
+            args.serialized_data = kept.handle.to_bits();
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As for `freeze`.
+    unsafe extern "C" fn unfreeze(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: As in `can_preserve`.
+        let file = unsafe { File::from_raw_file(args.file) };
+        // SAFETY: As in `freeze`.
+        let kept = unsafe { &mut *args.private_data.cast::<Kept<T>>() };
+
+        T::unfreeze(file, &mut kept.state, &mut kept.handle);
+        args.serialized_data = kept.handle.to_bits();
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid.
+    unsafe extern "C" fn retrieve(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+
+        from_result(|| {
+            let arrived = T::Handle::arrive(args.serialized_data)?;
+            let file = T::retrieve(arrived).map_err(|why| match why {
+                RetrieveError::Again(error, arrived) => {
+                    T::Handle::leave(arrived);
+                    args.retrieve_status = RETRIEVE_AGAIN;
+                    error
+                }
+                RetrieveError::Final(error) => error,
+            })?;
+
+            // The reference goes to the caller.
+            args.file = ARef::into_raw(file).as_ptr().cast();
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and its `file` valid or null.
+    unsafe extern "C" fn can_finish(args: *mut bindings::liveupdate_file_op_args) -> bool {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: By the requirement of this function.
+        let outcome = unsafe { outcome(args, |_| Ok(())) };
+
+        T::can_finish(outcome)
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and its `file` valid or null.
+    unsafe extern "C" fn finish(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: By the requirement of this function.
+        let outcome = unsafe { outcome(args, T::Handle::arrive) };
+
+        T::finish(outcome);
+    }
+}
+
+/// What `args` say of the retrieval.
+///
+/// # Safety
+///
+/// The file in `args` must be null, or a file as [`File::from_raw_file`] asks for.
+unsafe fn outcome<H>(
+    args: &bindings::liveupdate_file_op_args,
+    arrive: impl FnOnce(u64) -> Result<H>,
+) -> Outcome<'_, H> {
+    match args.retrieve_status {
+        0 => match arrive(args.serialized_data) {
+            Ok(arrived) => Outcome::NeverAsked(arrived),
+            Err(error) => Outcome::Failed { error, left: None },
+        },
+        ..0 => Outcome::Failed {
+            error: Error::from_errno(args.retrieve_status),
+            left: arrive(args.serialized_data).ok(),
+        },
+        1.. => match NonNull::new(args.file) {
+            // SAFETY: By the requirement of this function. As LUO runs in an ioctl or without a
+            // file descriptor at all, no `fdget_pos()` region is active.
+            Some(file) => Outcome::Retrieved(unsafe { File::from_raw_file(file.as_ptr()) }),
+            // It was retrieved, but there is no file: LUO does not do that.
+            None => Outcome::Failed {
+                error: EINVAL,
+                left: None,
+            },
+        },
+    }
+}
