@@ -343,7 +343,8 @@ impl MiscDevice for PadDevice {
             return Err(ENOTTY);
         }
 
-        let fd = FileDescriptorReservation::get_unused_fd_flags(kernel::fs::file::flags::O_CLOEXEC)?;
+        let fd =
+            FileDescriptorReservation::get_unused_fd_flags(kernel::fs::file::flags::O_CLOEXEC)?;
         let number = fd.reserved_fd();
         fd.fd_install(Pad::file(next_number(), KVec::new())?);
         Ok(isize::try_from(number)?)

@@ -68,6 +68,7 @@ class Bench:
 
     name: str
     built: Kernel
+    modules: list[Path]
     folder: Path
     results: Results
 
@@ -184,9 +185,11 @@ class Bench:
                 boots.setdefault(test.boot, []).append(test)
         with self.archive() as archive:
             archive.file("init", program, 0o755)
-            archive.file("boot/kernel", self.built.image)
-            for bench in {bench.name: bench for bench in then}.values():
-                archive.file(f"boot/{bench.name}", bench.built.image)
+            kernels = {"kernel": self, **{bench.name: bench for bench in then}}
+            for name, bench in kernels.items():
+                archive.file(f"boot/{name}", bench.built.image)
+                for module in bench.modules:
+                    archive.file(f"boot/{name}-{module.name}", module)
         if then:
             options += " luo.kernels=" + ",".join(f"/boot/{bench.name}" for bench in then)
         for boot, tests in boots.items():

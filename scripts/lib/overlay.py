@@ -16,8 +16,9 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 EDITS = REPO / "scripts" / "overlay.edits"
 
-# Our folder in the kernel tree, and the manifest in it.
+# Our folders in the kernel tree, and the manifest in one of them.
 HOME = Path("kernel/liveupdate/rust")
+SAMPLES = Path("samples/liveupdate")
 MANIFEST = HOME / ".overlay"
 
 # What an in-tree build leaves in our folder.
@@ -49,13 +50,14 @@ def files() -> dict[Path, Path]:
     """Maps a path in the kernel tree to the file of the repository it holds."""
     found: dict[Path, Path] = {}
 
-    def add(pattern: str, under: Path) -> None:
-        for path in sorted(REPO.glob(pattern)):
-            found[under / path.relative_to(REPO)] = path
+    def add(pattern: str, under: Path, base: Path = REPO) -> None:
+        for path in sorted(filter(Path.is_file, base.glob(pattern))):
+            found[under / path.relative_to(base)] = path
 
     for pattern in ("Kbuild", "Kconfig", "*.rs", "exports.c", "abi/*.rs", "abi/src/**/*.rs",
-                    "uapi/lib.rs", "uapi/src/**/*.rs"):
+                    "uapi/lib.rs", "uapi/src/**/*.rs", "selftests/modules/*"):
         add(pattern, HOME)
+    add("*", SAMPLES, REPO / "samples")
     for pattern in ("rust/kernel/**/*.rs", "rust/helpers/*.c"):
         add(pattern, Path())
     return found
