@@ -442,14 +442,26 @@ fn alarm_in(log: &[LogRecord]) -> Option<String> {
         .cloned()
 }
 
+/// The file of the kernel of a boot, counted from one.
+pub fn kernel_of(cmdline: &CommandLine, boot: usize) -> &str {
+    const FIRST: &str = "/boot/kernel";
+
+    match boot.checked_sub(2) {
+        None => FIRST,
+        Some(index) => {
+            let list = cmdline.get("luo.kernels").unwrap_or(FIRST);
+            let mut kernels = list.split(',');
+            kernels
+                .nth(index)
+                .or(list.split(',').next_back())
+                .unwrap_or(FIRST)
+        }
+    }
+}
+
 /// Boots what follows; returns why that did not work.
 fn next_kernel(cmdline: &CommandLine, number: usize) -> String {
-    let kernels: Vec<_> = cmdline
-        .get("luo.kernels")
-        .unwrap_or("/boot/kernel")
-        .split(',')
-        .collect();
-    let kernel = kernels[(number - 1).min(kernels.len() - 1)];
+    let kernel = kernel_of(cmdline, number + 1);
 
     match load(kernel, cmdline) {
         Ok(()) => kexec::jump().to_string(),

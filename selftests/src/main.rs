@@ -18,6 +18,7 @@
 
 mod harness;
 mod init;
+mod module;
 mod sys;
 mod tests;
 

@@ -504,6 +504,22 @@ pub fn write_at(file: &File, at: u64, bytes: &[u8]) -> Outcome {
     Ok(())
 }
 
+/// How much memory is free, in KiB: also what processors have set aside for their next
+/// allocations.
+pub fn free_memory() -> Outcome<u64> {
+    let pages: u64 = fs::read_to_string("/proc/zoneinfo")?
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim();
+            line.strip_prefix("nr_free_pages")
+                .or(line.strip_prefix("count:"))
+        })
+        .filter_map(|value| value.trim().parse::<u64>().ok())
+        .sum();
+
+    Ok(pages * (PAGE as u64 >> 10))
+}
+
 /// The value of a line of `/proc/meminfo`, in KiB.
 pub fn meminfo(key: &str) -> Outcome<u64> {
     fs::read_to_string("/proc/meminfo")?

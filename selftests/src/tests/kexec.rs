@@ -190,7 +190,7 @@ pub fn files_after(stage: &mut Stage) -> Outcome {
     let free = || -> Outcome<u64> {
         // Freed memory comes back a moment later.
         thread::sleep(Duration::from_millis(300));
-        sys::meminfo("MemFree")
+        sys::free_memory()
     };
     let device = Device::open()?;
     let before = free()?;

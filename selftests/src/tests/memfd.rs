@@ -936,10 +936,13 @@ pub fn raced(stage: &mut Stage) -> Outcome {
 /// Puts a swap area onto a RAM disk.
 fn start_swapping() -> Outcome {
     let disk = "/dev/ram0";
-    let Ok(disk_file) = OpenOptions::new().write(true).open(disk) else {
+    let Ok(mut disk_file) = OpenOptions::new().write(true).open(disk) else {
         return Err(Failure::skip("no RAM disk to swap to"));
     };
-    let pages = 3000_u32;
+    let pages = match disk_file.seek(SeekFrom::End(0)) {
+        Ok(size) => u32::try_from(size / PAGE as u64).expect("a small disk"),
+        Err(e) => return Err(e.into()),
+    };
     let mut header = vec![0; PAGE];
 
     // Version, last page, number of bad pages.
@@ -1051,10 +1054,10 @@ pub fn large_after(stage: &mut Stage) -> Outcome {
         );
     }
     // The memory is the new kernel's to give back.
-    let before = sys::meminfo("MemFree")?;
+    let before = sys::free_memory()?;
     drop(file);
     std::thread::sleep(Duration::from_millis(500));
-    let freed = sys::meminfo("MemFree")?.saturating_sub(before);
+    let freed = sys::free_memory()?.saturating_sub(before);
     ensure!(
         freed > (LARGE as u64 >> 10) * 9 / 10,
         "{freed} KiB freed of {}",
@@ -1066,11 +1069,11 @@ pub fn large_after(stage: &mut Stage) -> Outcome {
 /// What nobody retrieves is freed when the session is finished.
 pub fn discarded_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
-    let before = sys::meminfo("MemFree")?;
+    let before = sys::free_memory()?;
 
     session.finish()?;
     std::thread::sleep(Duration::from_millis(500));
-    let freed = sys::meminfo("MemFree")?.saturating_sub(before);
+    let freed = sys::free_memory()?.saturating_sub(before);
     ensure!(
         freed > (LARGE as u64 >> 10) * 9 / 10,
         "{freed} KiB freed of {}",

@@ -4,11 +4,13 @@
 //! instead stands in the documentation of this project as a difference.
 
 mod device;
+mod driver;
 mod kexec;
 mod lifetime;
 mod memfd;
 mod preserve;
 mod reboot;
+mod sample;
 mod session;
 
 use crate::harness::Test;
@@ -68,6 +70,12 @@ const TESTS: &[Test] = &[
     Test::new("lifetime-contended", &[lifetime::contended]),
     Test::new("lifetime-closed-in-use", &[lifetime::closed_in_use]),
     Test::new("reboot-no-image", &[reboot::no_image]).alone(),
+    Test::new("driver-interface", &[driver::interface]),
+    Test::new("driver-unload", &[driver::unload]),
+    Test::new("driver-choice", &[driver::choice]),
+    Test::new("driver-same-file", &[driver::same_file]),
+    Test::new("driver-preserve-fails", &[driver::preserve_fails]),
+    Test::new("driver-shared-undone", &[driver::shared_undone]),
     // Across kexecs.
     Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
     Test::new(
@@ -254,4 +262,67 @@ const TESTS: &[Test] = &[
     .next_parameter("liveupdate.abi", "luo-v5")
     .c_differs()
     .rust_memfd(),
+    Test::new(
+        "driver-freeze-fails",
+        &[driver::freeze_fails_before, driver::freeze_fails_after],
+    )
+    .alone(),
+    Test::new(
+        "driver-shared",
+        &[driver::shared_before, driver::shared_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "driver-shared-fails",
+        &[driver::shared_fails_before, driver::shared_fails_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new("driver-late", &[driver::late_before, driver::late_after])
+        .c_differs()
+        .alone(),
+    Test::new(
+        "driver-unload-incoming",
+        &[
+            driver::unload_incoming_before,
+            driver::unload_incoming_after,
+        ],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "driver-retrieve-fails",
+        &[driver::retrieve_fails_before, driver::retrieve_fails_after],
+    )
+    .alone(),
+    Test::new(
+        "driver-try-again",
+        &[driver::try_again_before, driver::try_again_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "sample-rust-rust",
+        &[sample::rust_before, sample::rust_after],
+    )
+    .alone(),
+    Test::new("sample-rust-c", &[sample::rust_before, sample::c_after]).alone(),
+    Test::new("sample-c-rust", &[sample::c_before, sample::rust_after]).alone(),
+    Test::new("sample-c-c", &[sample::c_before, sample::c_after]).alone(),
+    Test::new(
+        "sample-back-and-forth",
+        &[
+            sample::rust_before,
+            sample::c_between,
+            sample::rust_between,
+            sample::c_after,
+        ],
+    )
+    .alone(),
+    Test::new(
+        "sample-discarded",
+        &[sample::c_before, sample::discarded_after],
+    )
+    .alone(),
 ];

@@ -376,13 +376,13 @@ pub fn no_leak(stage: &mut Stage) -> Outcome {
     for _ in 0..20 {
         round()?;
     }
-    let before = sys::meminfo("MemFree")?;
+    let before = sys::free_memory()?;
     for _ in 0..ROUNDS {
         round()?;
     }
     // Freed memory comes back a moment later.
     std::thread::sleep(std::time::Duration::from_millis(200));
-    let after = sys::meminfo("MemFree")?;
+    let after = sys::free_memory()?;
     let lost = before.saturating_sub(after);
     stage.note(format!("{lost} KiB less free after {ROUNDS} rounds"));
     ensure!(lost < 8 << 10, "{lost} KiB lost in {ROUNDS} rounds");
@@ -419,10 +419,10 @@ pub fn huge_sparse(stage: &mut Stage) -> Outcome {
     sys::write_at(&memory, 1 << 39, b"middle")?;
     sys::write_at(&memory, (1 << 40) - 4, b"tail")?;
 
-    let before = sys::meminfo("MemFree")?;
+    let before = sys::free_memory()?;
     let start = Instant::now();
     session.preserve(&memory, 1)?;
-    let used = before.saturating_sub(sys::meminfo("MemFree")?);
+    let used = before.saturating_sub(sys::free_memory()?);
     stage.note(format!(
         "1 TiB preserved in {:.3} s, {used} KiB",
         start.elapsed().as_secs_f64()
