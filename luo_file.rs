@@ -161,6 +161,7 @@ impl PreservedFiles {
     /// Nothing has changed then.
     pub(crate) fn preserve(
         &mut self,
+        session: &SessionName,
         token: u64,
         fd: i32,
         handlers: &Handlers,
@@ -171,8 +172,19 @@ impl PreservedFiles {
             let bound = handlers.for_file(&file)?;
             let memory = RBTreeNodeReservation::new(GFP_KERNEL)?;
             let claim = claims.claim(bound.handler.id(&file), memory)?;
+            let handler = *bound.handler.compatible();
 
-            PreservedFile::new(token, file, bound, Some(claim))
+            PreservedFile::new(token, file, bound, Some(claim)).inspect_err(|e| {
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': token {:#x}: handler '{}': preserve failed: {:?}\n",
+                        session,
+                        token,
+                        handler,
+                        e,
+                    );
+                }
+            })
         })
     }
 

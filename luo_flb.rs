@@ -572,3 +572,168 @@ impl IncomingFlbs {
         Ok(Self { table })
     }
 }
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kunit_tests(luo_flb)]
+mod tests {
+    use super::*;
+    use crate::luo;
+    use kernel::{
+        fs::File,
+        liveupdate::{
+            self,
+            AnyFlb,
+            FileHandler,
+            FlbCell,
+            HandlerCell,
+            Outcome,
+            Registration,
+            RetrieveError, //
+        },
+        sync::{
+            aref::ARef,
+            atomic::Relaxed, //
+        }, //
+    };
+
+    /// How often objects were made of what came in, and finished: units and hundreds.
+    static CALLS: Atomic<u32> = Atomic::new(0);
+
+    /// What comes in is a number; zero cannot be made into an object.
+    struct Counted;
+
+    #[vtable]
+    impl liveupdate::Flb for Counted {
+        const COMPATIBLE: &'static CStr = c"luo-kunit-flb-in";
+        type Handle = u64;
+        type Outgoing = ();
+        type Incoming = u64;
+
+        fn preserve() -> Result<(u64, ())> {
+            Err(ENXIO)
+        }
+
+        fn unpreserve(_object: (), _handle: u64) {}
+
+        fn retrieve(handle: u64) -> Result<u64> {
+            CALLS.fetch_add(1, Relaxed);
+            match handle {
+                0 => Err(ENXIO),
+                _ => Ok(handle),
+            }
+        }
+
+        fn finish(_object: u64) {
+            CALLS.fetch_add(100, Relaxed);
+        }
+    }
+
+    static COUNTED: FlbCell<Counted> = FlbCell::new();
+
+    /// A handler of nothing, to register the FLB with.
+    struct Nothing;
+
+    #[vtable]
+    impl FileHandler for Nothing {
+        const COMPATIBLE: &'static CStr = c"luo-kunit-file-in";
+        type Handle = u64;
+        type State = ();
+
+        fn flbs() -> &'static [&'static dyn AnyFlb] {
+            static FLBS: [&dyn AnyFlb; 1] = [&COUNTED];
+            &FLBS
+        }
+
+        fn can_preserve(_file: &File) -> bool {
+            false
+        }
+
+        fn preserve(_file: &File) -> Result<(u64, ())> {
+            Err(ENXIO)
+        }
+
+        fn unpreserve(_file: &File, _state: (), _handle: u64) {}
+
+        fn retrieve(_handle: u64) -> Result<ARef<File>, RetrieveError<u64>> {
+            Err(RetrieveError::Final(ENXIO))
+        }
+
+        fn finish(_outcome: Outcome<'_, u64>) {}
+    }
+
+    static NOTHING: HandlerCell<Nothing> = HandlerCell::new();
+
+    /// An FLB as if `files` files that depend on it had come in, and what to ask it by.
+    fn incoming(files: u64, data: u64) -> Result<(Arc<Flb>, RegisteredFlb, Registration<Nothing>)> {
+        let registration = NOTHING.register()?;
+        let name =
+            Compatible::from_cstr(<Counted as liveupdate::Flb>::COMPATIBLE).map_err(|_| EINVAL)?;
+        let registered = {
+            let table = luo().ok_or(EOPNOTSUPP)?.flbs.table.lock();
+            let entry = table.iter().find(|e| e.flb.name == name).ok_or(ENOENT)?;
+            entry.registered.ok_or(ENOENT)?.0
+        };
+
+        CALLS.store(0, Relaxed);
+        let flb = Flb::new(name, files, State::Waiting(data))?;
+        Ok((flb, registered, registration))
+    }
+
+    fn calls() -> u32 {
+        CALLS.load(Relaxed)
+    }
+
+    #[test]
+    fn what_nobody_fetched_is_finished_with_the_last_file() -> Result {
+        let (flb, by, _registration) = incoming(2, 7)?;
+
+        flb.finish_file(&by);
+        assert!(calls() == 0);
+        flb.finish_file(&by);
+        assert!(calls() == 101);
+        assert!(flb.get_incoming(&by).err() == Some(ENODATA));
+        assert!(calls() == 101);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_fetched_often_is_made_and_finished_once() -> Result {
+        let (flb, by, _registration) = incoming(1, 7)?;
+
+        for _ in 0..3 {
+            flb.get_incoming(&by)?;
+        }
+        flb.put_incoming(&by);
+        assert!(calls() == 1);
+        flb.finish_file(&by);
+        flb.put_incoming(&by);
+        assert!(calls() == 1);
+        flb.put_incoming(&by);
+        assert!(calls() == 101);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_asked_once_and_not_finished() -> Result {
+        let (flb, by, _registration) = incoming(1, 0)?;
+
+        for _ in 0..3 {
+            assert!(flb.get_incoming(&by).err() == Some(ENXIO));
+        }
+        flb.finish_file(&by);
+        assert!(calls() == 1);
+        Ok(())
+    }
+
+    #[test]
+    fn counts_do_not_underflow() -> Result {
+        let (flb, by, _registration) = incoming(1, 7)?;
+
+        for _ in 0..3 {
+            flb.finish_file(&by);
+        }
+        flb.put_incoming(&by);
+        assert!(calls() == 101);
+        Ok(())
+    }
+}

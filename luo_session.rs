@@ -157,9 +157,13 @@ impl Session<Outgoing> {
         if state.phase != Phase::Open {
             return Err(EBUSY);
         }
-        state
-            .files
-            .preserve(arg.token, arg.fd, &self.luo.handlers, &self.luo.claims)
+        state.files.preserve(
+            &self.name,
+            arg.token,
+            arg.fd,
+            &self.luo.handlers,
+            &self.luo.claims,
+        )
     }
 
     /// Freezes the files, and says what to tell the next kernel; [`None`] if the session is about

@@ -116,9 +116,9 @@ rust_helper_mapping_writably_mapped(const struct address_space *mapping)
 }
 
 __rust_helper gfp_t
-rust_helper_mapping_gfp_mask(const struct address_space *mapping)
+rust_helper_mapping_gfp_nofail(const struct address_space *mapping)
 {
-	return mapping_gfp_mask(mapping);
+	return mapping_gfp_mask(mapping) | __GFP_NOFAIL;
 }
 
 __rust_helper unsigned int

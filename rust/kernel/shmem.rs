@@ -851,8 +851,11 @@ impl Filling<'_> {
     ///
     /// - [`EINVAL`] if a folio of its order cannot be at that index, or not in the file at all.
     /// - [`EEXIST`] if there is one already.
-    /// - [`ENOMEM`] if memory is short, or shorter than the current task's control group allows.
-    /// - [`ENOSPC`] if the file system is full.
+    /// - [`ENOMEM`] or [`ENOSPC`] if the system's limits for shared memory are exceeded.
+    ///
+    /// A shortage of memory is no error: the folio is there already, and what is in it would be
+    /// lost. For the same reason it is charged to the current task's control group even beyond the
+    /// group's limit.
     pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
         // SAFETY: The current task may sleep, as all users of this module.
         unsafe { bindings::cond_resched() };
@@ -867,7 +870,7 @@ impl Filling<'_> {
         let inode = self.memfd.0.inode();
         let mapping = self.memfd.0.mapping();
         // SAFETY: The mapping is valid.
-        let gfp = unsafe { bindings::mapping_gfp_mask(mapping) };
+        let gfp = unsafe { bindings::mapping_gfp_nofail(mapping) };
         let folio = LockedFolio::new(folio);
         let raw = folio.0.as_ptr();
 

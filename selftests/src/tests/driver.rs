@@ -149,17 +149,31 @@ fn retrieved_key(session: &Session<Incoming>, token: u64) -> Outcome<i32> {
     key(&session.retrieve(token)?)
 }
 
-/// What all kernel messages from a record on have of some text.
-fn logged(first: u64, text: &str) -> Outcome<bool> {
-    Ok(guest::kernel_log(first)?
-        .iter()
-        .any(|record| record.text.contains(text)))
+fn is_c() -> Outcome<bool> {
+    Ok(CommandLine::read()?.get("luo.core") == Some("c"))
+}
+
+/// Where in the kernel's log the next message will be.
+fn next_record() -> Outcome<u64> {
+    Ok(guest::kernel_log(0)?
+        .last()
+        .map_or(0, |last| last.sequence + 1))
+}
+
+/// Checks that the kernel has said something since (the C core has words of its own).
+fn says(first: u64, text: &str) -> Outcome {
+    let log = guest::kernel_log(first)?;
+
+    ensure!(
+        is_c()? || log.iter().any(|record| record.text.contains(text)),
+        "no word of: {text}"
+    );
+    Ok(())
 }
 
 /// The checks of `modules/luo_test_capi.c`.
 pub fn interface(_: &mut Stage) -> Outcome {
-    let is_c = CommandLine::read()?.get("luo.core") == Some("c");
-    let parameters = if is_c { "strict=0" } else { "" };
+    let parameters = if is_c()? { "strict=0" } else { "" };
 
     for _ in 0..2 {
         module::load("luo_test_capi", parameters)?;
@@ -244,8 +258,13 @@ pub fn preserve_fails(stage: &mut Stage) -> Outcome {
     let all = ["flb-1 preserve", "flb-2 preserve", "flb-3 preserve"];
     let undone = ["flb-3 unpreserve", "flb-2 unpreserve", "flb-1 unpreserve"];
 
+    let first = next_record()?;
     driver.fail(Event::Preserve, 1, Errno::EDOM)?;
     ensure_errno!(session.preserve(&toy, 1), EDOM);
+    says(
+        first,
+        "session 'driver-preserve-fails': token 0x1: handler 'luo-test-first-v1': preserve failed",
+    )?;
     let own: &[&str] = &["handler-1 preserve 1"];
     ensure_eq!(driver.log()?, [&all, own, &undone].concat());
     for which in 1..=3 {
@@ -448,7 +467,7 @@ pub fn freeze_fails_before(stage: &mut Stage) -> Outcome {
     let mut cmdline = CommandLine::read()?;
     cmdline.set("luo.stage", &(stage.number + 1).to_string());
     init::load(init::kernel_of(&cmdline, stage.number + 1), &cmdline)?;
-    let first = guest::kernel_log(0)?.last().map_or(0, |last| last.sequence);
+    let first = next_record()?;
     for nth in 1..=9 {
         driver.fail(Event::Freeze, nth, Errno::EDOM)?;
         ensure_eq!(kexec::jump().errno(), Errno::EDOM);
@@ -470,13 +489,10 @@ pub fn freeze_fails_before(stage: &mut Stage) -> Outcome {
         drop(device.create_session("freeze-more")?);
         driver.log()?;
     }
-    let is_c = CommandLine::read()?.get("luo.core") == Some("c");
-    ensure!(
-        is_c || logged(
-            first,
-            "session 'freeze-b': token 0x4: handler 'luo-test-first-v1'"
-        )?
-    );
+    says(
+        first,
+        "session 'freeze-b': token 0x4: handler 'luo-test-first-v1': freeze failed",
+    )?;
 
     for session in sessions {
         stage.keep(session);
@@ -600,10 +616,15 @@ pub fn retrieve_fails_after(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
     let session = Device::open()?.retrieve_session(stage.name)?;
 
+    let first = next_record()?;
     driver.fail(Event::Retrieve, 1, Errno::EDOM)?;
     for _ in 0..3 {
         ensure_errno!(session.retrieve(1), EDOM);
     }
+    says(
+        first,
+        "session 'driver-retrieve-fails': token 0x1: handler 'luo-test-first-v1': retrieve failed",
+    )?;
     ensure_eq!(retrieved_key(&session, 2)?, 2);
     let calls = driver.log()?;
     ensure_eq!(
@@ -633,6 +654,38 @@ pub fn retrieve_fails_after(stage: &mut Stage) -> Outcome {
             "handler-1 finish-retrieved 2",
         ]
     );
+    driver.unload()
+}
+
+/// See [`refused_after`].
+pub fn refused_before(stage: &mut Stage) -> Outcome {
+    retrieve_fails_before(stage)
+}
+
+/// A session that is closed while a driver is not ready to finish is there for the next one who asks.
+pub fn refused_after(stage: &mut Stage) -> Outcome {
+    let driver = Driver::load()?;
+    let device = Device::open()?;
+
+    for round in 0..3 {
+        let session = device.retrieve_session(stage.name)?;
+        ensure_errno!(device.retrieve_session(stage.name), EINVAL);
+        ensure_eq!(retrieved_key(&session, 1)?, 1);
+        ensure_eq!(
+            retrieved_key(&session, 2 + round % 2)?,
+            2 + round as i32 % 2
+        );
+        driver.fail(Event::CanFinish, 1 + round, Errno::EDOM)?;
+        drop(session);
+    }
+    let mut calls = driver.log()?;
+    ensure!(!calls.iter().any(|line| line.contains(" finish-")));
+    calls.retain(|line| line.contains(" retrieve "));
+    ensure_eq!(calls.len(), 3);
+
+    // Nobody objects any more: closing it finishes it.
+    drop(device.retrieve_session(stage.name)?);
+    ensure_errno!(device.retrieve_session(stage.name), ENOENT);
     driver.unload()
 }
 

@@ -5,6 +5,7 @@
 
 mod device;
 mod driver;
+mod faults;
 mod kexec;
 mod lifetime;
 mod memfd;
@@ -297,11 +298,24 @@ const TESTS: &[Test] = &[
     )
     .alone(),
     Test::new(
+        "driver-refuses",
+        &[driver::refused_before, driver::refused_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
         "driver-try-again",
         &[driver::try_again_before, driver::try_again_after],
     )
     .c_differs()
     .alone(),
+    Test::new("faults-open", &[faults::open]).timeout(300),
+    Test::new("faults-create", &[faults::create]).timeout(300),
+    Test::new("faults-preserve", &[faults::preserve]).timeout(600),
+    Test::new("faults-kexec", &[faults::kexec_before, faults::kexec_after])
+        .timeout(600)
+        .c_differs()
+        .alone(),
     Test::new(
         "sample-rust-rust",
         &[sample::rust_before, sample::rust_after],
