@@ -19,4 +19,12 @@ lock() {
 	flock -n 9 || { say "another run is making things in $LUO_CACHE, waiting for it"; flock 9; }
 }
 
+# Says that the cache is in use, as long as this process or a child of it lives:
+# what runs without the lock must not have the cache cleared away under it.
+use() {
+	mkdir -p "$LUO_CACHE"
+	exec 8>"$LUO_CACHE/use"
+	flock -s 8
+}
+
 unlock() { [ -n "${LUO_LOCKED:-}" ] || exec 9>&-; }
