@@ -28,3 +28,15 @@ use() {
 }
 
 unlock() { [ -n "${LUO_LOCKED:-}" ] || exec 9>&-; }
+
+# The Debian mirror that apt uses here; empty if its lists do not tell.
+debian_mirror() {
+	local codename format=$'$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)\t$(REPO_URI)'
+	command -v apt-get >/dev/null || return 0
+	# shellcheck source=/dev/null
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	apt-get indextargets --format "$format" 'Created-By: Packages' 2>/dev/null |
+		awk -F '\t' -v codename="$codename" '
+			$2 == "main" && ($1 == codename || $1 == "stable") &&
+			($3 == "Debian" || $3 == "") { print $4; exit }'
+}
