@@ -7,17 +7,21 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC LUO_IMPL LUO_MEMFD FRAGMENT FILE T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP
+export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
 override KSRC := $(abspath $(KSRC))
+endif
+ifneq ($(KSRC_72),)
+override KSRC_72 := $(abspath $(KSRC_72))
 endif
 ifneq ($(FRAGMENT),)
 override FRAGMENT := $(abspath $(FRAGMENT))
 endif
 define LUO_BIND
 $(wildcard $(KSRC))
+$(wildcard $(KSRC_72))
 $(wildcard $(FRAGMENT))
 endef
 export LUO_BIND
@@ -30,6 +34,7 @@ help:
 
 #: make run [FILE=path]         one live update in QEMU, step by step, with a
 #:                              file's bytes carried through it
+#: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
 #: make test [T=pattern]        the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed'
 #: make check                   format, lints and documentation, without warnings
@@ -42,9 +47,9 @@ help:
 #: make clean                   removes what was built (not toolchain and sources)
 #: make distclean               removes the whole cache
 #:
-#: KSRC=dir builds from that Linux 7.3 tree. LUO_TOOLCHAIN=host uses the host's
-#: compilers and QEMU. LUO_JOBS=n limits the processors in use. The cache is
-#: $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
+#: KSRC=dir builds from that Linux 7.3 tree, KSRC_72=dir takes that Linux 7.2.
+#: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the
+#: processors in use. The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
 
 run:
 	@scripts/run

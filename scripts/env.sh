@@ -19,6 +19,8 @@ lock() {
 	flock -n 9 || { say "another run is making things in $LUO_CACHE, waiting for it"; flock 9; }
 }
 
+unlock() { [ -n "${LUO_LOCKED:-}" ] || exec 9>&-; }
+
 # Says that the cache is in use, as long as this process or a child of it lives:
 # what runs without the lock must not have the cache cleared away under it.
 use() {
@@ -26,8 +28,6 @@ use() {
 	exec 8>"$LUO_CACHE/use"
 	flock -s 8
 }
-
-unlock() { [ -n "${LUO_LOCKED:-}" ] || exec 9>&-; }
 
 # The Debian mirror that apt uses here; empty if its lists do not tell.
 debian_mirror() {

@@ -7,6 +7,9 @@ links to the pristine source, and is brought to the content of this clone's
 overlay before each build. A file whose content stays is not touched, so what
 another clone (or an earlier run) built from the same content is built
 already.
+
+Beside them is Linux 7.2, from which and back to which machines are updated. It
+stays as it is, so its source needs no copy.
 """
 
 import hashlib
@@ -21,16 +24,28 @@ import overlay
 from common import CACHE, JOBS, REPO, Failed, lock, quiet, run, say
 
 STOCK_TESTS = Path("tools/testing/selftests/liveupdate")
+# The Linux that the overlay is for, and the one before.
+RELEASE, PREVIOUS = "7.3", "7.2"
 # How many steps a build from nothing has, to say how far it is.
-STEPS = 1900
+STEPS = {RELEASE: 1900, PREVIOUS: 1850}
 
 
-def source() -> Path:
+def source(release: str = RELEASE) -> Path:
     """The pristine source (fetched if need be)."""
-    done = subprocess.run([REPO / "scripts/ksrc"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([REPO / "scripts/ksrc", release], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise Failed("there is no kernel source")
-    return Path(done.stdout.splitlines()[-1])
+        raise Failed(f"there is no source of Linux {release}")
+    path = Path(done.stdout.splitlines()[-1])
+    if (path / ".config").exists() or (path / "include/config").exists():
+        raise Failed(f"{path} holds a build; a kernel source to build from must be clean "
+                     "(make mrproper)")
+    return path
+
+
+def name_of(pristine: Path) -> str:
+    """What the cache calls a kernel source: two elsewhere may have the same name."""
+    cached = pristine.is_relative_to(CACHE)
+    return pristine.name if cached else hashlib.sha256(str(pristine).encode()).hexdigest()[:12]
 
 
 def place(old: Path, new: Path) -> None:
@@ -68,24 +83,20 @@ def link_tree(pristine: Path, tree: Path, leave: set[str]) -> None:
 
 def overlaid(pristine: Path) -> Path:
     """The tree in the cache that has the overlay of this clone. Needs the lock."""
-    cached = pristine.is_relative_to(CACHE)
-    name = pristine.name if cached else hashlib.sha256(str(pristine).encode()).hexdigest()[:12]
+    name = name_of(pristine)
     tree = CACHE / "tree" / name
     # What the overlay has brought so far; its existence says that the copy is complete.
     stamp = CACHE / "tree" / f"{name}.overlay"
     if (pristine / overlay.MANIFEST).exists():
         raise Failed(f"{pristine} has the overlay installed already; "
                      f"`make uninstall-tree KSRC={pristine}' takes it out")
-    if (pristine / ".config").exists() or (pristine / "include/config").exists():
-        raise Failed(f"{pristine} holds a build; a kernel source to build from must be clean "
-                     "(make mrproper)")
     try:
         wanted = overlay.contents(pristine)
     except overlay.Refused as why:
         raise Failed(f"the overlay does not fit {pristine}: {why}") from None
 
     before = set(stamp.read_text().splitlines()) if stamp.exists() else set()
-    if not cached or not stamp.exists():
+    if not pristine.is_relative_to(CACHE) or not stamp.exists():
         say(f"making a copy of {pristine} to build from")
         link_tree(pristine, tree, before | set(wanted))
     # Noted before it is done, so that what an interrupted run did is known.
@@ -118,11 +129,12 @@ def read_config(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is built: the implementations, and a fragment of the user's."""
+    """What is built: the implementations, a fragment of the user's, and of which Linux."""
 
     core: str = "rust"
     memfd: str = ""
     fragments: tuple[Path, ...] = ()
+    release: str = RELEASE
 
     @staticmethod
     def from_environment() -> "Variant":
@@ -143,12 +155,20 @@ class Variant:
     @property
     def ours(self) -> list[Path]:
         """The project's fragments that make it."""
-        names = ("base", self.core, f"memfd-{self.memfd_impl}")
+        names = ["base", self.release]
+        if self.release == RELEASE:
+            names += [self.core, f"memfd-{self.memfd_impl}"]
         return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
 
     @property
     def name(self) -> str:
+        if self.release != RELEASE:
+            return self.release
         return self.core if self.memfd_impl == self.core else f"{self.core}-memfd-{self.memfd}"
+
+
+# The kernel to come from and to go back to.
+STOCK = Variant("c", release=PREVIOUS)
 
 
 @dataclass(frozen=True)
@@ -170,6 +190,11 @@ class Kernel:
         return [path for home in (overlay.SAMPLES, overlay.HOME / "selftests/modules")
                 for path in sorted((self.folder / home).glob("*.ko"))]
 
+    @property
+    def release(self) -> str:
+        """Its full version, as `uname -r` will say."""
+        return (self.folder / "include/config/kernel.release").read_text().strip()
+
 
 def make(tree: Path, folder: Path) -> list[str]:
     """The command that all kernel builds begin with."""
@@ -182,8 +207,8 @@ def make(tree: Path, folder: Path) -> list[str]:
 def configure(tree: Path, folder: Path, variant: Variant) -> None:
     """Writes the folder's .config, and checks that what was asked for took effect."""
     ours: dict[str, str] = {}
-    for path in (tree / STOCK_TESTS / "config", tree / STOCK_TESTS / "config.x86_64",
-                 *variant.ours):
+    stock = (tree / STOCK_TESTS / "config", tree / STOCK_TESTS / "config.x86_64")
+    for path in (*filter(Path.exists, stock), *variant.ours):
         ours |= read_config(path)
     asked: dict[str, str] = {}
     for path in variant.fragments:
@@ -217,12 +242,14 @@ def build_folder(tree: Path, variant: Variant) -> Path:
     key = hashlib.sha256()
     for path in (*variant.ours, *variant.fragments):
         key.update(path.read_bytes())
-    return CACHE / "build" / tree.name / f"{variant.name}-{key.hexdigest()[:8]}"
+    return CACHE / "build" / name_of(tree) / f"{variant.name}-{key.hexdigest()[:8]}"
 
 
 def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:
     """Builds a kernel, or makes sure that it is built. Needs the lock."""
-    tree = overlaid(source())
+    tree = source(variant.release)
+    if variant.release == RELEASE:
+        tree = overlaid(tree)
     folder = build_folder(tree, variant)
     done = folder / ".luo-done"
     if not folder.exists():
@@ -238,7 +265,8 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
             new.rename(folder)
         else:
             folder.mkdir()
-    if os.environ.get("LUO_TOOLCHAIN") == "host" and not (folder / ".config").exists():
+    if os.environ.get("LUO_TOOLCHAIN") == "host" and variant.release == RELEASE \
+            and not (folder / ".config").exists():
         quiet([*make(tree, folder), "rustavailable"], "the check of the host's Rust tools")
     first = not (folder / "vmlinux").exists()
     done.unlink(missing_ok=True)
@@ -247,7 +275,7 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
     if first:
         say(f"{what}; from nothing this takes a quarter of an hour on two processors")
     run([*make(tree, folder), *extra, *(targets or ("all",))], what,
-        folder / "luo-build.log", STEPS if first else None)
+        folder / "luo-build.log", STEPS[variant.release] if first else None)
     done.touch()
     return Kernel(variant, tree, folder, folder / "arch/x86/boot/bzImage")
 
