@@ -348,6 +348,14 @@ def commands(results: Results, source: Path, folder: Path) -> None:
     run_file("missing", folder / "no-such-file", "no such file")
     run_file("folder", folder, "not a regular file")
 
+    name = "source/run-from-unknown"
+    if results.wants(name):
+        done = subprocess.run([REPO / "scripts/run"], env={**os.environ, "FROM": "6.12"},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        words = done.stdout.strip()
+        clear = done.returncode and words.startswith("error: FROM=6.12") and "\n" not in words
+        results.add(name, None if clear else words or "it was accepted")
+
     def fragment(what: str, text: str, named: str | None) -> None:
         name = f"source/fragment-{what}"
         if not results.wants(name):

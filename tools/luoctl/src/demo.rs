@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One live update, told step by step.
+//! Live updates, told step by step.
 //!
-//! Runs as the first process of a small initramfs, twice. In the old kernel it puts `/payload`
-//! into a memfd, preserves that and a manifest with its checksum, loads `/boot/kernel` and jumps.
-//! In the new kernel, which knows its part from `luo.stage=2` on its command line, it takes both
-//! back and compares. What it has to say goes to the second serial port if there is one, else to
-//! the console; the last two lines are the verdict and `done`.
+//! Runs as the first process of a small initramfs, once in each kernel. In the first one it puts
+//! `/payload` into a memfd, preserves that and a manifest with its checksum, loads the next kernel
+//! and jumps. In each of the others it takes both back and compares, and hands them on if there is
+//! a kernel to come. What it has to say goes to the second serial port if there is one, else to the
+//! console; the last two lines are the verdict and `done`.
 //!
-//! `/payload.name`, if it exists, holds the name to show for the payload.
+//! `luo.kernels=FILE,...` on the command line names the kernels after the first, by default
+//! `/boot/kernel` alone; `luo.stage=N` is how a kernel knows that it is the Nth. `/payload.name`, if
+//! it exists, holds the name to show for the payload.
 
 use liveupdate::{
     guest::{
@@ -19,7 +21,9 @@ use liveupdate::{
     kexec,
     Context,
     Device,
-    Result, //
+    Outgoing,
+    Result,
+    Session, //
 };
 use nix::{
     fcntl::{
@@ -69,7 +73,7 @@ const TOKEN_MANIFEST: u64 = 0;
 const TOKEN_PAYLOAD: u64 = 1;
 
 const PAYLOAD: &str = "/payload";
-const KERNEL: &str = "/boot/kernel";
+const KERNELS: &str = "/boot/kernel";
 
 type Outcome<T = ()> = std::result::Result<T, Box<dyn error::Error>>;
 
@@ -89,13 +93,7 @@ pub fn run() -> ! {
         },
     };
 
-    let outcome = CommandLine::read().map_err(Into::into).and_then(|cmdline| {
-        match cmdline.get("luo.stage") {
-            Some("2") => new_kernel(&mut story),
-            _ => old_kernel(&mut story, cmdline),
-        }
-    });
-    match outcome {
+    match stage(&mut story) {
         Ok(verdict) => story.line(format_args!("\nLIVE UPDATE PASSED: {verdict}")),
         Err(err) => {
             story.kernel_says();
@@ -104,6 +102,35 @@ pub fn run() -> ! {
     }
     story.line(format_args!("done"));
     guest::power_off();
+}
+
+/// What one kernel does. Returns in the last one, or when something went wrong.
+fn stage(story: &mut Story) -> Outcome<String> {
+    let mut cmdline = CommandLine::read()?;
+    let number: usize = cmdline.get("luo.stage").unwrap_or("1").parse()?;
+    let kernels = cmdline.get("luo.kernels").unwrap_or(KERNELS).to_owned();
+    let to_come: Vec<_> = kernels.split(',').skip(number.saturating_sub(1)).collect();
+
+    story.line(format_args!(""));
+    story.step(
+        &format!("kernel {number}"),
+        format_args!("{}", this_kernel()?),
+    );
+    let mut cargo = match number {
+        1 => Cargo::load(story)?,
+        _ => Cargo::take_over(story)?,
+    };
+    cargo.route.push(release()?);
+    if to_come.is_empty() {
+        return cargo.verdict();
+    }
+
+    cmdline.set("luo.stage", &(number + 1).to_string());
+    load_next(story, &to_come, &cmdline)?;
+    // Held until the jump.
+    let _session = cargo.hand_over(story)?;
+    story.step("kexec", format_args!("leaving Linux {}", release()?));
+    Err(kexec::jump().into())
 }
 
 /// Where the steps are told.
@@ -136,157 +163,189 @@ impl Story {
     }
 }
 
-/// The first half. Returns only when something went wrong.
-fn old_kernel(story: &mut Story, mut cmdline: CommandLine) -> Outcome<String> {
-    let name = fs::read_to_string("/payload.name").unwrap_or_else(|_| PAYLOAD.into());
-    let name = name.trim_end();
-
-    story.step("old kernel", format_args!("{}", this_kernel()?));
-
-    let mut memory = new_memfd(name)?;
-    let (bytes, checksum) = File::open(PAYLOAD)
-        .and_then(|mut payload| copy_and_sum(&mut payload, &mut memory))
-        .context(|| format!("read {PAYLOAD}"))?;
-    // The archive it came in is memory too; a big payload may not fit twice and a half.
-    fs::remove_file(PAYLOAD).context(|| format!("remove {PAYLOAD}"))?;
-    story.step(
-        "payload",
-        format_args!("{name}: {}, sha256 {checksum}", Size(bytes)),
-    );
-
-    load_next(story, &mut cmdline)?;
-
-    // From here on as an agent would do it.
-    let session = Device::open()?.create_session(SESSION)?;
-    story.step("session", format_args!("'{SESSION}' created"));
-
-    let start = Instant::now();
-    session.preserve(&memory, TOKEN_PAYLOAD)?;
-    story.step(
-        "preserve",
-        format_args!(
-            "{bytes} bytes preserved under token {TOKEN_PAYLOAD:#x}, in {:.1} ms",
-            start.elapsed().as_secs_f64() * 1e3
-        ),
-    );
-    drop(memory);
-
-    let manifest = json!({
-        "name": name,
-        "bytes": bytes,
-        "sha256": checksum,
-        "kernel": release()?,
-        "ticks": clock::ticks(),
-    })
-    .to_string();
-    let mut memory = new_memfd("manifest")?;
-    memory
-        .write_all(manifest.as_bytes())
-        .and_then(|()| memory.rewind())
-        .context(|| "write the manifest")?;
-    fcntl(&memory, FcntlArg::F_ADD_SEALS(all_seals())).context(|| "seal the manifest")?;
-    session.preserve(&memory, TOKEN_MANIFEST)?;
-    story.step(
-        "preserve",
-        format_args!(
-            "{} bytes of manifest, sealed, preserved under token {TOKEN_MANIFEST:#x}",
-            manifest.len()
-        ),
-    );
-
-    story.step("kexec", format_args!("leaving the old kernel"));
-    Err(kexec::jump().into())
+/// What is carried, and what is known about it.
+struct Cargo {
+    memory: File,
+    name: String,
+    bytes: u64,
+    checksum: String,
+    /// The kernels that it has seen.
+    route: Vec<String>,
+    /// Seconds without anybody at work in the last update.
+    blackout: Option<f64>,
 }
 
-/// The second half.
-fn new_kernel(story: &mut Story) -> Outcome<String> {
-    let now = clock::ticks();
+impl Cargo {
+    /// Takes the payload out of the initramfs.
+    fn load(story: &mut Story) -> Outcome<Self> {
+        let name = fs::read_to_string("/payload.name").unwrap_or_else(|_| PAYLOAD.into());
+        let name = name.trim_end().to_owned();
+        let mut memory = new_memfd(&name)?;
+        let (bytes, checksum) = File::open(PAYLOAD)
+            .and_then(|mut payload| copy_and_sum(&mut payload, &mut memory))
+            .context(|| format!("read {PAYLOAD}"))?;
 
-    story.step("new kernel", format_args!("{}", this_kernel()?));
-
-    let session = Device::open()?.retrieve_session(SESSION)?;
-    story.step("session", format_args!("'{SESSION}' retrieved"));
-
-    let mut memory = File::from(session.retrieve(TOKEN_MANIFEST)?);
-    let mut text = String::new();
-    memory
-        .read_to_string(&mut text)
-        .context(|| "read the manifest")?;
-    let manifest: Value = serde_json::from_str(&text)?;
-    let seals = fcntl(&memory, FcntlArg::F_GET_SEALS).context(|| "get the manifest's seals")?;
-    if SealFlag::from_bits_truncate(seals) != all_seals() {
-        return Err("the manifest came back without its seals".into());
-    }
-    let field = |key| manifest[key].as_u64().ok_or("the manifest is incomplete");
-    let text_field = |key| manifest[key].as_str().ok_or("the manifest is incomplete");
-    story.step(
-        "retrieve",
-        format_args!(
-            "token {TOKEN_MANIFEST:#x}: manifest written by Linux {}, still sealed",
-            text_field("kernel")?
-        ),
-    );
-    let blackout = clock::seconds_between(field("ticks")?, now);
-    if let Some(seconds) = blackout {
+        // The archive it came in is memory too; a big payload may not fit twice and a half.
+        fs::remove_file(PAYLOAD).context(|| format!("remove {PAYLOAD}"))?;
         story.step(
-            "blackout",
-            format_args!("{seconds:.2} s from the last preserved byte to this kernel's init"),
+            "payload",
+            format_args!("{name}: {}, sha256 {checksum}", Size(bytes)),
         );
+        Ok(Self {
+            memory,
+            name,
+            bytes,
+            checksum,
+            route: Vec::new(),
+            blackout: None,
+        })
     }
 
-    let start = Instant::now();
-    let mut memory = File::from(session.retrieve(TOKEN_PAYLOAD)?);
-    let retrieved = start.elapsed();
-    let size = memory.metadata().context(|| "examine the payload")?.len();
-    story.step(
-        "retrieve",
-        format_args!(
-            "token {TOKEN_PAYLOAD:#x}: {size} bytes of {}, in {:.1} ms",
-            text_field("name")?,
-            retrieved.as_secs_f64() * 1e3
-        ),
-    );
+    /// Preserves it, as an agent would do it. The session must stay open until the reboot.
+    fn hand_over(self, story: &mut Story) -> Outcome<Session<Outgoing>> {
+        let session = Device::open()?.create_session(SESSION)?;
+        story.step("session", format_args!("'{SESSION}' created"));
 
-    memory.rewind().context(|| "rewind the payload")?;
-    let (bytes, checksum) =
-        copy_and_sum(&mut memory, &mut io::sink()).context(|| "read the payload")?;
-    let expected = text_field("sha256")?;
-    if bytes != field("bytes")? {
-        return Err(format!("{bytes} bytes came back, not {}", field("bytes")?).into());
-    }
-    if checksum != expected {
-        story.step("checksum", format_args!("sha256 {checksum}: NOT EQUAL"));
-        return Err("the payload came back changed".into());
-    }
-    story.step("checksum", format_args!("sha256 {checksum}: equal"));
+        let start = Instant::now();
+        session.preserve(&self.memory, TOKEN_PAYLOAD)?;
+        story.step(
+            "preserve",
+            format_args!(
+                "{} bytes preserved under token {TOKEN_PAYLOAD:#x}, in {:.1} ms",
+                self.bytes,
+                start.elapsed().as_secs_f64() * 1e3
+            ),
+        );
 
-    session.finish()?;
-    story.step("session", format_args!("'{SESSION}' finished"));
-
-    let mut verdict = format!(
-        "{} came through live update number {}",
-        Size(bytes),
-        guest::live_update_number()?
-    );
-    if let Some(seconds) = blackout {
-        write!(verdict, ", {seconds:.2} s of blackout")?;
+        let manifest = json!({
+            "name": self.name,
+            "bytes": self.bytes,
+            "sha256": self.checksum,
+            "route": self.route,
+            "ticks": clock::ticks(),
+        })
+        .to_string();
+        let mut memory = new_memfd("manifest")?;
+        memory
+            .write_all(manifest.as_bytes())
+            .and_then(|()| memory.rewind())
+            .context(|| "write the manifest")?;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(all_seals())).context(|| "seal the manifest")?;
+        session.preserve(&memory, TOKEN_MANIFEST)?;
+        story.step(
+            "preserve",
+            format_args!(
+                "{} bytes of manifest, sealed, preserved under token {TOKEN_MANIFEST:#x}",
+                manifest.len()
+            ),
+        );
+        Ok(session)
     }
-    Ok(verdict)
+
+    /// Retrieves it, and compares it with the manifest.
+    fn take_over(story: &mut Story) -> Outcome<Self> {
+        let now = clock::ticks();
+        let session = Device::open()?.retrieve_session(SESSION)?;
+        story.step("session", format_args!("'{SESSION}' retrieved"));
+
+        let mut memory = File::from(session.retrieve(TOKEN_MANIFEST)?);
+        let mut text = String::new();
+        memory
+            .read_to_string(&mut text)
+            .context(|| "read the manifest")?;
+        let manifest: Value = serde_json::from_str(&text)?;
+        let seals = fcntl(&memory, FcntlArg::F_GET_SEALS).context(|| "get the manifest's seals")?;
+        if SealFlag::from_bits_truncate(seals) != all_seals() {
+            return Err("the manifest came back without its seals".into());
+        }
+        let incomplete = "the manifest is incomplete";
+        let field = |key| manifest[key].as_u64().ok_or(incomplete);
+        let text_field = |key| manifest[key].as_str().ok_or(incomplete);
+        let route = manifest["route"].as_array().ok_or(incomplete)?;
+        let route: Vec<_> = route
+            .iter()
+            .filter_map(|release| release.as_str().map(str::to_owned))
+            .collect();
+        story.step(
+            "retrieve",
+            format_args!(
+                "token {TOKEN_MANIFEST:#x}: manifest written by Linux {}, still sealed",
+                route.last().ok_or(incomplete)?
+            ),
+        );
+        let blackout = clock::seconds_between(field("ticks")?, now);
+        if let Some(seconds) = blackout {
+            story.step(
+                "blackout",
+                format_args!("{seconds:.2} s from the last preserved byte to this kernel's init"),
+            );
+        }
+
+        let start = Instant::now();
+        let mut memory = File::from(session.retrieve(TOKEN_PAYLOAD)?);
+        let retrieved = start.elapsed();
+        let size = memory.metadata().context(|| "examine the payload")?.len();
+        let name = text_field("name")?.to_owned();
+        story.step(
+            "retrieve",
+            format_args!(
+                "token {TOKEN_PAYLOAD:#x}: {size} bytes of {name}, in {:.1} ms",
+                retrieved.as_secs_f64() * 1e3
+            ),
+        );
+
+        memory.rewind().context(|| "rewind the payload")?;
+        let (bytes, checksum) =
+            copy_and_sum(&mut memory, &mut io::sink()).context(|| "read the payload")?;
+        if bytes != field("bytes")? {
+            return Err(format!("{bytes} bytes came back, not {}", field("bytes")?).into());
+        }
+        if checksum != text_field("sha256")? {
+            story.step("checksum", format_args!("sha256 {checksum}: NOT EQUAL"));
+            return Err("the payload came back changed".into());
+        }
+        story.step("checksum", format_args!("sha256 {checksum}: equal"));
+
+        session.finish()?;
+        story.step("session", format_args!("'{SESSION}' finished"));
+        Ok(Self {
+            memory,
+            name,
+            bytes,
+            checksum,
+            route,
+            blackout,
+        })
+    }
+
+    fn verdict(&self) -> Outcome<String> {
+        let mut verdict = format!(
+            "{} came through live update number {} (Linux {})",
+            Size(self.bytes),
+            guest::live_update_number()?,
+            self.route.join(" -> ")
+        );
+        if let Some(seconds) = self.blackout {
+            write!(verdict, ", {seconds:.2} s of blackout")?;
+        }
+        Ok(verdict)
+    }
 }
 
-/// Loads the kernel that comes next, with an initramfs in which this program alone is left.
-fn load_next(story: &mut Story, cmdline: &mut CommandLine) -> Result {
-    let kernel = File::open(KERNEL).context(|| format!("open {KERNEL}"))?;
+/// Loads the first of the kernels to come, with an initramfs in which this program and those after
+/// it are left.
+fn load_next(story: &mut Story, to_come: &[&str], cmdline: &CommandLine) -> Outcome {
+    let (&path, later) = to_come.split_first().ok_or("there is no next kernel")?;
+    let kernel = File::open(path).context(|| format!("open {path}"))?;
     let initrd = Archive::new(new_memfd("initramfs")?);
-    let initrd = pack(initrd).context(|| "pack the next initramfs")?;
+    let initrd = pack(initrd, later).context(|| "pack the next initramfs")?;
     let size = |file: &File| file.metadata().map_or(0, |meta| meta.len());
 
-    cmdline.set("luo.stage", "2");
     kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())?;
     story.step(
         "kexec",
         format_args!(
-            "next kernel loaded: {} and {} of initramfs",
+            "{path} loaded: {} and {} of initramfs",
             Size(size(&kernel)),
             Size(size(&initrd))
         ),
@@ -294,12 +353,15 @@ fn load_next(story: &mut Story, cmdline: &mut CommandLine) -> Result {
     Ok(())
 }
 
-fn pack(mut archive: Archive<File>) -> io::Result<File> {
-    archive.directory("dev")?;
+fn pack(mut archive: Archive<File>, kernels: &[&str]) -> io::Result<File> {
+    for name in ["dev", "proc", "sys", "boot"] {
+        archive.directory(name)?;
+    }
     archive.device("dev/console", 0o600, (5, 1))?;
-    archive.directory("proc")?;
-    archive.directory("sys")?;
     archive.copy(Path::new("/init"))?;
+    for kernel in kernels {
+        archive.copy(Path::new(kernel))?;
+    }
     archive.finish()
 }
 
