@@ -168,20 +168,20 @@ class Bench:
 
     def own(self, program: Path, listed: list["OwnTest"], group: str = "",
             then: Sequence["Bench"] = (), options: str = "",
-            pick: Callable[["OwnTest"], bool] = lambda test: True) -> None:
+            pick: Callable[["OwnTest"], bool] | None = None) -> None:
         """Our tests from user space, those that can share a boot in one.
 
-        The kernels of the benches in `then` are the next ones, in turn.
+        The kernels of the benches in `then` are the next ones, in turn. Of the tests those
+        are run that `pick` takes, by default all that each of the kernels should pass.
         """
         prefix = f"{group or self.name}/self/"
         variants = [bench.built.variant for bench in (self, *then)]
         core = "c" if any(variant.core == "c" for variant in variants) else "rust"
         memfd = "c" if any(variant.memfd_impl == "c" for variant in variants) else "rust"
-        able = [test for test in listed
-                if not (core == "c" and test.c_differs or memfd == "c" and test.rust_memfd)]
+        able = [test for test in listed if test.passes(core, memfd)]
         boots: dict[str, list[OwnTest]] = {}
-        for test in able:
-            if pick(test) and self.results.wants(prefix + test.name):
+        for test in filter(pick, listed) if pick else able:
+            if self.results.wants(prefix + test.name):
                 boots.setdefault(test.boot, []).append(test)
         with self.archive() as archive:
             archive.file("init", program, 0o755)
@@ -231,6 +231,10 @@ class OwnTest:
     timeout: int
     c_differs: bool
     rust_memfd: bool
+
+    def passes(self, core: str, memfd: str) -> bool:
+        """Whether it should pass under these implementations."""
+        return not (core == "c" and self.c_differs or memfd == "c" and self.rust_memfd)
 
     @staticmethod
     def parse(line: str) -> "OwnTest":

@@ -6,7 +6,8 @@ import os
 import re
 import time
 
-GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating")
+GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
+          "7.2-to-rust", "rust-to-7.2", "7.2-and-back")
 SHOWN = 40      # lines of explanation that one failure may take
 
 
