@@ -40,6 +40,9 @@ pub const ENTRIES_SIZE: usize = BLOCK_SIZE - HEADER_SIZE;
 pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout {
     /// What one record describes, as messages call it: "session", "file".
     const KIND: &'static str;
+
+    /// Whether the [check](super::check) of a record says where those begin of what it leads to.
+    const LINKED: bool = false;
 }
 
 /// One block.
@@ -98,6 +101,19 @@ impl Block {
         <[R]>::ref_from_prefix_with_elems(&self.entries, count)
             .map(|(records, _)| records)
             .map_err(|_| BlockError::Misplaced)
+    }
+
+    /// The first `count` records whatever the header says, fewer if not that many fit.
+    pub fn first_records<R: Record>(&self, count: usize) -> &[R] {
+        let count = count.min(Self::capacity::<R>());
+        <[R]>::ref_from_prefix_with_elems(&self.entries, count)
+            .map(|(records, _)| records)
+            .unwrap_or_default()
+    }
+
+    /// The header as it stands.
+    pub fn header_bytes(&self) -> &[u8] {
+        self.as_bytes().get(..HEADER_SIZE).unwrap_or_default()
     }
 
     /// The records, to be changed in place.

@@ -42,6 +42,11 @@ pub trait Memory {
     ///
     /// If there is no preserved page, or it is in use already.
     fn page(&self, at: Phys) -> Result<Self::Page, Self::Error>;
+
+    /// Ends the use of a page in which nothing was wrong.
+    fn release(&self, page: Self::Page) {
+        drop(page);
+    }
 }
 
 /// A block of a chain, with the place where it stood.
@@ -136,6 +141,7 @@ pub fn walk<R: Record, M: Memory>(
                 .map_err(|cause| ChainError::new::<R>(index, at, Fault::Visit(cause)))?;
             seen = seen.saturating_add(1);
         }
+        mem.release(page);
     }
     Ok(seen)
 }
@@ -154,7 +160,7 @@ pub struct ChainError<E> {
 }
 
 impl<E> ChainError<E> {
-    fn new<R: Record>(block: usize, at: Phys, fault: Fault<E>) -> Self {
+    pub(super) fn new<R: Record>(block: usize, at: Phys, fault: Fault<E>) -> Self {
         Self {
             kind: R::KIND,
             block,
@@ -178,6 +184,8 @@ pub enum Fault<E> {
         /// How many blocks are allowed.
         max: usize,
     },
+    /// The header is not as it was written.
+    Checksum,
     /// The visitor gave up.
     Visit(E),
 }
@@ -190,6 +198,7 @@ impl<E: fmt::Debug> fmt::Display for ChainError<E> {
             Fault::Memory(cause) => write!(f, "no preserved page at {}: {cause:?}", self.at),
             Fault::Block(cause) => cause.fmt(f),
             Fault::TooLong { max } => write!(f, "chain is longer than {max} blocks"),
+            Fault::Checksum => f.write_str("checksum of the header does not match"),
             Fault::Visit(cause) => write!(f, "{cause:?}"),
         }
     }

@@ -29,6 +29,11 @@ use zerocopy_derive::{
 };
 
 use super::{
+    block::{
+        Block,
+        Record, //
+    },
+    check::Span,
     name::{
         Compatible,
         NameError,
@@ -50,6 +55,10 @@ pub struct FlbRecord {
     name: [u8; COMPATIBLE_LEN],
     data: u64,
     count: u64,
+}
+
+impl Record for FlbRecord {
+    const KIND: &'static str = "FLB";
 }
 
 /// An FLB that was read, or is to be written.
@@ -149,6 +158,18 @@ impl FlbBlock {
     pub fn records(&self) -> Result<&[FlbRecord], FlbError> {
         self.header()?;
         records_in(self.as_bytes())
+    }
+
+    /// The records as [checks](super::check) count them, whatever the header says.
+    pub fn records_of(&self, span: Span) -> &[FlbRecord] {
+        self.as_block()
+            .map(|block| span.records(0, block))
+            .unwrap_or_default()
+    }
+
+    /// The page as a block, which has the same shape: two numbers, and records of 64 bytes.
+    pub fn as_block(&self) -> Option<&Block> {
+        Block::ref_from_bytes(self.as_bytes()).ok()
     }
 
     /// Appends a record and returns its index.

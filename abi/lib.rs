@@ -20,6 +20,7 @@
 //!             `- memfd     what a file's handler left: memfd_v2 or memfd_extents
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
+//!  check     checksums of records and of what leads to them
 //!  block     one page: { next, count, records }
 //!  vmalloc   KHO's description of a virtually contiguous area, used by memfd-v2
 //!  name      bounded strings;  phys  addresses;  error  what can be wrong
@@ -41,6 +42,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod check;
 pub mod error;
 pub mod flb;
 pub mod memfd;

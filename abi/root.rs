@@ -10,19 +10,26 @@
 //!   / {
 //!       compatible = "luo-v1";
 //!       liveupdate-number = <u64>;
+//!       luo-checks = <u64 ...: addresses of the pages of checks>;
+//!       luo-crc32c = <u32: over all numbers here>;
 //!       luo-session {
 //!           compatible = "luo-session-v2";
 //!           luo-session-header = <u64: address of the first session block, or 0>;
+//!           luo-session-count = <u64: number of sessions>;
+//!           luo-session-checks = <u64: index of the first check of the sessions>;
 //!       };
 //!       luo-flb {
 //!           compatible = "luo-flb-v1";
 //!           luo-flb-header = <u64: address of the FLB page, or 0>;
+//!           luo-flb-count = <u64: number of FLBs>;
+//!           luo-flb-checks = <u64: index of the first check of the FLBs>;
 //!       };
 //!   };
 //!   ```
 //!
 //!   The numbers are in native byte order, unlike the rest of a device tree. Properties and nodes
-//!   that are not in this list are skipped.
+//!   that are not in this list are skipped. Those of the [checks](super::check) are all there, or
+//!   none of them.
 //!
 //! - [`LuoSerV5`], the form of the C implementation in Linux 7.2 and 7.3.
 //!
@@ -31,10 +38,14 @@
 
 use core::{
     ffi::CStr,
-    fmt, //
+    fmt,
+    mem::size_of, //
 };
 
-use zerocopy::FromBytes;
+use zerocopy::{
+    FromBytes,
+    IntoBytes, //
+};
 use zerocopy_derive::{
     FromBytes,
     Immutable,
@@ -43,8 +54,13 @@ use zerocopy_derive::{
 };
 
 use super::{
+    check::{
+        Crc32c,
+        Span, //
+    },
     error::Excerpt,
-    phys::Phys, //
+    phys::Phys,
+    BLOCK_SIZE, //
 };
 
 /// The name under which KHO carries the root.
@@ -75,6 +91,23 @@ pub const FLB_COMPATIBLE: &CStr = c"luo-flb-v1";
 /// Property of the node of the FLBs: address of the page.
 pub const FLB_PROPERTY: &CStr = c"luo-flb-header";
 
+/// Property of the root node: addresses of the pages with checks.
+pub const CHECKS_PROPERTY: &CStr = c"luo-checks";
+/// Property of the root node: the checksum of all numbers of the root.
+pub const CRC_PROPERTY: &CStr = c"luo-crc32c";
+/// Property of the node of the sessions: how many there are.
+pub const SESSION_COUNT_PROPERTY: &CStr = c"luo-session-count";
+/// Property of the node of the sessions: index of their first check.
+pub const SESSION_CHECKS_PROPERTY: &CStr = c"luo-session-checks";
+/// Property of the node of the FLBs: how many there are.
+pub const FLB_COUNT_PROPERTY: &CStr = c"luo-flb-count";
+/// Property of the node of the FLBs: index of their first check.
+pub const FLB_CHECKS_PROPERTY: &CStr = c"luo-flb-checks";
+
+/// The most pages of checks that a root lists, so that the tree fits into a page.
+pub const MAX_CHECK_PAGES: usize = 384;
+const _: () = assert!(MAX_CHECK_PAGES * size_of::<u64>() + 1024 <= BLOCK_SIZE);
+
 /// The property of every node that says what it is.
 pub const COMPATIBLE_PROPERTY: &CStr = c"compatible";
 
@@ -96,6 +129,108 @@ pub struct Root {
     pub sessions: Option<Phys>,
     /// The page of FLBs.
     pub flbs: Option<Phys>,
+}
+
+/// What the root says about the checks, if there are any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootChecks<'a> {
+    /// Of the sessions.
+    pub sessions: Span,
+    /// Of the FLBs.
+    pub flbs: Span,
+    /// Addresses of the pages with checks, in native byte order.
+    pub pages: &'a [[u8; size_of::<u64>()]],
+}
+
+impl RootChecks<'_> {
+    /// The checksum of all numbers of a root, in the order of their properties.
+    fn checksum(&self, root: &Root, crc: Crc32c) -> u32 {
+        let numbers = [
+            root.number,
+            Phys::raw(root.sessions),
+            self.sessions.count,
+            self.sessions.first,
+            Phys::raw(root.flbs),
+            self.flbs.count,
+            self.flbs.first,
+        ];
+        let sum = numbers
+            .iter()
+            .fold(0, |sum, number| crc(sum, &number.to_ne_bytes()));
+        crc(sum, self.pages.as_bytes())
+    }
+
+    /// The addresses of the pages with checks.
+    pub fn addresses(&self) -> impl Iterator<Item = Option<Phys>> + '_ {
+        self.pages
+            .iter()
+            .map(|raw| Phys::new(u64::from_ne_bytes(*raw)).filter(|at| at.page_aligned()))
+    }
+}
+
+impl<'t> RootChecks<'t> {
+    /// Reads out of a device tree what it says about checks of the root `root`, and verifies the
+    /// root by it; [`None`] if it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError::Missing`] if it does not say all, [`RootError::Size`],
+    /// [`RootError::Checksum`], and [`RootError::Total`] if there is a count without an address.
+    pub fn from_tree(
+        tree: &'t impl Tree,
+        root: &Root,
+        crc: Crc32c,
+    ) -> Result<Option<Self>, RootError> {
+        let properties = [
+            (ROOT_PATH, CHECKS_PROPERTY),
+            (ROOT_PATH, CRC_PROPERTY),
+            (SESSION_PATH, SESSION_COUNT_PROPERTY),
+            (SESSION_PATH, SESSION_CHECKS_PROPERTY),
+            (FLB_PATH, FLB_COUNT_PROPERTY),
+            (FLB_PATH, FLB_CHECKS_PROPERTY),
+        ];
+        if properties
+            .iter()
+            .all(|(node, property)| tree.property(node, property).is_none())
+        {
+            return Ok(None);
+        }
+
+        let pages = read(tree, ROOT_PATH, CHECKS_PROPERTY)?;
+        let checks = Self {
+            sessions: Span {
+                count: read_u64(tree, SESSION_PATH, SESSION_COUNT_PROPERTY)?,
+                first: read_u64(tree, SESSION_PATH, SESSION_CHECKS_PROPERTY)?,
+            },
+            flbs: Span {
+                count: read_u64(tree, FLB_PATH, FLB_COUNT_PROPERTY)?,
+                first: read_u64(tree, FLB_PATH, FLB_CHECKS_PROPERTY)?,
+            },
+            pages: <[[u8; size_of::<u64>()]]>::ref_from_bytes(pages).map_err(|_| {
+                RootError::Size {
+                    node: ROOT_PATH,
+                    property: CHECKS_PROPERTY,
+                    len: pages.len(),
+                }
+            })?,
+        };
+
+        let found = u32::from_ne_bytes(read_bytes(tree, ROOT_PATH, CRC_PROPERTY)?);
+        let computed = checks.checksum(root, crc);
+        if found != computed {
+            return Err(RootError::Checksum { found, computed });
+        }
+        for (what, span, at) in [
+            ("sessions", checks.sessions, root.sessions),
+            ("FLBs", checks.flbs, root.flbs),
+        ] {
+            if span.count > 0 && at.is_none() {
+                let count = span.count;
+                return Err(RootError::Total { what, count });
+            }
+        }
+        Ok(Some(checks))
+    }
 }
 
 /// A device tree to be read.
@@ -198,7 +333,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// [`RootError::Missing`], [`RootError::Incompatible`], [`RootError::NotU64`] and
+    /// [`RootError::Missing`], [`RootError::Incompatible`], [`RootError::Size`] and
     /// [`RootError::Misaligned`].
     pub fn from_tree(tree: &impl Tree) -> Result<Self, RootError> {
         check_compatible(tree, ROOT_PATH, ROOT_COMPATIBLE)?;
@@ -211,24 +346,40 @@ impl Root {
         )
     }
 
-    /// Writes the root as a device tree.
+    /// Writes the root as a device tree, with what there is to say about checks.
     ///
     /// # Errors
     ///
     /// What the builder returned.
-    pub fn write_tree<B: TreeBuilder>(&self, tree: &mut B) -> Result<(), B::Error> {
+    pub fn write_tree<B: TreeBuilder>(
+        &self,
+        tree: &mut B,
+        checks: Option<(&RootChecks<'_>, Crc32c)>,
+    ) -> Result<(), B::Error> {
         tree.begin_node(c"")?;
         tree.property_str(COMPATIBLE_PROPERTY, ROOT_COMPATIBLE)?;
         tree.property_u64(NUMBER_PROPERTY, self.number)?;
+        if let Some((checks, crc)) = checks {
+            tree.property(CHECKS_PROPERTY, checks.pages.as_bytes())?;
+            tree.property(CRC_PROPERTY, &checks.checksum(self, crc).to_ne_bytes())?;
+        }
 
         tree.begin_node(SESSION_NODE)?;
         tree.property_str(COMPATIBLE_PROPERTY, SESSION_COMPATIBLE)?;
         tree.property_u64(SESSION_PROPERTY, Phys::raw(self.sessions))?;
+        if let Some((checks, _)) = checks {
+            tree.property_u64(SESSION_COUNT_PROPERTY, checks.sessions.count)?;
+            tree.property_u64(SESSION_CHECKS_PROPERTY, checks.sessions.first)?;
+        }
         tree.end_node()?;
 
         tree.begin_node(FLB_NODE)?;
         tree.property_str(COMPATIBLE_PROPERTY, FLB_COMPATIBLE)?;
         tree.property_u64(FLB_PROPERTY, Phys::raw(self.flbs))?;
+        if let Some((checks, _)) = checks {
+            tree.property_u64(FLB_COUNT_PROPERTY, checks.flbs.count)?;
+            tree.property_u64(FLB_CHECKS_PROPERTY, checks.flbs.first)?;
+        }
         tree.end_node()?;
 
         tree.end_node()
@@ -274,12 +425,7 @@ fn check_compatible(
     node: &'static CStr,
     expected: &'static CStr,
 ) -> Result<(), RootError> {
-    let found = tree
-        .property(node, COMPATIBLE_PROPERTY)
-        .ok_or(RootError::Missing {
-            node,
-            property: COMPATIBLE_PROPERTY,
-        })?;
+    let found = read(tree, node, COMPATIBLE_PROPERTY)?;
     if found == expected.to_bytes_with_nul() {
         Ok(())
     } else {
@@ -291,20 +437,34 @@ fn check_compatible(
     }
 }
 
+fn read<'t>(
+    tree: &'t impl Tree,
+    node: &'static CStr,
+    property: &'static CStr,
+) -> Result<&'t [u8], RootError> {
+    tree.property(node, property)
+        .ok_or(RootError::Missing { node, property })
+}
+
+fn read_bytes<const N: usize>(
+    tree: &impl Tree,
+    node: &'static CStr,
+    property: &'static CStr,
+) -> Result<[u8; N], RootError> {
+    let value = read(tree, node, property)?;
+    value.try_into().map_err(|_| RootError::Size {
+        node,
+        property,
+        len: value.len(),
+    })
+}
+
 fn read_u64(
     tree: &impl Tree,
     node: &'static CStr,
     property: &'static CStr,
 ) -> Result<u64, RootError> {
-    let value = tree
-        .property(node, property)
-        .ok_or(RootError::Missing { node, property })?;
-    let bytes = value.try_into().map_err(|_| RootError::NotU64 {
-        node,
-        property,
-        len: value.len(),
-    })?;
-    Ok(u64::from_ne_bytes(bytes))
+    read_bytes(tree, node, property).map(u64::from_ne_bytes)
 }
 
 fn page_address(what: &'static str, raw: u64) -> Result<Option<Phys>, RootError> {
@@ -343,14 +503,28 @@ pub enum RootError {
         /// The compatible string that is there.
         found: Excerpt,
     },
-    /// A property is not eight bytes long.
-    NotU64 {
+    /// A property is not as long as its numbers are.
+    Size {
         /// Path of the node.
         node: &'static CStr,
         /// Name of the property.
         property: &'static CStr,
         /// Its length.
         len: usize,
+    },
+    /// The numbers are not those that were written.
+    Checksum {
+        /// The checksum that is there.
+        found: u32,
+        /// The one that should be there.
+        computed: u32,
+    },
+    /// There is a number of things, but no address of them.
+    Total {
+        /// What is counted.
+        what: &'static str,
+        /// The number.
+        count: u64,
     },
     /// An address is not that of a page.
     Misaligned {
@@ -382,16 +556,23 @@ impl fmt::Display for RootError {
                 Excerpt::new(node.to_bytes()),
                 Excerpt::new(expected.to_bytes()),
             ),
-            Self::NotU64 {
+            Self::Size {
                 node,
                 property,
                 len,
             } => write!(
                 f,
-                "node {}: property {} has {len} bytes, not 8",
+                "node {}: property {} has {len} bytes, which is wrong",
                 Excerpt::new(node.to_bytes()),
                 Excerpt::new(property.to_bytes()),
             ),
+            Self::Checksum { found, computed } => write!(
+                f,
+                "root: checksum {found:#010x} does not match, {computed:#010x} would",
+            ),
+            Self::Total { what, count } => {
+                write!(f, "root: count {count} but no address of {what}")
+            }
             Self::Misaligned { what, at } => {
                 write!(f, "address {at} of the {what} is not that of a page")
             }

@@ -41,6 +41,7 @@ pub struct SessionRecord {
 
 impl Record for SessionRecord {
     const KIND: &'static str = "session";
+    const LINKED: bool = true;
 }
 
 /// A session that was read, or is to be written.
@@ -107,8 +108,8 @@ impl Session {
     /// # Errors
     ///
     /// [`RecordError::Total`].
-    pub fn check_total(&self, found: usize) -> Result<(), RecordError> {
-        if u64::try_from(found) == Ok(self.count) {
+    pub fn check_total(&self, found: u64) -> Result<(), RecordError> {
+        if found == self.count {
             Ok(())
         } else {
             Err(RecordError::Total {
@@ -192,7 +193,7 @@ pub enum RecordError {
     /// There are not as many files as the session's record says.
     Total {
         /// How many there are.
-        found: usize,
+        found: u64,
         /// How many there should be.
         count: u64,
     },

@@ -151,7 +151,7 @@ fn plain(sessions: u64, files: u64) -> Image {
 /// Writes the root in both forms and reads it back.
 fn through_root(root: &Root) -> Root {
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree).unwrap();
+    root.write_tree(&mut tree, None).unwrap();
     let read = Root::from_tree(&tree).unwrap();
     assert_eq!(Root::from_v5(root.to_v5().as_bytes()), Ok(read));
     read

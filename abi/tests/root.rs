@@ -76,7 +76,7 @@ fn write(root: &Root) -> Vec<u8> {
         fdt: FdtWriter::new().unwrap(),
         open: Vec::new(),
     };
-    root.write_tree(&mut writer).unwrap();
+    root.write_tree(&mut writer, None).unwrap();
     assert!(writer.open.is_empty());
     writer.fdt.finish().unwrap()
 }
@@ -87,7 +87,7 @@ fn read(bytes: &[u8]) -> Result<Root, RootError> {
 
 fn tree(root: &Root) -> MapTree {
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree).unwrap();
+    root.write_tree(&mut tree, None).unwrap();
     tree
 }
 
@@ -220,7 +220,7 @@ fn numbers_that_are_none() {
         tree.set(SESSION_PATH, SESSION_PROPERTY, &vec![0; len]);
         assert_eq!(
             Root::from_tree(&tree),
-            Err(RootError::NotU64 {
+            Err(RootError::Size {
                 node: SESSION_PATH,
                 property: SESSION_PROPERTY,
                 len

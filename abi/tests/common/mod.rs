@@ -28,9 +28,17 @@ use luo_abi::{
         walk,
         Memory, //
     },
+    check::{
+        self,
+        Checks,
+        Span,
+        Table,
+        CHECKS_PER_PAGE, //
+    },
     flb::{
         Flb,
-        FlbBlock, //
+        FlbBlock,
+        FlbRecord, //
     },
     memfd::{
         check_disjoint,
@@ -59,6 +67,7 @@ use luo_abi::{
     phys::pages_for,
     root::{
         Root,
+        RootChecks,
         Tree,
         TreeBuilder, //
     },
@@ -365,28 +374,168 @@ pub fn emit_area(mem: &mut PhysMem, runs: &[Phys], order: u16) -> Area {
     }
 }
 
-/// Takes over a handover. What is wrong costs as little as can be, and is said in the list.
+/// The CRC-32C.
+pub fn crc32c(sum: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(sum, bytes)
+}
+
+/// What the root says about checks, on its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spans {
+    pub sessions: Span,
+    pub flbs: Span,
+    pub pages: Vec<[u8; 8]>,
+}
+
+impl Spans {
+    pub fn of_root(&self) -> RootChecks<'_> {
+        RootChecks {
+            sessions: self.sessions,
+            flbs: self.flbs,
+            pages: &self.pages,
+        }
+    }
+
+    /// The table, as far as its pages can be claimed.
+    pub fn checks<'m>(&self, claims: &Claims<'m>) -> Checks<Pages<'m>> {
+        let pages = self
+            .of_root()
+            .addresses()
+            .map(|at| claims.page(at?).ok())
+            .collect();
+        Checks::new(Pages(pages), crc32c)
+    }
+}
+
+/// The pages of a table.
+pub struct Pages<'m>(Vec<Option<&'m Block>>);
+
+impl Table for Pages<'_> {
+    fn get(&self, index: u64) -> Option<u32> {
+        let index = usize::try_from(index).ok()?;
+        let page = (*self.0.get(index / CHECKS_PER_PAGE)?)?;
+        let at = 4 * (index % CHECKS_PER_PAGE);
+        Some(u32::from_ne_bytes(
+            page.as_bytes()[at..at + 4].try_into().unwrap(),
+        ))
+    }
+}
+
+/// Appends the checks of a chain.
+fn emit_checks_of<R: Record>(
+    mem: &PhysMem,
+    head: Option<Phys>,
+    links: &mut impl Iterator<Item = u32>,
+    checks: &mut Vec<u32>,
+) -> Span {
+    let first = checks.len() as u64;
+    let mut count = 0;
+    let mut next = head;
+    while let Some(at) = next {
+        let block = &mem.pages[&at.get()];
+        count += block.raw_count();
+        check::write::<R, ()>(crc32c, block, links, |check| {
+            checks.push(check);
+            Ok(())
+        })
+        .unwrap();
+        next = block.next();
+    }
+    Span { count, first }
+}
+
+/// Writes the checks of a handover.
+pub fn emit_checks(root: &Root, mem: &mut PhysMem) -> Spans {
+    let mut checks = Vec::new();
+    let mut sessions = Vec::new();
+    walk::<SessionRecord, _>(&Shared(mem), root.sessions, MAX_BLOCKS, |_, record| {
+        sessions.push(record.parse().unwrap());
+        Ok(())
+    })
+    .unwrap();
+    let none = &mut std::iter::empty();
+    let links: Vec<_> = sessions
+        .iter()
+        .map(|session| {
+            let span = emit_checks_of::<FileRecord>(mem, session.files, none, &mut checks);
+            assert_eq!(span.count, session.count);
+            u32::try_from(span.first).unwrap()
+        })
+        .collect();
+    let sessions =
+        emit_checks_of::<SessionRecord>(mem, root.sessions, &mut links.into_iter(), &mut checks);
+    let mut flbs = Span::default();
+    if let Some(at) = root.flbs {
+        let block = &mem.pages[&at.get()];
+        flbs = Span {
+            count: block.raw_count(),
+            first: checks.len() as u64,
+        };
+        check::write::<FlbRecord, ()>(crc32c, block, none, |check| {
+            checks.push(check);
+            Ok(())
+        })
+        .unwrap();
+    }
+    let pages = checks
+        .chunks(CHECKS_PER_PAGE)
+        .map(|some| {
+            let at = mem.page();
+            mem.bytes(at)[..4 * some.len()].copy_from_slice(some.as_bytes());
+            at.get().to_ne_bytes()
+        })
+        .collect();
+    Spans {
+        sessions,
+        flbs,
+        pages,
+    }
+}
+
+/// Takes over a handover without checks.
 pub fn read(root: &Root, mem: &PhysMem) -> (Image, Vec<String>) {
+    read_checked(root, None, mem)
+}
+
+/// Takes over a handover. What is wrong costs as little as can be, and is said in the list.
+pub fn read_checked(root: &Root, spans: Option<&Spans>, mem: &PhysMem) -> (Image, Vec<String>) {
     let claims = Claims::new(mem);
     let mut wrong = Vec::new();
     let mut image = Image {
         number: root.number,
         ..Image::default()
     };
+    let checks = spans.map(|spans| (spans.checks(&claims), spans));
 
     let mut sessions = Vec::new();
-    let end = walk::<SessionRecord, _>(&claims, root.sessions, MAX_BLOCKS, |index, record| {
-        match record.parse() {
-            Ok(session) => sessions.push(session),
-            Err(error) => wrong.push(format!("session {index}: {error}")),
-        }
-        Ok(())
-    });
-    if let Err(error) = end {
-        wrong.push(error.to_string());
+    let of_sessions = checks
+        .as_ref()
+        .map(|(checks, spans)| (checks, spans.sessions));
+    let end =
+        check::walk::<SessionRecord, _, _>(&claims, root.sessions, of_sessions, |index, record| {
+            let Some(record) = record else {
+                wrong.push(format!("session {index}: checksum does not match"));
+                return Ok(());
+            };
+            let first = of_sessions
+                .map(|(checks, span)| checks.link::<SessionRecord>(span, index).unwrap());
+            match record.parse() {
+                Ok(session) => sessions.push((session, first)),
+                Err(error) => wrong.push(format!("session {index}: {error}")),
+            }
+            Ok(())
+        });
+    match end {
+        Ok(walked) if walked.damaged_header => wrong.push("session header".into()),
+        Ok(walked) => assert!(of_sessions.is_none_or(|(_, span)| span.count == walked.records)),
+        Err(error) => wrong.push(error.to_string()),
     }
-    for session in sessions {
-        match read_files(&session, mem, &claims) {
+    for (session, first) in sessions {
+        let checks = checks.as_ref().zip(first).map(|((checks, _), first)| {
+            let count = session.count;
+            (checks, Span { count, first })
+        });
+        match read_files(&session, checks, mem, &claims) {
             Ok(files) => {
                 if image.sessions.insert(session.name, files).is_some() {
                     wrong.push(format!("session {}: there twice", session.name));
@@ -397,7 +546,8 @@ pub fn read(root: &Root, mem: &PhysMem) -> (Image, Vec<String>) {
     }
 
     if let Some(at) = root.flbs {
-        match read_flbs(at, &claims) {
+        let checks = checks.as_ref().map(|(checks, spans)| (checks, spans.flbs));
+        match read_flbs(at, checks, &claims, &mut wrong) {
             Ok(flbs) => image.flbs = flbs,
             Err(error) => wrong.push(error),
         }
@@ -407,12 +557,17 @@ pub fn read(root: &Root, mem: &PhysMem) -> (Image, Vec<String>) {
 
 fn read_files(
     session: &Session,
+    checks: Option<(&Checks<Pages<'_>>, Span)>,
     mem: &PhysMem,
     claims: &Claims<'_>,
 ) -> Result<BTreeMap<u64, Content>, String> {
     let mut files = Vec::new();
     let mut bad = None;
-    let found = walk::<FileRecord, _>(claims, session.files, MAX_BLOCKS, |index, record| {
+    let walked = check::walk::<FileRecord, _, _>(claims, session.files, checks, |index, record| {
+        let Some(record) = record else {
+            // It costs that file alone.
+            return Ok(());
+        };
         record
             .parse()
             .map(|file| files.push(file))
@@ -423,7 +578,7 @@ fn read_files(
     })
     .map_err(|error| bad.take().unwrap_or_else(|| error.to_string()))?;
     session
-        .check_total(found)
+        .check_total(walked.records)
         .map_err(|error| error.to_string())?;
     let mut contents = BTreeMap::new();
     for file in files {
@@ -527,13 +682,30 @@ fn read_v2(found: &FoundV2, mem: &PhysMem, claims: &Claims<'_>) -> Result<Vec<(u
     Ok(folios)
 }
 
-fn read_flbs(at: Phys, claims: &Claims<'_>) -> Result<BTreeMap<Compatible, (u64, u64)>, String> {
+fn read_flbs(
+    at: Phys,
+    checks: Option<(&Checks<Pages<'_>>, Span)>,
+    claims: &Claims<'_>,
+    wrong: &mut Vec<String>,
+) -> Result<BTreeMap<Compatible, (u64, u64)>, String> {
     let page = claims
         .page(at)
         .map_err(|error| format!("{at}: {error:?}"))?;
     let page = FlbBlock::ref_from_bytes(page.as_bytes()).unwrap();
     let mut flbs = BTreeMap::new();
-    for record in page.records().map_err(|error| error.to_string())? {
+    let mut whole = Vec::new();
+    match checks {
+        None => whole.extend(page.records().map_err(|error| error.to_string())?),
+        Some((checks, span)) => {
+            for (index, record) in (0..).zip(page.records_of(span)) {
+                match checks.record_is_whole(span, index, record) {
+                    true => whole.push(record),
+                    false => wrong.push(format!("FLB {index}: checksum does not match")),
+                }
+            }
+        }
+    }
+    for record in whole {
         let flb = record.parse().map_err(|error| error.to_string())?;
         if flbs.insert(flb.name, (flb.data, flb.count)).is_some() {
             return Err(format!("FLB {} is there twice", flb.name));
