@@ -52,6 +52,12 @@ pub(crate) fn may_print() -> bool {
     unsafe { bindings::__printk_ratelimit(c"luo".as_char_ptr()) != 0 }
 }
 
+/// Ends it all: the kernel panics with `why`.
+pub(crate) fn panic(why: &CStr) {
+    // SAFETY: The format takes one C string, and there is one.
+    unsafe { bindings::panic(c"%s".as_char_ptr(), why.as_char_ptr()) }
+}
+
 /// Reads the compatible string of a C structure.
 fn compatible_of(field: &[c_char; 48]) -> Result<Compatible> {
     Compatible::from_bytes(field).map_err(|_| EINVAL)

@@ -37,6 +37,20 @@ unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
     })
 }
 
+kernel::early_param!(c"liveupdate.panic", luo_panic_param);
+
+/// # Safety
+///
+/// `value` must be null or a C string.
+unsafe extern "C" fn luo_panic_param(value: *mut c_char) -> c_int {
+    from_result(|| {
+        let value = NonNull::new(value).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function, and it is not null.
+        crate::parse_panic_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        Ok(0)
+    })
+}
+
 kernel::early_initcall!(luo_early_init);
 
 #[no_mangle]

@@ -7,7 +7,11 @@
 //! block becomes part of the chain with its first record, so a chain never ends in an empty block,
 //! which the C implementation would refuse.
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Deref, //
+};
 use kernel::{
     kho::{
         self,
@@ -121,20 +125,43 @@ impl<R: Record> Chain<R> {
         self.len
     }
 
+    /// The blocks that hold records, in order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &Block> {
+        let used = Self::blocks_for(self.len);
+        self.blocks.iter().take(used).map(|block| &**block)
+    }
+
     fn blocks_for(total: usize) -> usize {
         total.div_ceil(Block::capacity::<R>())
     }
 }
 
-/// What the previous kernel preserved, page by page. Reading a page claims it.
+/// What the previous kernel preserved, page by page. Reading a page claims it. It is freed if
+/// nothing was wrong with it; else it may be somebody else's, and stays reserved for good.
 pub(crate) struct Incoming;
 
+/// A block of the previous kernel.
+pub(crate) struct Claimed(ManuallyDrop<Restored<Block>>);
+
+impl Deref for Claimed {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        &self.0
+    }
+}
+
 impl Memory for Incoming {
-    type Page = Restored<Block>;
+    type Page = Claimed;
     type Error = Error;
 
-    fn page(&self, at: Phys) -> Result<Restored<Block>> {
+    fn page(&self, at: Phys) -> Result<Claimed> {
         Restored::claim(kho::PhysAddr::new(at.get()).ok_or(EINVAL)?)
+            .map(|page| Claimed(ManuallyDrop::new(page)))
+    }
+
+    fn release(&self, page: Claimed) {
+        drop(ManuallyDrop::into_inner(page.0));
     }
 }
 

@@ -13,6 +13,7 @@
 //!  luo_session    named containers of files          luo_ioctl  extensible ioctls
 //!  luo_file       the life of one file               luo_flb    state that files share
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
+//!                                                    luo_check  their checksums
 //!  ---------------------------------------------------------------------------------------
 //!  capi           C calls LUO                        callbacks  LUO calls C     (`unsafe`)
 //!  ---------------------------------------------------------------------------------------
@@ -32,7 +33,10 @@
 
 #![deny(unsafe_code)]
 
+use core::mem::ManuallyDrop;
+
 use kernel::{
+    crc32c::crc32c,
     fdt::{
         Fdt,
         FdtWriter, //
@@ -78,6 +82,7 @@ mod callbacks;
 #[allow(unsafe_code)]
 mod capi;
 mod luo_chain;
+mod luo_check;
 mod luo_file;
 mod luo_flb;
 mod luo_fmt;
@@ -91,13 +96,17 @@ use abi::{
     flb::FlbBlock,
     root::{
         self,
+        RootChecks,
         Tree,
         TreeBuilder, //
     },
-    Phys,
     Root,
     RootFormat,
     SessionName, //
+};
+use luo_check::{
+    IncomingChecks,
+    OutgoingChecks, //
 };
 use luo_file::Claims;
 use luo_flb::{
@@ -126,6 +135,9 @@ module! {
 
 /// What the command line says: `liveupdate=`.
 static WANTED: Atomic<bool> = Atomic::new(false);
+
+/// What the command line says: `liveupdate.panic=`.
+static PANICS: Atomic<bool> = Atomic::new(false);
 
 /// The orchestrator, if live update is enabled and what came from the previous kernel is readable.
 static LUO: SetOnce<Pin<KBox<Luo>>> = SetOnce::new();
@@ -163,6 +175,7 @@ type RootPage = [u64; abi::BLOCK_SIZE / size_of::<u64>()];
 struct Handover {
     root: Subtree<RootPage>,
     flbs: Preserved<FlbBlock>,
+    checks: Option<OutgoingChecks>,
 }
 
 impl Handover {
@@ -175,20 +188,25 @@ impl Handover {
                 number,
                 ..Root::default()
             },
+            None,
         )?;
 
         Ok(Self {
             root: Subtree::add(root::ENTRY_NAME, page)?,
             flbs: Preserved::new()?,
+            checks: None,
         })
     }
 }
 
-fn write_root(page: &mut RootPage, root: &Root) -> Result {
+fn write_root(page: &mut RootPage, root: &Root, checks: Option<RootChecks<'_>>) -> Result {
     match outgoing_abi() {
         OutgoingAbi::Fdt => {
             let mut tree = FdtWriter::new(page.as_mut_bytes())?;
-            root.write_tree(&mut tree)?;
+            root.write_tree(
+                &mut tree,
+                checks.as_ref().map(|checks| (checks, crc32c as _)),
+            )?;
             tree.finish()
         }
         OutgoingAbi::LuoV5 => root
@@ -220,6 +238,12 @@ impl Tree for Fdt<'_> {
     }
 }
 
+/// The root that the previous kernel left, and the checks of what it leads to.
+struct IncomingRoot {
+    root: Root,
+    checks: Option<IncomingChecks>,
+}
+
 /// Reads the root that the previous kernel left; [`None`] if it left none.
 ///
 /// The page that it stands in is kept for good, since KHO shows it in debugfs.
@@ -227,7 +251,7 @@ impl Tree for Fdt<'_> {
 /// # Errors
 ///
 /// [`EINVAL`] and others, if there is one but it cannot be understood; that has been reported.
-fn read_root() -> Result<Option<Root>> {
+fn read_root() -> Result<Option<IncomingRoot>> {
     let found = kho::find_subtree(root::ENTRY_NAME)
         .inspect_err(|e| pr_err!("the entry of the previous kernel is malformed: {:?}\n", e))?;
     let Some((at, size)) = found else {
@@ -236,39 +260,66 @@ fn read_root() -> Result<Option<Root>> {
 
     let page = Restored::<RootPage>::claim(at)
         .inspect_err(|e| pr_err!("no preserved page at {:?}: {:?}\n", at, e))?;
+    let page = ManuallyDrop::new(page);
     let bytes = page.as_bytes();
     let bytes = bytes.get(..size).unwrap_or(bytes);
-
-    let root = match RootFormat::expect_known(bytes) {
-        Ok(RootFormat::Fdt) => Fdt::new(bytes)
-            .inspect_err(|e| pr_err!("the incoming device tree is malformed: {:?}\n", e))
-            .map(|tree| Root::from_tree(&tree)),
-        Ok(RootFormat::V5) => Ok(Root::from_v5(bytes)),
-        Err(e) => Ok(Err(e)),
-    };
-    core::mem::forget(page);
-
-    root?.map(Some).map_err(|e| {
+    let reported = |e| {
         pr_err!("incoming {}\n", e);
         EINVAL
-    })
+    };
+
+    match RootFormat::expect_known(bytes).map_err(reported)? {
+        RootFormat::Fdt => {
+            let tree = Fdt::new(bytes)
+                .inspect_err(|e| pr_err!("the incoming device tree is malformed: {:?}\n", e))?;
+            let root = Root::from_tree(&tree).map_err(reported)?;
+            let checks = RootChecks::from_tree(&tree, &root, crc32c).map_err(reported)?;
+            let checks = checks.as_ref().map(IncomingChecks::claim).transpose()?;
+
+            Ok(Some(IncomingRoot { root, checks }))
+        }
+        RootFormat::V5 => Ok(Some(IncomingRoot {
+            root: Root::from_v5(bytes).map_err(reported)?,
+            checks: None,
+        })),
+    }
 }
 
-/// Reads the FLBs that the previous kernel left.
-fn read_flbs(at: Option<Phys>) -> Result<Option<IncomingFlbs>> {
+/// Reads the FLBs that the previous kernel left. That there was one is known to FLBs even if it
+/// had none.
+fn read_flbs(incoming: &IncomingRoot) -> Result<IncomingFlbs> {
+    let at = incoming.root.flbs;
     let Some(at) = at.and_then(|at| kho::PhysAddr::new(at.get())) else {
-        return Ok(None);
+        return Ok(IncomingFlbs::none());
     };
 
     let block = Restored::<FlbBlock>::claim(at)
         .inspect_err(|e| pr_err!("incoming FLBs: no preserved page at {:?}: {:?}\n", at, e))?;
-    IncomingFlbs::read(&block).map(Some)
+    let checks = incoming.checks.as_ref().map(IncomingChecks::flbs);
+
+    IncomingFlbs::read(&block, checks).inspect_err(|_| {
+        // It may be something else.
+        core::mem::forget(block)
+    })
 }
 
 /// Reads the parameter `liveupdate=`.
 fn parse_parameter(value: &CStr) -> Result {
     WANTED.store(kernel::str::kstrtobool(value)?, Relaxed);
     Ok(())
+}
+
+/// Reads the parameter `liveupdate.panic=`.
+fn parse_panic_parameter(value: &CStr) -> Result {
+    PANICS.store(kernel::str::kstrtobool(value)?, Relaxed);
+    Ok(())
+}
+
+/// What was handed over is damaged, which has been reported.
+fn bad_state() {
+    if PANICS.load(Relaxed) {
+        callbacks::panic(c"luo: bad incoming state, and liveupdate.panic=on");
+    }
 }
 
 /// Takes over from the previous kernel, early in boot.
@@ -291,23 +342,19 @@ fn early_init() -> Result {
         return Ok(());
     }
 
-    let root = read_root();
-    let flbs = match &root {
-        Ok(Some(root)) => read_flbs(root.flbs),
-        _ => Ok(None),
-    };
-    let (Ok(root), Ok(flbs)) = (&root, flbs) else {
+    let incoming = read_root().and_then(|incoming| {
+        let flbs = incoming.as_ref().map(read_flbs).transpose()?;
+        Ok((incoming, flbs))
+    });
+    let Ok((incoming, flbs)) = incoming else {
         pr_err!("live update is off for this boot: the handed-over state cannot be read\n");
         pr_err!("what was preserved is out of reach; its memory stays reserved\n");
+        bad_state();
         return Err(EINVAL);
     };
 
-    let number = root.map_or(0, |root| root.number);
-    // That a kernel took part in a live update is known to FLBs even if it had none.
-    let flbs = match (root, flbs) {
-        (Some(_), None) => Some(IncomingFlbs::none()),
-        (_, flbs) => flbs,
-    };
+    let number = incoming.as_ref().map_or(0, |incoming| incoming.root.number);
+    let flbs_damaged = flbs.as_ref().is_some_and(IncomingFlbs::damaged);
     LUO.populate(KBox::pin_init(
         pin_init!(Luo {
             handlers <- Handlers::new(),
@@ -322,14 +369,20 @@ fn early_init() -> Result {
         GFP_KERNEL,
     )?);
 
-    if let (Some(root), Some(luo)) = (root, luo()) {
-        let counts = luo.incoming.read(root.sessions, luo);
+    if let (Some(incoming), Some(luo)) = (incoming, luo()) {
+        let counts = luo
+            .incoming
+            .read(incoming.root.sessions, incoming.checks.as_ref(), luo);
         pr_info!(
             "{} sessions with {} files came in, liveupdate number: {}\n",
             counts.sessions,
             counts.files,
             number,
         );
+        if counts.damaged || flbs_damaged {
+            pr_err!("some of what was handed over is damaged and quarantined\n");
+            bad_state();
+        }
     }
     Ok(())
 }
@@ -367,7 +420,22 @@ fn reboot() -> Result {
         flbs: luo_chain::phys(&handover.flbs)
             .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
     };
-    write_root(&mut handover.root, &root)?;
+    let checks = match outgoing_abi() {
+        OutgoingAbi::Fdt => Some(seal.checks().and_then(|mut checks| {
+            if root.flbs.is_some() {
+                checks.add_flbs(&handover.flbs)?;
+            }
+            Ok(checks)
+        })),
+        OutgoingAbi::LuoV5 => None,
+    };
+    handover.checks = checks.and_then(|checks| {
+        checks
+            .inspect_err(|e| pr_warn!("handing over without checksums: {:?}\n", e))
+            .ok()
+    });
+    let checks = handover.checks.as_ref().map(OutgoingChecks::of_root);
+    write_root(&mut handover.root, &root, checks)?;
 
     pr_info!(
         "handing over {} sessions with {} files and {} FLBs, liveupdate number: {}\n",

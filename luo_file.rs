@@ -30,7 +30,7 @@ use kernel::{
 
 use crate::{
     abi::{
-        chain,
+        check,
         session::{
             File as Record,
             FileRecord,
@@ -47,6 +47,10 @@ use crate::{
     luo_chain::{
         Chain,
         Incoming, //
+    },
+    luo_check::{
+        OutgoingChecks,
+        Spanned, //
     },
     luo_flb::FlbUse,
     luo_handler::{
@@ -273,6 +277,11 @@ impl PreservedFiles {
             count: self.records.len() as u64,
         }
     }
+
+    /// Adds the checks of the files to those of the sessions before.
+    pub(crate) fn check(&self, checks: &mut OutgoingChecks) -> Result {
+        checks.add_files(&self.records)
+    }
 }
 
 impl Drop for PreservedFiles {
@@ -417,41 +426,52 @@ impl IncomingFile {
 pub(crate) struct IncomingFiles {
     files: KVVec<IncomingFile>,
     tokens: RBTree<u64, usize>,
+    /// Whether there were more files, which are quarantined: damaged, so that not even their token
+    /// can be relied on.
+    damaged: bool,
 }
 
 impl IncomingFiles {
     /// Reads what the previous kernel left of a session's files.
     ///
+    /// A file that is damaged is reported and left out.
+    ///
     /// # Errors
     ///
     /// - [`EINVAL`] if it cannot be read; that has been reported.
     /// - [`ENOMEM`].
-    pub(crate) fn read(session: &SessionInfo, handlers: &'static Handlers) -> Result<Self> {
+    pub(crate) fn read(
+        session: &SessionInfo,
+        checks: Option<Spanned<'_>>,
+        handlers: &'static Handlers,
+    ) -> Result<Self> {
         // INVARIANT: Both are empty.
         let mut files = Self {
             files: KVVec::new(),
             tokens: RBTree::new(),
+            damaged: false,
         };
 
-        let found = chain::walk(
+        let walked = check::walk(
             &Incoming,
             session.files,
-            usize::MAX,
-            |_, record: &FileRecord| files.push(session, record, handlers),
+            checks.map(|(checks, span)| (checks.checks(), span)),
+            |index, record: Option<&FileRecord>| files.push(session, index, record, handlers),
         )
         .map_err(|e| {
             pr_err!("incoming session '{}': {}\n", session.name, e);
             EINVAL
         })?;
 
-        if u64::try_from(found) != Ok(session.count) {
+        session.check_total(walked.records).map_err(|e| {
+            pr_err!("incoming session '{}': {}\n", session.name, e);
+            EINVAL
+        })?;
+        if walked.damaged_header {
             pr_err!(
-                "incoming session '{}': {} files instead of {}\n",
+                "incoming session '{}': header of the last file block is damaged, nothing is lost\n",
                 session.name,
-                found,
-                session.count,
             );
-            return Err(EINVAL);
         }
         Ok(files)
     }
@@ -460,23 +480,41 @@ impl IncomingFiles {
     fn push(
         &mut self,
         session: &SessionInfo,
-        record: &FileRecord,
+        index: u64,
+        record: Option<&FileRecord>,
         handlers: &'static Handlers,
     ) -> Result {
-        let record = match record.parse() {
-            Ok(record) if self.tokens.get(&record.token).is_some() => {
+        let record = match record.map(FileRecord::parse) {
+            Some(Ok(record)) if self.tokens.get(&record.token).is_some() => {
                 pr_err!(
                     "incoming session '{}': token {:#x} is there twice\n",
                     session.name,
                     record.token,
                 );
-                return Ok(());
+                None
             }
-            Ok(record) => record,
-            Err(e) => {
-                pr_err!("incoming session '{}': file: {}\n", session.name, e);
-                return Ok(());
+            Some(Ok(record)) => Some(record),
+            Some(Err(e)) => {
+                pr_err!(
+                    "incoming session '{}': file {}: {}\n",
+                    session.name,
+                    index,
+                    e
+                );
+                None
             }
+            None => {
+                pr_err!(
+                    "incoming session '{}': file {}: checksum does not match\n",
+                    session.name,
+                    index,
+                );
+                None
+            }
+        };
+        let Some(record) = record else {
+            self.damaged = true;
+            return Ok(());
         };
 
         // INVARIANT: The file gets into both, or into none.
@@ -496,6 +534,11 @@ impl IncomingFiles {
         Ok(())
     }
 
+    /// Whether there are quarantined files.
+    pub(crate) fn damaged(&self) -> bool {
+        self.damaged
+    }
+
     /// How many files there are.
     pub(crate) fn count(&self) -> u64 {
         // Lossless: no kernel has wider sizes.
@@ -508,6 +551,7 @@ impl IncomingFiles {
     /// # Errors
     ///
     /// - [`ENOENT`] if there is none, or no handler for it, at least not yet.
+    /// - [`EUCLEAN`] instead if there are damaged files, of which it may be one.
     /// - [`ENOMEM`], and what the handler returns. It returns it again each time, unless it said
     ///   that trying again makes sense.
     pub(crate) fn retrieve(
@@ -517,7 +561,8 @@ impl IncomingFiles {
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
-        let index = *self.tokens.get(&token).ok_or(ENOENT)?;
+        let missing = if self.damaged { EUCLEAN } else { ENOENT };
+        let index = *self.tokens.get(&token).ok_or(missing)?;
 
         self.files
             .get_mut(index)
@@ -542,6 +587,9 @@ impl IncomingFiles {
     ) -> Result<PreservedFiles> {
         let mut preserved = PreservedFiles::new();
 
+        if self.damaged && may_print() {
+            pr_warn!("session '{}': damaged files are left behind\n", session);
+        }
         for incoming in &mut self.files {
             let token = incoming.token;
             let file = match incoming.retrieve(session, handlers, claims) {
@@ -603,6 +651,7 @@ impl IncomingFiles {
             file.finish();
         }
         self.files = KVVec::new();
+        self.damaged = false;
         Ok(())
     }
 }

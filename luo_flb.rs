@@ -32,7 +32,8 @@ use crate::{
     abi::{
         flb::{
             Flb as Record,
-            FlbBlock, //
+            FlbBlock,
+            FlbRecord, //
         },
         Compatible, //
     },
@@ -42,7 +43,8 @@ use crate::{
         Preserved,
         RegisteredFlb,
         Retrieved, //
-    }, //
+    },
+    luo_check::Spanned, //
 };
 
 /// One FLB, by its compatible string.
@@ -373,6 +375,8 @@ pub(crate) struct Flbs {
     #[pin]
     table: Mutex<KVec<Entry>>,
     has_incoming: bool,
+    /// Whether there were more incoming ones, which are damaged.
+    damaged: bool,
 }
 
 /// An FLB, and who stands behind it now.
@@ -387,6 +391,7 @@ impl Flbs {
     /// `incoming` are the FLBs of the previous kernel; [`None`] if it left none at all.
     pub(crate) fn new(incoming: Option<IncomingFlbs>) -> impl PinInit<Self> {
         let has_incoming = incoming.is_some();
+        let damaged = incoming.as_ref().is_some_and(|incoming| incoming.damaged);
 
         pin_init!(Self {
             table <- new_mutex!(
@@ -394,6 +399,7 @@ impl Flbs {
                 "luo::Flbs"
             ),
             has_incoming,
+            damaged,
         })
     }
 
@@ -479,13 +485,18 @@ impl Flbs {
     ///
     /// - [`ENODATA`] if there is no incoming live update, or the object is finished.
     /// - [`ENOENT`] if the previous kernel did not preserve it.
+    /// - [`EUCLEAN`] instead if it left damaged ones, of which it may be one.
     /// - [`ENODEV`] if the module of the FLB is about to go.
     /// - What the driver returned when it tried to make it, now or earlier.
     pub(crate) fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
         if !self.has_incoming {
             return Err(ENODATA);
         }
-        self.find(flb).ok_or(ENOENT)?.get_incoming(flb)
+        let missing = if self.damaged { EUCLEAN } else { ENOENT };
+        self.find(flb)
+            .filter(|found| found.came_in)
+            .ok_or(missing)?
+            .get_incoming(flb)
     }
 
     /// Ends what [`Flbs::get_incoming`] began.
@@ -534,12 +545,21 @@ impl Flbs {
 /// The FLBs of the previous kernel.
 pub(crate) struct IncomingFlbs {
     table: KVec<Entry>,
+    damaged: bool,
 }
 
 impl IncomingFlbs {
     /// There was a live update, without FLBs.
     pub(crate) fn none() -> Self {
-        Self { table: KVec::new() }
+        Self {
+            table: KVec::new(),
+            damaged: false,
+        }
+    }
+
+    /// Whether there were more, which cannot be read.
+    pub(crate) fn damaged(&self) -> bool {
+        self.damaged
     }
 
     /// Reads them. One that cannot be read is reported and left out.
@@ -547,29 +567,48 @@ impl IncomingFlbs {
     /// # Errors
     ///
     /// [`EINVAL`] if all of them cannot be read, [`ENOMEM`].
-    pub(crate) fn read(block: &FlbBlock) -> Result<Self> {
-        let records = block.records().map_err(|e| {
-            pr_err!("incoming {}\n", e);
-            EINVAL
-        })?;
-        let mut table: KVec<Entry> = KVec::new();
+    pub(crate) fn read(block: &FlbBlock, checks: Option<Spanned<'_>>) -> Result<Self> {
+        let mut flbs = Self::none();
+        let Some((checks, span)) = checks else {
+            let records = block.records().map_err(|e| {
+                pr_err!("incoming {}\n", e);
+                EINVAL
+            })?;
+            records.iter().try_for_each(|record| flbs.push(record))?;
+            return Ok(flbs);
+        };
 
-        for record in records {
-            match record.parse() {
-                Ok(flb) if table.iter().any(|e| e.flb.name == flb.name) => {
-                    pr_err!("incoming FLB {}: there are two of that name\n", flb.name);
-                }
-                Ok(flb) => table.push(
-                    Entry {
-                        flb: Flb::new(flb.name, flb.count, State::Waiting(flb.data))?,
-                        registered: None,
-                    },
-                    GFP_KERNEL,
-                )?,
-                Err(e) => pr_err!("incoming {}\n", e),
+        for (index, record) in (0..).zip(block.records_of(span)) {
+            if checks.checks().record_is_whole(span, index, record) {
+                flbs.push(record)?;
+            } else {
+                pr_err!("incoming FLB {}: checksum does not match\n", index);
+                flbs.damaged = true;
             }
         }
-        Ok(Self { table })
+        Ok(flbs)
+    }
+
+    /// Takes in one. One that cannot be read is reported and left out.
+    fn push(&mut self, record: &FlbRecord) -> Result {
+        match record.parse() {
+            Ok(flb) if self.table.iter().any(|e| e.flb.name == flb.name) => {
+                pr_err!("incoming FLB {}: there are two of that name\n", flb.name);
+                self.damaged = true;
+            }
+            Ok(flb) => self.table.push(
+                Entry {
+                    flb: Flb::new(flb.name, flb.count, State::Waiting(flb.data))?,
+                    registered: None,
+                },
+                GFP_KERNEL,
+            )?,
+            Err(e) => {
+                pr_err!("incoming {}\n", e);
+                self.damaged = true;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ use kernel::{
 
 use crate::{
     abi::{
-        chain,
+        check,
         session::{
             Session as SessionInfo,
             SessionRecord, //
@@ -64,6 +64,10 @@ use crate::{
     luo_chain::{
         self,
         Chain, //
+    },
+    luo_check::{
+        IncomingChecks,
+        OutgoingChecks, //
     },
     luo_file::{
         IncomingFiles,
@@ -340,6 +344,22 @@ impl OutgoingSessions {
         table.records.push(&SessionRecord::new(info))
     }
 
+    /// Adds the checks of the files of all sealed sessions, in the order of their records.
+    fn check_files(&self, checks: &mut OutgoingChecks) -> Result {
+        for session in self.table.lock().sessions.values() {
+            let state = session.state.lock();
+            if let Phase::Sealed { .. } = state.phase {
+                state.files.check(checks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the checks of the sessions themselves.
+    fn check(&self, checks: &mut OutgoingChecks) -> Result {
+        checks.add_sessions(&self.table.lock().records)
+    }
+
     /// Where the next kernel finds the first session.
     pub(crate) fn head(&self) -> Option<Phys> {
         self.table.lock().records.head()
@@ -449,6 +469,20 @@ impl Seal {
     /// How much there is.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Makes the checks of all that is sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and [`ENOSPC`] if there are more than a root can list.
+    pub(crate) fn checks(&self) -> Result<OutgoingChecks> {
+        let mut checks = OutgoingChecks::new();
+
+        self.luo.outgoing.check_files(&mut checks)?;
+        self.luo.incoming.check_files(&mut checks)?;
+        self.luo.outgoing.check(&mut checks)?;
+        Ok(checks)
     }
 
     /// The kexec is going to happen: what is sealed stays sealed.
@@ -647,6 +681,9 @@ impl Retrieved {
 pub(crate) struct IncomingSessions {
     #[pin]
     table: Mutex<RBTree<SessionName, Arc<Session<Incoming>>>>,
+    /// Whether there were more, which are quarantined: damaged, so that not even their name can be
+    /// relied on.
+    damaged: Atomic<bool>,
 }
 
 /// How much there is.
@@ -654,6 +691,14 @@ pub(crate) struct IncomingSessions {
 pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) files: u64,
+    /// Whether there was more, which is damaged.
+    pub(crate) damaged: bool,
+}
+
+/// What there is in an incoming session.
+struct FilesInfo {
+    count: u64,
+    damaged: bool,
 }
 
 impl Counts {
@@ -668,38 +713,77 @@ impl IncomingSessions {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             table <- new_mutex!(RBTree::new(), "luo::IncomingSessions"),
+            damaged: Atomic::new(false),
         })
     }
 
     /// Reads what the previous kernel left. What cannot be read is reported and left alone: its
     /// memory stays reserved.
-    pub(crate) fn read(&self, head: Option<Phys>, luo: &'static Luo) -> Counts {
+    pub(crate) fn read(
+        &self,
+        head: Option<Phys>,
+        checks: Option<&IncomingChecks>,
+        luo: &'static Luo,
+    ) -> Counts {
         let mut counts = Counts::default();
+        let of_sessions = checks.map(IncomingChecks::sessions);
 
-        let result = chain::walk(
+        let result = check::walk(
             &luo_chain::Incoming,
             head,
-            usize::MAX,
-            |_, record: &SessionRecord| {
-                match record.parse() {
-                    Ok(info) => {
-                        if let Ok(files) = self.insert(&info, luo) {
-                            counts.add(files);
-                        }
+            of_sessions.map(|(checks, span)| (checks.checks(), span)),
+            |index, record: Option<&SessionRecord>| {
+                match self.insert(index, record, checks, luo) {
+                    Ok(files) => {
+                        counts.add(files.count);
+                        counts.damaged |= files.damaged;
                     }
-                    Err(e) => pr_err!("incoming session: {}\n", e),
+                    Err(_) => {
+                        self.damaged.store(true, Release);
+                        counts.damaged = true;
+                    }
                 }
                 Ok(())
             },
         );
-        if let Err(e) = result {
-            pr_err!("incoming sessions from here on are lost: {}\n", e);
+        match result {
+            Ok(walked) if walked.damaged_header => {
+                counts.damaged = true;
+                pr_err!(
+                    "incoming sessions: header of the last block is damaged, nothing is lost\n"
+                );
+            }
+            Ok(_) => {}
+            Err(e) => {
+                pr_err!("incoming sessions from here on are lost: {}\n", e);
+                self.damaged.store(true, Release);
+                counts.damaged = true;
+            }
         }
         counts
     }
 
-    /// Takes in one session, and returns how many files it has.
-    fn insert(&self, info: &SessionInfo, luo: &'static Luo) -> Result<u64> {
+    /// Takes in one session.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible, which has been reported.
+    fn insert(
+        &self,
+        index: u64,
+        record: Option<&SessionRecord>,
+        checks: Option<&IncomingChecks>,
+        luo: &'static Luo,
+    ) -> Result<FilesInfo> {
+        let Some(record) = record else {
+            pr_err!("incoming session {}: checksum does not match\n", index);
+            return Err(EUCLEAN);
+        };
+        let info = record.parse().map_err(|e| {
+            pr_err!("incoming session {}: {}\n", index, e);
+            EUCLEAN
+        })?;
+
         let mut table = self.table.lock();
         if table.get(&info.name).is_some() {
             pr_err!(
@@ -709,8 +793,12 @@ impl IncomingSessions {
             return Err(EEXIST);
         }
 
-        let files = IncomingFiles::read(info, &luo.handlers)?;
-        let count = files.count();
+        let checks = checks.map(|checks| checks.files(index, info.count));
+        let files = IncomingFiles::read(&info, checks.transpose()?, &luo.handlers)?;
+        let result = FilesInfo {
+            count: files.count(),
+            damaged: files.damaged(),
+        };
         let session = Arc::pin_init(
             pin_init!(Session {
                 name: info.name,
@@ -729,7 +817,7 @@ impl IncomingSessions {
         session
             .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
             .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
-        Ok(count)
+        Ok(result)
     }
 
     /// Takes a session for user space.
@@ -737,10 +825,15 @@ impl IncomingSessions {
     /// # Errors
     ///
     /// - [`ENOENT`] if there is none of that name.
+    /// - [`EUCLEAN`] instead if there are damaged sessions, of which it may be one.
     /// - [`EINVAL`] if somebody has it.
     /// - [`ENFILE`], [`ENOMEM`].
     pub(crate) fn retrieve(&self, name: &SessionName) -> Result<Retrieved> {
-        let session = self.table.lock().get(name).ok_or(ENOENT)?.clone();
+        let missing = || match self.damaged.load(Acquire) {
+            true => EUCLEAN,
+            false => ENOENT,
+        };
+        let session = self.table.lock().get(name).ok_or_else(missing)?.clone();
 
         {
             let mut state = session.state.lock();
@@ -796,6 +889,16 @@ impl IncomingSessions {
             } else if let Some(info) = session.seal()? {
                 outgoing.write_too(&info)?;
                 counts.add(info.count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the checks of the files of all sealed sessions, in the order of their records.
+    fn check_files(&self, checks: &mut OutgoingChecks) -> Result {
+        for session in self.table.lock().values() {
+            if let Some(files) = &session.state.lock().sealed {
+                files.check(checks)?;
             }
         }
         Ok(())
