@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::from_result,
+    liveupdate::OutgoingAbi,
     prelude::*, //
 };
 
@@ -35,6 +36,18 @@ unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
         crate::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
+}
+
+/// Sets the layouts of what is handed over, for the parameter `liveupdate.abi=`.
+///
+/// Returns 0, or `-EBUSY` if something is preserved.
+#[no_mangle]
+extern "C" fn luo_set_luo_v5(luo_v5: bool) -> c_int {
+    let abi = match luo_v5 {
+        true => OutgoingAbi::LuoV5,
+        false => OutgoingAbi::Fdt,
+    };
+    from_result(|| crate::set_abi(abi).map(|()| 0))
 }
 
 kernel::early_param!(c"liveupdate.panic", luo_panic_param);

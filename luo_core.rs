@@ -53,6 +53,7 @@ use kernel::{
     },
     liveupdate::{
         outgoing_abi,
+        set_outgoing_abi,
         OutgoingAbi, //
     },
     miscdevice::{
@@ -307,6 +308,22 @@ fn read_flbs(incoming: &IncomingRoot) -> Result<IncomingFlbs> {
 fn parse_parameter(value: &CStr) -> Result {
     WANTED.store(kernel::str::kstrtobool(value)?, Relaxed);
     Ok(())
+}
+
+/// Sets in which layouts state is handed over, at boot or later.
+///
+/// # Errors
+///
+/// [`EBUSY`] if there are outgoing sessions, whose files may be written down already.
+fn set_abi(abi: OutgoingAbi) -> Result {
+    let Some(luo) = luo() else {
+        set_outgoing_abi(abi);
+        return Ok(());
+    };
+    // No kexec must begin meanwhile.
+    let _handover = luo.handover.lock();
+
+    luo.outgoing.if_none(|| set_outgoing_abi(abi))
 }
 
 /// Reads the parameter `liveupdate.panic=`.

@@ -318,6 +318,21 @@ impl OutgoingSessions {
         self.table.lock().count
     }
 
+    /// Does something while there are no sessions.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if there are some.
+    pub(crate) fn if_none(&self, act: impl FnOnce()) -> Result {
+        let table = self.table.lock();
+        if table.count > 0 {
+            return Err(EBUSY);
+        }
+
+        act();
+        Ok(())
+    }
+
     /// Freezes all sessions and writes them down.
     ///
     /// # Errors

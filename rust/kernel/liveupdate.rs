@@ -145,24 +145,21 @@ pub fn outgoing_abi() -> OutgoingAbi {
     }
 }
 
-crate::early_param!(c"liveupdate.abi", liveupdate_abi_param);
+/// Sets in which layouts this kernel hands state over. Nothing may be preserved then.
+pub fn set_outgoing_abi(abi: OutgoingAbi) {
+    WRITES_LUO_V5.store(abi == OutgoingAbi::LuoV5, Relaxed);
+}
 
-/// # Safety
-///
-/// `value` must be null or a C string.
-unsafe extern "C" fn liveupdate_abi_param(value: *mut c_char) -> c_int {
-    from_result(|| {
-        let value = NonNull::new(value).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function, and it is not null.
-        let value = unsafe { CStr::from_char_ptr(value.as_ptr()) };
+/// For the parameter `liveupdate.abi=`.
+#[no_mangle]
+extern "C" fn liveupdate_set_luo_v5(luo_v5: bool) {
+    WRITES_LUO_V5.store(luo_v5, Relaxed);
+}
 
-        match value.to_bytes() {
-            b"fdt" => WRITES_LUO_V5.store(false, Relaxed),
-            b"luo-v5" => WRITES_LUO_V5.store(true, Relaxed),
-            _ => return Err(EINVAL),
-        }
-        Ok(0)
-    })
+/// For the parameter `liveupdate.abi=`.
+#[no_mangle]
+extern "C" fn liveupdate_writes_luo_v5() -> bool {
+    WRITES_LUO_V5.load(Relaxed)
 }
 
 /// Makes the array that the C structures hold of a compatible string, at compile time.

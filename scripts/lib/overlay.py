@@ -54,7 +54,7 @@ def files() -> dict[Path, Path]:
         for path in sorted(filter(Path.is_file, base.glob(pattern))):
             found[under / path.relative_to(base)] = path
 
-    for pattern in ("Kbuild", "Kconfig", "*.rs", "exports.c", "abi/*.rs", "abi/src/**/*.rs",
+    for pattern in ("Kbuild", "Kconfig", "*.rs", "*.c", "abi/*.rs", "abi/src/**/*.rs",
                     "uapi/lib.rs", "uapi/src/**/*.rs", "selftests/modules/*"):
         add(pattern, HOME)
     add("*", SAMPLES, REPO / "samples")

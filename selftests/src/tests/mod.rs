@@ -339,4 +339,8 @@ const TESTS: &[Test] = &[
         &[sample::c_before, sample::discarded_after],
     )
     .alone(),
+    Test::new("reboot-abi", &[reboot::abi_before, reboot::abi_after])
+        .c_differs()
+        .rust_memfd()
+        .alone(),
 ];

@@ -24,7 +24,10 @@ use nix::{
     libc, //
 };
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     ptr, //
 };
 
@@ -221,5 +224,45 @@ pub fn refused_after(stage: &mut Stage) -> Outcome {
     }
     ensure!(sys::content(&session.retrieve(1)?.into())? == expected);
     session.finish()?;
+    Ok(())
+}
+
+const ABI: &str = "/sys/module/liveupdate/parameters/abi";
+
+/// In which layouts state is handed over can be set while nothing is preserved.
+pub fn abi_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
+    for none in ["luo", "luo-v4", "fdt fdt"] {
+        ensure_errno!(fs::write(ABI, none), EINVAL);
+    }
+    let session = device.create_session("abi")?;
+    ensure_errno!(fs::write(ABI, "luo-v5"), EBUSY);
+    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
+    sys::close(session)?;
+
+    fs::write(ABI, "luo-v5\n")?;
+    ensure_eq!(fs::read_to_string(ABI)?, "luo-v5\n");
+    let session = device.create_session(stage.name)?;
+    session.preserve(&sys::memfd_of("m", &sys::pattern(9, 9000))?, 1)?;
+    ensure_errno!(fs::write(ABI, "fdt"), EBUSY);
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`abi_before`].
+pub fn abi_after(stage: &mut Stage) -> Outcome {
+    let root = fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO")?;
+    ensure!(root.starts_with(b"luo-v5\0"));
+    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
+
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = session.retrieve(1)?.into();
+    ensure_eq!(sys::content(&file)?, sys::pattern(9, 9000));
+    session.finish()?;
+    // What came in is not concerned.
+    fs::write(ABI, "luo-v5")?;
+    fs::write(ABI, "fdt")?;
     Ok(())
 }
