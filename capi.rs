@@ -64,6 +64,22 @@ unsafe extern "C" fn luo_panic_param(value: *mut c_char) -> c_int {
     })
 }
 
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+kernel::early_param!(c"liveupdate.corrupt", luo_corrupt_param);
+
+/// # Safety
+///
+/// `value` must be null or a C string.
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+unsafe extern "C" fn luo_corrupt_param(value: *mut c_char) -> c_int {
+    from_result(|| {
+        let value = NonNull::new(value).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function, and it is not null.
+        crate::luo_corrupt::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        Ok(0)
+    })
+}
+
 kernel::early_initcall!(luo_early_init);
 
 #[no_mangle]

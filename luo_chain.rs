@@ -131,6 +131,19 @@ impl<R: Record> Chain<R> {
         self.blocks.iter().take(used).map(|block| &**block)
     }
 
+    /// What is used of the blocks that hold records.
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    pub(crate) fn each_used(&mut self, mut visit: impl FnMut(&mut [u8])) {
+        for block in &mut self.blocks {
+            let records = block.records::<R>().unwrap_or_default();
+            let used = block.header_bytes().len() + size_of_val(records);
+            if let (false, Some(bytes)) = (records.is_empty(), block.as_mut_bytes().get_mut(..used))
+            {
+                visit(bytes);
+            }
+        }
+    }
+
     fn blocks_for(total: usize) -> usize {
         total.div_ceil(Block::capacity::<R>())
     }

@@ -112,6 +112,20 @@ impl OutgoingChecks {
         }
     }
 
+    /// Shows the table to a function that damages it.
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    pub(crate) fn each_used(&mut self, mut visit: impl FnMut(&mut [u8])) {
+        let mut left = self.len * size_of::<u32>();
+
+        for page in &mut self.pages {
+            let used = left.min(size_of::<CheckPage>());
+            left -= used;
+            if let Some(bytes) = page.as_mut_bytes().get_mut(..used) {
+                visit(bytes);
+            }
+        }
+    }
+
     fn add_chain<R: Record>(&mut self, chain: &Chain<R>, links: &[u32]) -> Result<Span> {
         let span = Span {
             count: chain.len() as u64,

@@ -84,6 +84,8 @@ mod callbacks;
 mod capi;
 mod luo_chain;
 mod luo_check;
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+mod luo_corrupt;
 mod luo_file;
 mod luo_flb;
 mod luo_fmt;
@@ -197,6 +199,46 @@ impl Handover {
             flbs: Preserved::new()?,
             checks: None,
         })
+    }
+}
+
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+impl Handover {
+    /// Shows all that is handed over to a function that damages it.
+    fn each_used(&mut self, seal: &Seal, visit: &mut dyn FnMut(luo_corrupt::Region, &mut [u8])) {
+        use abi::flb::FlbRecord;
+        use luo_corrupt::Region;
+
+        // The size of a tree stands in its second word.
+        let root = self.root.as_mut_bytes();
+        let used = match RootFormat::detect(root) {
+            Some(RootFormat::Fdt) => root
+                .get(4..8)
+                .and_then(|size| size.try_into().ok())
+                .and_then(|size| usize::try_from(u32::from_be_bytes(size)).ok()),
+            _ => Some(size_of::<root::LuoSerV5>()),
+        };
+        if let Some(root) = used.and_then(|used| root.get_mut(..used)) {
+            visit(Region::Root, root);
+        }
+
+        // Several functions share it, but use it one at a time.
+        let visit = core::cell::RefCell::new(visit);
+        let to = |region| {
+            let visit = &visit;
+            move |bytes: &mut [u8]| (visit.borrow_mut())(region, bytes)
+        };
+        seal.each_used(to(Region::Sessions), to(Region::Files));
+        if let Some(block) = self.flbs.as_block() {
+            let records = block.records::<FlbRecord>().unwrap_or_default();
+            let used = block.header_bytes().len() + size_of_val(records);
+            if let Some(flbs) = self.flbs.as_mut_bytes().get_mut(..used) {
+                to(Region::Flbs)(flbs);
+            }
+        }
+        if let Some(checks) = &mut self.checks {
+            checks.each_used(to(Region::Checks));
+        }
     }
 }
 
@@ -453,6 +495,8 @@ fn reboot() -> Result {
     });
     let checks = handover.checks.as_ref().map(OutgoingChecks::of_root);
     write_root(&mut handover.root, &root, checks)?;
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
 
     pr_info!(
         "handing over {} sessions with {} files and {} FLBs, liveupdate number: {}\n",

@@ -278,6 +278,12 @@ impl PreservedFiles {
         }
     }
 
+    /// Shows the records to a function that damages them.
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    pub(crate) fn each_used(&mut self, visit: impl FnMut(&mut [u8])) {
+        self.records.each_used(visit);
+    }
+
     /// Adds the checks of the files to those of the sessions before.
     pub(crate) fn check(&self, checks: &mut OutgoingChecks) -> Result {
         checks.add_files(&self.records)

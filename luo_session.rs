@@ -486,6 +486,27 @@ impl Seal {
         &self.counts
     }
 
+    /// Shows all records to a function that damages them: the sessions, then their files.
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    pub(crate) fn each_used(
+        &self,
+        mut sessions: impl FnMut(&mut [u8]),
+        mut files: impl FnMut(&mut [u8]),
+    ) {
+        let incoming = self.luo.incoming.table.lock();
+        let mut outgoing = self.luo.outgoing.table.lock();
+
+        outgoing.records.each_used(&mut sessions);
+        for session in outgoing.sessions.values() {
+            session.state.lock().files.each_used(&mut files);
+        }
+        for session in incoming.values() {
+            if let Some(sealed) = &mut session.state.lock().sealed {
+                sealed.each_used(&mut files);
+            }
+        }
+    }
+
     /// Makes the checks of all that is sealed.
     ///
     /// # Errors

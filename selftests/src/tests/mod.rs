@@ -3,6 +3,7 @@
 //! All tests. Those that the C LUO of Linux 7.3 is known to fail are marked so; what it does
 //! instead stands in the documentation of this project as a difference.
 
+mod corrupt;
 mod device;
 mod driver;
 mod faults;
@@ -340,6 +341,15 @@ const TESTS: &[Test] = &[
     )
     .alone(),
     Test::new("reboot-abi", &[reboot::abi_before, reboot::abi_after])
+        .c_differs()
+        .rust_memfd()
+        .alone(),
+    // These two are there for the suite's group `corrupt'; without damage they just pass.
+    Test::new("corrupt-checked", &[corrupt::before, corrupt::after])
+        .c_differs()
+        .rust_memfd()
+        .alone(),
+    Test::new("corrupt-unchecked", &[corrupt::before, corrupt::survived])
         .c_differs()
         .rust_memfd()
         .alone(),

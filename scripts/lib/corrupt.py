@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Damage on the way: what the first kernel damages, the second must take well.
+
+The first kernel says on its console which bytes it has changed (CONFIG_LIVEUPDATE_TEST_CORRUPT),
+the guest's test says what did not come back; here it is decided whether that is right: nothing
+is lost that the damage did not touch.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import guest
+from guest_tests import Bench, ktap, story
+from report import Results
+
+# As in selftests/src/tests/corrupt.rs.
+SESSIONS, FILES = 60, 3
+# As in Documentation/core-api/liveupdate/abi.rst.
+HEADER, SESSION, FILE, PER_BLOCK = 16, 80, 64, 51
+
+SEEDS = 24
+BYTES = (1, 2, 4, 16, 64)       # damaged at once, in turn
+
+
+@dataclass(frozen=True)
+class Place:
+    """One byte with a known outcome."""
+
+    name: str
+    where: str                  # REGION:OFFSET:VALUE
+    words: str                  # what the second kernel says
+    checked: bool = True        # False: luo-v5, which has no checksums
+    first: str = ""             # for the command line of the second kernel
+    panics: bool = False
+
+
+def session_byte(number: int, offset: int) -> int:
+    """Where in the region of the sessions a byte of a record is."""
+    block = number // PER_BLOCK
+    return (block + 1) * HEADER + number * SESSION + offset
+
+
+PLACES = (
+    Place("root-number", "root:100:77", "live update is off for this boot"),
+    Place("root-magic", "root:0:0", "root of unknown format"),
+    Place("root-panic", "root:100:77", "bad incoming state", first="liveupdate.panic=on",
+          panics=True),
+    Place("session-panic", f"sessions:{session_byte(3, 9)}:1", "bad incoming state",
+          first="liveupdate.panic=on", panics=True),
+    Place("session-name", f"sessions:{session_byte(3, 9)}:1",
+          "incoming session 3: checksum does not match"),
+    Place("session-link", f"sessions:{session_byte(55, 65)}:1",
+          "incoming session 55: checksum does not match"),
+    Place("session-block-next", "sessions:1:255", "checksum of the header does not match"),
+    Place("session-block-count", f"sessions:{session_byte(50, 80) + 8}:60",
+          "header of the last block is damaged, nothing is lost"),
+    Place("file-token", f"files:{HEADER + 56}:9", "file 0: checksum does not match"),
+    Place("file-data", f"files:{HEADER + FILE + 49}:9", "file 1: checksum does not match"),
+    Place("file-block", "files:3:9", "header of the last file block is damaged, nothing is lost"),
+    Place("checks", "checks:5:77", "file 0: checksum does not match"),
+    # The same without checksums: what contradicts itself, KHO or the rest.
+    Place("v5-root-address", "root:16:1", "is not that of a page", False),
+    Place("v5-root-outside-ram", "root:23:127", "sessions from here on are lost: session block 0: "
+          "no preserved page at", False),
+    Place("v5-count", "sessions:8:77", "session block 0: count 77 exceeds 51", False),
+    Place("v5-name-without-end", f"sessions:{session_byte(3, 63)}:120",
+          "incoming session 3: name has no end", False),
+    Place("v5-name-empty", f"sessions:{session_byte(3, 0)}:0",
+          "incoming session 3: name is empty", False),
+    Place("v5-name-twice", f"sessions:{session_byte(3, 62)}:{ord('4')}",
+          "there are two of that name", False),
+    Place("v5-files-outside-ram", f"sessions:{session_byte(3, 71)}:127",
+          "file block 0: no preserved page at", False),
+    Place("v5-files-count", f"sessions:{session_byte(3, 72)}:9", "3 files where 9 are counted",
+          False),
+    Place("v5-files-nowhere", f"sessions:{session_byte(3, 72)}:0", "files at", False),
+    Place("v5-token-twice", f"files:{HEADER + 56}:1", "is there twice", False),
+)
+
+
+def touched(console: list[str]) -> tuple[set[str], bool]:
+    """What the damage may have cost, in the words of the guest's test; and whether all."""
+    lost: set[str] = set()
+
+    def session(number: int) -> None:
+        lost.add(f"session {number}")
+
+    def block(number: int) -> None:
+        # The header of the first block leads to the second, that of the second to nothing.
+        if number == 0:
+            for behind in range(PER_BLOCK, SESSIONS):
+                session(behind)
+
+    for line in console:
+        match = re.search(r"luo: corrupted: (\w+) (\d+): (\S+) -> (\S+)", line)
+        if not match or match[3] == match[4]:
+            continue
+        region, at = match[1], int(match[2])
+        if region == "root":
+            return lost, True
+        if region == "sessions":
+            first = HEADER + PER_BLOCK * SESSION
+            number, at = (0, at) if at < first else (1, at - first)
+            if at < HEADER:
+                block(number)
+            else:
+                session(number * PER_BLOCK + (at - HEADER) // SESSION)
+        elif region == "files":
+            number, at = divmod(at, HEADER + FILES * FILE)
+            if at >= HEADER:
+                lost.add(f"file {number} {(at - HEADER) // FILE}")
+        elif region == "checks":
+            index = at // 4
+            if index < SESSIONS * (1 + FILES):
+                number, index = divmod(index, 1 + FILES)
+                if index:
+                    lost.add(f"file {number} {index - 1}")
+                continue
+            index -= SESSIONS * (1 + FILES)
+            number, index = divmod(index, 1 + 2 * PER_BLOCK)
+            which = number * PER_BLOCK + (index - 1) // 2
+            if index == 0:
+                block(number)
+            elif which < SESSIONS:
+                session(which)
+    return lost, False
+
+
+def judge(outcome: guest.Outcome, test: str, checked: bool) -> list[str]:
+    """What is wrong with a boot."""
+    results = {name: (how, remarks) for how, name, remarks in ktap(outcome.report)}
+    how, remarks = results.get(test, ("", []))
+    if how != "ok" or outcome.alarms() or outcome.trouble:
+        return [*remarks, *story(outcome)]
+    if not any("luo: corrupted: " in line for line in outcome.console):
+        return ["nothing was damaged", *story(outcome)]
+    missing = {match[1] for line in outcome.report
+               if (match := re.search(r"# [\w-]+: lost: (.*)", line))}
+    may, everything = touched(outcome.console)
+    if not checked or everything:
+        return []
+    # A file is lost with its session.
+    bad = [what for what in missing - may
+           if not (what.startswith("file ") and f"session {what.split()[1]}" in may)]
+    # And what is lost must be known as such: damage is found.
+    return [f"lost, but not damaged: {what}" for what in sorted(bad)] + \
+        [f"damaged, but not lost: {what}" for what in sorted(may - missing)
+         if not (what.startswith("file ") and f"session {what.split()[1]}" in missing)]
+
+
+class Corrupt:
+    """The group `corrupt'."""
+
+    def __init__(self, bench: Bench, program: Path, results: Results):
+        self.bench, self.results = bench, results
+        with guest.Initramfs(bench.folder / "corrupt.cpio") as archive:
+            archive.file("init", program, 0o755)
+            archive.file("boot/kernel", bench.built.image)
+
+    def boot(self, name: str, test: str, options: str) -> guest.Outcome:
+        folder = self.bench.folder / f"corrupt-{name}"
+        folder.mkdir(exist_ok=True)
+        return guest.boot(self.bench.built.image, self.bench.folder / "corrupt.cpio", folder,
+                          command_line=f"luo.test={test} {options}", timeout=180, processors=1)
+
+    def place(self, place: Place) -> None:
+        test = "corrupt-checked" if place.checked else "corrupt-unchecked"
+        options = f"liveupdate.corrupt={place.where} {place.first}"
+        if not place.checked:
+            options += " liveupdate.abi=luo-v5"
+        outcome = self.boot(place.name, test, options)
+        if place.panics:
+            panic = f"Kernel panic - not syncing: luo: {place.words}"
+            why = None if any(panic in line for line in outcome.console) else story(outcome)
+        else:
+            why = judge(outcome, test, place.checked)
+            if not why and not any(place.words in line for line in outcome.console):
+                why = [f"the kernel does not say `{place.words}'", *story(outcome)]
+        self.results.add(f"corrupt/place/{place.name}", why, outcome.seconds)
+
+    def seed(self, number: int) -> None:
+        count = BYTES[number % len(BYTES)]
+        checked = number % 4 != 3
+        test = "corrupt-checked" if checked else "corrupt-unchecked"
+        options = f"liveupdate.corrupt=seed:{number},count:{count}"
+        if not checked:
+            options += " liveupdate.abi=luo-v5"
+        outcome = self.boot(f"seed-{number}", test, options)
+        self.results.add(f"corrupt/seed/{number}", judge(outcome, test, checked), outcome.seconds)
+
+    def run(self) -> None:
+        seeds = int(os.environ.get("LUO_SEEDS") or SEEDS)
+        jobs = [(self.place, place) for place in PLACES
+                if self.results.wants(f"corrupt/place/{place.name}")]
+        jobs += [(self.seed, number) for number in range(seeds)
+                 if self.results.wants(f"corrupt/seed/{number}")]
+        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+            for done in [pool.submit(step, what) for step, what in jobs]:
+                done.result()

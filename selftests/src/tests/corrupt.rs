@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What was damaged on its way (`liveupdate.corrupt=`) does no harm to the rest.
+//!
+//! Which part was damaged, only the first kernel's log knows. So what did not come back is noted
+//! here, and the suite judges whether that is right (`scripts/lib/corrupt.py`). What is never
+//! right fails the test: wrong content, or another errno than the one for damage.
+
+use crate::{
+    harness::{
+        ensure,
+        ensure_eq,
+        Outcome,
+        Stage, //
+    },
+    sys,
+};
+use liveupdate::Device;
+use nix::errno::Errno;
+
+/// More than a block of them.
+const SESSIONS: u64 = 60;
+const FILES: u64 = 3;
+
+fn name_of(session: u64) -> String {
+    format!("corrupt-{session:055}")
+}
+
+fn content_of(session: u64, token: u64) -> Vec<u8> {
+    sys::pattern(session * FILES + token, 2000)
+}
+
+/// Sessions with files, the names as long as can be.
+pub fn before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for number in 0..SESSIONS {
+        let session = device.create_session(&name_of(number))?;
+        for token in 0..FILES {
+            let file = sys::memfd_of("m", &content_of(number, token))?;
+            session.preserve(&file, token)?;
+        }
+        stage.keep(session);
+    }
+    Ok(())
+}
+
+/// See [`before`].
+pub fn after(stage: &mut Stage) -> Outcome {
+    let device = match Device::open() {
+        Ok(device) => device,
+        Err(err) => {
+            ensure_eq!(err.errno(), Errno::EIO);
+            stage.note("lost: all");
+            return Ok(());
+        }
+    };
+
+    for number in 0..SESSIONS {
+        let session = match device.retrieve_session(&name_of(number)) {
+            Ok(session) => session,
+            Err(err) => {
+                ensure_eq!(err.errno(), Errno::EUCLEAN, "session {number}");
+                stage.note(format!("lost: session {number}"));
+                continue;
+            }
+        };
+        for token in 0..FILES {
+            match session.retrieve(token) {
+                Ok(file) => {
+                    let content = sys::content(&file.into())?;
+                    ensure!(
+                        content == content_of(number, token),
+                        "session {number}: wrong content under token {token}"
+                    );
+                }
+                Err(err) => {
+                    ensure_eq!(err.errno(), Errno::EUCLEAN, "{number}, token {token}");
+                    stage.note(format!("lost: file {number} {token}"));
+                }
+            }
+        }
+        session.finish()?;
+    }
+
+    // Freed memory is used again; what is reserved would show if it were not.
+    let memory = sys::memfd_of("m", &sys::pattern(1, 64 << 20))?;
+    ensure!(sys::content(&memory)? == sys::pattern(1, 64 << 20));
+    Ok(())
+}
+
+/// As [`after`], for handovers without checksums: what comes back may be anything that the records
+/// say now, but the kernel lives.
+pub fn survived(stage: &mut Stage) -> Outcome {
+    let Ok(device) = Device::open() else {
+        stage.note("lost: all");
+        return Ok(());
+    };
+
+    for number in 0..SESSIONS {
+        let Ok(session) = device.retrieve_session(&name_of(number)) else {
+            stage.note(format!("lost: session {number}"));
+            continue;
+        };
+        for token in 0..FILES {
+            let content = session
+                .retrieve(token)
+                .ok()
+                .and_then(|file| sys::content(&file.into()).ok());
+            if content != Some(content_of(number, token)) {
+                stage.note(format!("lost: file {number} {token}"));
+            }
+        }
+        // A damaged compatible string leaves a file without handler.
+        let _ = session.finish();
+    }
+    let memory = sys::memfd_of("m", &sys::pattern(1, 64 << 20))?;
+    ensure!(sys::content(&memory)? == sys::pattern(1, 64 << 20));
+    Ok(())
+}
