@@ -134,11 +134,14 @@ impl<R: Record> Chain<R> {
     /// What is used of the blocks that hold records.
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     pub(crate) fn each_used(&mut self, mut visit: impl FnMut(&mut [u8])) {
-        for block in &mut self.blocks {
-            let records = block.records::<R>().unwrap_or_default();
-            let used = block.header_bytes().len() + size_of_val(records);
-            if let (false, Some(bytes)) = (records.is_empty(), block.as_mut_bytes().get_mut(..used))
-            {
+        let mut left = self.len;
+
+        // The headers may be damaged already.
+        for block in self.blocks.iter_mut().take(Self::blocks_for(self.len)) {
+            let records = left.min(Block::capacity::<R>());
+            let used = block.header_bytes().len() + records * size_of::<R>();
+            left -= records;
+            if let Some(bytes) = block.as_mut_bytes().get_mut(..used) {
                 visit(bytes);
             }
         }
