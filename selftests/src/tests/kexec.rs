@@ -10,6 +10,7 @@ use crate::{
         ensure_errno,
         Failure,
         Outcome,
+        Part,
         Stage, //
     },
     sys::{
@@ -596,9 +597,14 @@ pub fn manager_after(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// How many live updates the chain has.
+const UPDATES: usize = 20;
+
+/// The chain, a part for each kernel.
+pub const CHAIN: [Part; UPDATES + 1] = [chain; UPDATES + 1];
+
 /// One part of a chain: take over, check, change, pass on.
-pub fn chain(stage: &mut Stage) -> Outcome {
-    const LAST: usize = 6;
+fn chain(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let mut expected = sys::pattern(42, 3 * PAGE + 17);
 
@@ -628,7 +634,7 @@ pub fn chain(stage: &mut Stage) -> Outcome {
             (sys::memfd_of("fresh", &expected)?, kept)
         }
     };
-    if stage.number == LAST {
+    if stage.number > UPDATES {
         return Ok(());
     }
 
