@@ -258,6 +258,7 @@ const TESTS: &[Test] = &[
         "driver-freeze-fails",
         &[driver::freeze_fails_before, driver::freeze_fails_after],
     )
+    .c_differs()
     .alone(),
     Test::new(
         "driver-shared",
@@ -287,6 +288,7 @@ const TESTS: &[Test] = &[
         "driver-retrieve-fails",
         &[driver::retrieve_fails_before, driver::retrieve_fails_after],
     )
+    .c_differs()
     .alone(),
     Test::new(
         "driver-refuses",
