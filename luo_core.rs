@@ -328,12 +328,12 @@ fn read_root() -> Result<Option<IncomingRoot>> {
     }
 }
 
-/// Reads the FLBs that the previous kernel left. That there was one is known to FLBs even if it
-/// had none.
-fn read_flbs(incoming: &IncomingRoot) -> Result<IncomingFlbs> {
+/// Reads the FLBs that the previous kernel left, and tells whether anything was damaged. That there
+/// was such a kernel is known to FLBs even if it had none.
+fn read_flbs(incoming: &IncomingRoot) -> Result<(IncomingFlbs, bool)> {
     let at = incoming.root.flbs;
     let Some(at) = at.and_then(|at| kho::PhysAddr::new(at.get())) else {
-        return Ok(IncomingFlbs::none());
+        return Ok((IncomingFlbs::none(), false));
     };
 
     let block = Restored::<FlbBlock>::claim(at)
@@ -413,7 +413,7 @@ fn early_init() -> Result {
     };
 
     let number = incoming.as_ref().map_or(0, |incoming| incoming.root.number);
-    let flbs_damaged = flbs.as_ref().is_some_and(IncomingFlbs::damaged);
+    let (flbs, flbs_damaged) = flbs.map_or((None, false), |(flbs, damaged)| (Some(flbs), damaged));
     LUO.populate(KBox::pin_init(
         pin_init!(Luo {
             handlers <- Handlers::new(),

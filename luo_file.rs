@@ -438,7 +438,8 @@ pub(crate) struct IncomingFiles {
 }
 
 impl IncomingFiles {
-    /// Reads what the previous kernel left of a session's files.
+    /// Reads what the previous kernel left of a session's files, and tells whether anything was
+    /// damaged.
     ///
     /// A file that is damaged is reported and left out.
     ///
@@ -450,7 +451,7 @@ impl IncomingFiles {
         session: &SessionInfo,
         checks: Option<Spanned<'_>>,
         handlers: &'static Handlers,
-    ) -> Result<Self> {
+    ) -> Result<(Self, bool)> {
         // INVARIANT: Both are empty.
         let mut files = Self {
             files: KVVec::new(),
@@ -479,7 +480,8 @@ impl IncomingFiles {
                 session.name,
             );
         }
-        Ok(files)
+        let damaged = files.damaged || walked.damaged_header;
+        Ok((files, damaged))
     }
 
     /// Takes in one file. One that cannot be read is reported and left out.
@@ -538,11 +540,6 @@ impl IncomingFiles {
             GFP_KERNEL,
         )?;
         Ok(())
-    }
-
-    /// Whether there are quarantined files.
-    pub(crate) fn damaged(&self) -> bool {
-        self.damaged
     }
 
     /// How many files there are.

@@ -557,17 +557,13 @@ impl IncomingFlbs {
         }
     }
 
-    /// Whether there were more, which cannot be read.
-    pub(crate) fn damaged(&self) -> bool {
-        self.damaged
-    }
-
-    /// Reads them. One that cannot be read is reported and left out.
+    /// Reads them, and tells whether anything was damaged. One that cannot be read is reported and
+    /// left out.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if all of them cannot be read, [`ENOMEM`].
-    pub(crate) fn read(block: &FlbBlock, checks: Option<Spanned<'_>>) -> Result<Self> {
+    pub(crate) fn read(block: &FlbBlock, checks: Option<Spanned<'_>>) -> Result<(Self, bool)> {
         let mut flbs = Self::none();
         let Some((checks, span)) = checks else {
             let records = block.records().map_err(|e| {
@@ -575,9 +571,16 @@ impl IncomingFlbs {
                 EINVAL
             })?;
             records.iter().try_for_each(|record| flbs.push(record))?;
-            return Ok(flbs);
+            let damaged = flbs.damaged;
+            return Ok((flbs, damaged));
         };
 
+        let whole = block
+            .as_block()
+            .is_some_and(|block| checks.checks().header_is_whole::<FlbRecord>(span, 0, block));
+        if !whole {
+            pr_err!("incoming FLBs: header is damaged, nothing is lost\n");
+        }
         for (index, record) in (0..).zip(block.records_of(span)) {
             if checks.checks().record_is_whole(span, index, record) {
                 flbs.push(record)?;
@@ -586,7 +589,8 @@ impl IncomingFlbs {
                 flbs.damaged = true;
             }
         }
-        Ok(flbs)
+        let damaged = flbs.damaged || !whole;
+        Ok((flbs, damaged))
     }
 
     /// Takes in one. One that cannot be read is reported and left out.

@@ -830,10 +830,10 @@ impl IncomingSessions {
         }
 
         let checks = checks.map(|checks| checks.files(index, info.count));
-        let files = IncomingFiles::read(&info, checks.transpose()?, &luo.handlers)?;
+        let (files, damaged) = IncomingFiles::read(&info, checks.transpose()?, &luo.handlers)?;
         let result = FilesInfo {
             count: files.count(),
-            damaged: files.damaged(),
+            damaged,
         };
         let session = Arc::pin_init(
             pin_init!(Session {

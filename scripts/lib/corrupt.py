@@ -60,6 +60,12 @@ PLACES = (
     Place("file-token", f"files:{HEADER + 56}:9", "file 0: checksum does not match"),
     Place("file-data", f"files:{HEADER + FILE + 49}:9", "file 1: checksum does not match"),
     Place("file-block", "files:3:9", "header of the last file block is damaged, nothing is lost"),
+    Place("flb", f"flbs:{HEADER + 3}:9", "incoming FLB 0: checksum does not match"),
+    Place("flb-header", "flbs:8:99", "incoming FLBs: header is damaged, nothing is lost"),
+    Place("file-header-panic", "files:3:9", "bad incoming state", first="liveupdate.panic=on",
+          panics=True),
+    Place("v5-flb-count", "flbs:8:99", "live update is off for this boot", False),
+    Place("v5-flb-name", f"flbs:{HEADER}:0", "incoming FLB: name is empty", False),
     Place("checks", "checks:5:77", "file 0: checksum does not match"),
     # The same without checksums: what contradicts itself, KHO or the rest.
     Place("v5-root-address", "root:16:1", "is not that of a page", False),

@@ -17,6 +17,10 @@ use crate::{
     },
 };
 use liveupdate::{
+    guest::{
+        self,
+        CommandLine, //
+    },
     uapi::{
         self,
         Request, //
@@ -301,6 +305,11 @@ pub fn other_calls(_: &mut Stage) -> Outcome {
 /// In a kernel that was told to leave live updates alone there is no device.
 pub fn switched_off(_: &mut Stage) -> Outcome {
     ensure_errno!(Device::open(), ENOENT);
+    if CommandLine::read()?.get("luo.core") != Some("c") {
+        let warning = "live update is off in this one";
+        let log = guest::kernel_log(0)?;
+        ensure!(log.iter().any(|record| record.text.contains(warning)));
+    }
     Ok(())
 }
 
