@@ -233,6 +233,7 @@ fn without(image: &Image, cost: &Cost) -> Image {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn damage_costs_what_was_damaged() {
     let (image, mut mem, root, spans) = emitted(70, 2);
     let chain = |head: Option<Phys>| {
@@ -284,6 +285,7 @@ fn damage_costs_what_was_damaged() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn a_damaged_check_costs_what_it_covers() {
     let (image, mut mem, root, spans) = emitted(70, 2);
     let table = Phys::new(u64::from_ne_bytes(spans.pages[0])).unwrap();
