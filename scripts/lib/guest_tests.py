@@ -97,10 +97,15 @@ class Bench:
         self.results.add(f"{prefix}kernel-log", story(outcome) if alarms or outcome.trouble else None,
                          outcome.seconds)
 
-    def kexec_tests(self, stock: programs.Stock) -> None:
-        """The tree's kexec tests, and the FLB test of its kernel as one of them runs."""
+    def kexec_tests(self, stock: programs.Stock, group: str = "", then: "Bench | None" = None,
+                    options: str = "") -> None:
+        """The tree's kexec tests, and the FLB test of its kernel as one of them runs.
+
+        The kernel of `then` is the next one.
+        """
+        group, then = group or self.name, then or self
         for test in stock.KEXEC:
-            name, flb = f"{self.name}/stock/{test}", f"{self.name}/stock/flb"
+            name, flb = f"{group}/stock/{test}", f"{group}/stock/flb"
             with_flb = test == "luo_kexec_simple" and self.results.wants(flb)
             if not self.results.wants(name) and not with_flb:
                 continue
@@ -110,9 +115,9 @@ class Bench:
             with self.archive() as archive:
                 archive.file("init", stock.folder / "init", 0o755)
                 archive.file("test_binary", stock.folder / test, 0o755)
-                archive.file("kernel", self.built.image)
+                archive.file("kernel", then.built.image)
                 archive.file("initrd.img", self.folder / "inner.cpio")
-            outcome = self.boot(timeout=180)
+            outcome = self.boot(command_line=options, timeout=180)
             passed = any("TEST PASSED" in line for line in outcome.console)
             good = passed and not outcome.alarms() and not outcome.trouble
             self.results.add(name, None if good else story(outcome), outcome.seconds)
