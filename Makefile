@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS
+export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test image ksrc check install-tree uninstall-tree clean distclean
+.PHONY: help run test test-long image ksrc check install-tree uninstall-tree clean distclean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,8 @@ help:
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
 #: make test [T=pattern]        the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed'
+#: make test-long               the same, and the tests from Linux 7.2 and to it,
+#:                              and 200 ways of damage instead of 24
 #: make check                   format, lints and documentation, without warnings
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
@@ -57,6 +59,9 @@ run:
 
 test:
 	@$(ENTER) scripts/suite
+
+test-long:
+	@LUO_LONG=1 LUO_SEEDS=$(or $(LUO_SEEDS),200) $(ENTER) scripts/suite
 
 check image ksrc:
 	@$(ENTER) scripts/$@

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import guest
 import programs
-from kernel import STOCK_TESTS, Kernel
+from kernel import STOCK_TESTS, Kernel, read_config
 from report import Results
 
 BUSYBOX = Path(shutil.which("busybox") or "/usr/bin/busybox")
@@ -183,6 +183,9 @@ class Bench:
         variants = [bench.built.variant for bench in (self, *then)]
         core = "c" if any(variant.core == "c" for variant in variants) else "rust"
         memfd = "c" if any(variant.memfd_impl == "c" for variant in variants) else "rust"
+        config = read_config(self.built.folder / ".config")
+        listed = [test for test in listed
+                  if not test.needs or config.get(f"CONFIG_{test.needs}") == "y"]
         able = [test for test in listed if test.passes(core, memfd)]
         boots: dict[str, list[OwnTest]] = {}
         for test in filter(pick, listed) if pick else able:
@@ -236,6 +239,7 @@ class OwnTest:
     timeout: int
     c_differs: bool
     rust_memfd: bool
+    needs: str
 
     def passes(self, core: str, memfd: str) -> bool:
         """Whether it should pass under these implementations."""
@@ -247,4 +251,4 @@ class OwnTest:
         word = dict(item.split("=", 1) for item in words if "=" in item)
         return OwnTest(name, word.get("boot", name), int(word.get("mem", 1024)),
                        int(word.get("timeout", 60)), word.get("c") == "differs",
-                       word.get("memfd") == "rust")
+                       word.get("memfd") == "rust", word.get("needs", ""))

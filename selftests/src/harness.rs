@@ -223,6 +223,8 @@ pub struct Test {
     pub rust_memfd: bool,
     /// Whether the C core is known not to pass.
     pub c_differs: bool,
+    /// An option that the kernel must be configured with, if any: `CONFIG_` and this.
+    pub needs: Option<&'static str>,
     /// What to change on the command line of the boot that follows the first.
     pub next_parameter: Option<(&'static str, &'static str)>,
 }
@@ -238,6 +240,7 @@ impl Test {
             alone: false,
             rust_memfd: false,
             c_differs: false,
+            needs: None,
             next_parameter: None,
         }
     }
@@ -270,6 +273,12 @@ impl Test {
     pub const fn c_differs(mut self) -> Self {
         self.c_differs = true;
         self
+    }
+
+    /// Says that it needs a kernel with an option that not all have.
+    pub const fn needs(mut self, option: &'static str) -> Self {
+        self.needs = Some(option);
+        self.alone()
     }
 
     /// Sets a parameter of the kernel in the second boot.
@@ -311,6 +320,9 @@ impl fmt::Display for Test {
         }
         if self.rust_memfd {
             f.write_str(" memfd=rust")?;
+        }
+        if let Some(option) = self.needs {
+            write!(f, " needs={option}")?;
         }
         Ok(())
     }

@@ -302,13 +302,19 @@ const TESTS: &[Test] = &[
     )
     .c_differs()
     .alone(),
-    Test::new("faults-open", &[faults::open]).timeout(300),
-    Test::new("faults-create", &[faults::create]).timeout(300),
-    Test::new("faults-preserve", &[faults::preserve]).timeout(600),
+    Test::new("faults-open", &[faults::open])
+        .timeout(300)
+        .needs("FAULT_INJECTION"),
+    Test::new("faults-create", &[faults::create])
+        .timeout(300)
+        .needs("FAULT_INJECTION"),
+    Test::new("faults-preserve", &[faults::preserve])
+        .timeout(600)
+        .needs("FAULT_INJECTION"),
     Test::new("faults-kexec", &[faults::kexec_before, faults::kexec_after])
         .timeout(600)
         .c_differs()
-        .alone(),
+        .needs("FAULT_INJECTION"),
     Test::new(
         "sample-rust-rust",
         &[sample::rust_before, sample::rust_after],
