@@ -82,14 +82,12 @@
 
 use crate::{
     bindings,
-    error::from_result,
     prelude::*,
     sync::atomic::{
         Atomic,
         Relaxed, //
     }, //
 };
-use core::ptr::NonNull;
 
 mod file;
 mod flb;
