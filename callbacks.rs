@@ -558,9 +558,10 @@ impl<S: FlbSide> LiveFlb<S> {
         self.data
     }
 
-    /// The object, for the driver; it means nothing to LUO.
-    pub(crate) fn object(&self) -> *mut c_void {
-        self.object
+    /// The object, for the driver that made it; it means nothing to LUO. [`None`] for another
+    /// driver, even if it calls its FLB the same.
+    pub(crate) fn object(&self, of: &RegisteredFlb) -> Option<*mut c_void> {
+        (self.flb == *of).then_some(self.object)
     }
 }
 

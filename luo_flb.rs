@@ -144,9 +144,10 @@ impl Flb {
     }
 
     /// A driver asks for the outgoing object.
-    fn get_outgoing(&self) -> Result<*mut c_void> {
+    fn get_outgoing(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
         let mut outgoing = self.outgoing.lock();
-        let object = outgoing.live.as_ref().ok_or(ENOENT)?.object();
+        let live = outgoing.live.as_ref().ok_or(ENOENT)?;
+        let object = live.object(flb).ok_or(ENOENT)?;
 
         // An FLB whose `preserve` made no object has none to give.
         if object.is_null() {
@@ -226,7 +227,7 @@ impl Incoming {
         }
 
         match &self.state {
-            State::Live(live) => Ok(live.object()),
+            State::Live(live) => live.object(flb).ok_or(EEXIST),
             State::Failed(e) => Err(*e),
             State::Finished => Err(ENODATA),
             State::Absent | State::Waiting(_) => Err(ENOENT),
@@ -469,7 +470,7 @@ impl Flbs {
     ///
     /// [`ENOENT`] if there is none.
     pub(crate) fn get_outgoing(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
-        self.find(flb).ok_or(ENOENT)?.get_outgoing()
+        self.find(flb).ok_or(ENOENT)?.get_outgoing(flb)
     }
 
     /// Ends what [`Flbs::get_outgoing`] began.
@@ -487,6 +488,7 @@ impl Flbs {
     /// - [`ENOENT`] if the previous kernel did not preserve it.
     /// - [`EUCLEAN`] instead if it left damaged ones, of which it may be one.
     /// - [`ENODEV`] if the module of the FLB is about to go.
+    /// - [`EEXIST`] if another FLB of that name made the object.
     /// - What the driver returned when it tried to make it, now or earlier.
     pub(crate) fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
         if !self.has_incoming {

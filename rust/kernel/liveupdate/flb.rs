@@ -139,11 +139,15 @@ impl<T: Flb> FlbCell<T> {
     ///
     /// C counterpart: `liveupdate_flb_get_outgoing()`.
     pub fn outgoing(&'static self) -> Result<FlbRef<T::Outgoing>> {
-        self.get(
-            bindings::liveupdate_flb_get_outgoing,
-            bindings::liveupdate_flb_put_outgoing,
-        )
-        .map(|kept: FlbRef<Kept<T>>| kept.map(|kept| &kept.object))
+        // SAFETY: What LUO gives out as the outgoing object is what `preserve` left.
+        let kept: FlbRef<Kept<T>> = unsafe {
+            self.get(
+                bindings::liveupdate_flb_get_outgoing,
+                bindings::liveupdate_flb_put_outgoing,
+            )
+        }?;
+
+        Ok(kept.map(|kept| &kept.object))
     }
 
     /// The live object that came from the previous kernel. The first call makes it.
@@ -154,18 +158,25 @@ impl<T: Flb> FlbCell<T> {
     /// - [`ENOENT`] if the previous kernel did not preserve it.
     /// - Any that [`Flb::retrieve`] returns, again and again.
     /// - [`ENODEV`] if the module that owns the FLB is going away.
+    /// - [`EEXIST`] if another FLB of that name made the object.
     /// - [`EOPNOTSUPP`] if live update is not enabled.
     ///
     /// C counterpart: `liveupdate_flb_get_incoming()`.
     pub fn incoming(&'static self) -> Result<FlbRef<T::Incoming>> {
-        self.get(
-            bindings::liveupdate_flb_get_incoming,
-            bindings::liveupdate_flb_put_incoming,
-        )
+        // SAFETY: What LUO gives out as the incoming object is what `retrieve` left.
+        unsafe {
+            self.get(
+                bindings::liveupdate_flb_get_incoming,
+                bindings::liveupdate_flb_put_incoming,
+            )
+        }
     }
 
-    /// `O` must be what the callbacks have put where `get` looks.
-    fn get<O>(
+    /// # Safety
+    ///
+    /// `get` must be the function that gives out what the callbacks of this FLB leave as a box of
+    /// an `O`, and `put` the one that gives it back.
+    unsafe fn get<O>(
         &'static self,
         get: unsafe extern "C" fn(*mut bindings::liveupdate_flb, *mut *mut c_void) -> c_int,
         put: unsafe extern "C" fn(*mut bindings::liveupdate_flb),
@@ -174,6 +185,7 @@ impl<T: Flb> FlbCell<T> {
         // SAFETY: The cell is a static with the FLB initialized; `object` is ours to write.
         to_result(unsafe { get(self.flb.get(), &mut object) })?;
 
+        // INVARIANT: By the requirement of this function it is an `O`.
         let Some(object) = NonNull::new(object.cast()) else {
             // No FLB of ours is without an object.
             // SAFETY: The call took a reference.
