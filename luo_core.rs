@@ -96,6 +96,7 @@ mod luo_session;
 pub mod uapi;
 
 use abi::{
+    check::Crc32c,
     flb::FlbBlock,
     root::{
         self,
@@ -246,10 +247,8 @@ fn write_root(page: &mut RootPage, root: &Root, checks: Option<RootChecks<'_>>) 
     match outgoing_abi() {
         OutgoingAbi::Fdt => {
             let mut tree = FdtWriter::new(page.as_mut_bytes())?;
-            root.write_tree(
-                &mut tree,
-                checks.as_ref().map(|checks| (checks, crc32c as _)),
-            )?;
+            let sum: Crc32c = crc32c;
+            root.write_tree(&mut tree, checks.as_ref().map(|checks| (checks, sum)))?;
             tree.finish()
         }
         OutgoingAbi::LuoV5 => root

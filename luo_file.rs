@@ -375,7 +375,7 @@ impl IncomingFile {
         let data = self.data;
         let again = |e| RetrieveError::Again(e, ());
         let handler = self.bind(handlers).map_err(again)?;
-        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(|e| again(e.into()))?;
+        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(again)?;
         let file = handler.retrieve(data)?;
         let claim = claims.claim(handler.id(&file), memory).ok();
 

@@ -48,7 +48,7 @@ fn image(sessions: u64, files: u64) -> Image {
             .map(|token| {
                 (
                     token,
-                    Content::Other(compatible("x"), session << 32 | token),
+                    Content::Other(compatible("x"), (session << 32) | token),
                 )
             })
             .collect()

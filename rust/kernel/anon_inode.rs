@@ -186,10 +186,14 @@ impl Drop for Open {
 struct Methods {
     drop: unsafe fn(*mut c_void),
     release: unsafe fn(*mut c_void),
-    read: Option<unsafe fn(*mut c_void, &mut i64, &mut IovIterDest<'_>) -> Result<usize>>,
-    write: Option<unsafe fn(*mut c_void, &mut i64, &mut IovIterSource<'_>) -> Result<usize>>,
-    ioctl: Option<unsafe fn(*mut c_void, u32, usize) -> Result<isize>>,
+    read: Option<Read>,
+    write: Option<Write>,
+    ioctl: Option<Ioctl>,
 }
+
+type Read = unsafe fn(*mut c_void, &mut i64, &mut IovIterDest<'_>) -> Result<usize>;
+type Write = unsafe fn(*mut c_void, &mut i64, &mut IovIterSource<'_>) -> Result<usize>;
+type Ioctl = unsafe fn(*mut c_void, u32, usize) -> Result<isize>;
 
 struct Vtable<T: AnonFile>(PhantomData<T>);
 
