@@ -55,7 +55,7 @@ impl Numbers<'_> {
     fn below(&mut self, end: usize) -> usize {
         let wide = match end {
             0..=256 => self.byte().into(),
-            _ => usize::from(self.byte()) << 8 | usize::from(self.byte()),
+            _ => (usize::from(self.byte()) << 8) | usize::from(self.byte()),
         };
         wide % end.max(1)
     }
@@ -152,7 +152,7 @@ fn damage(mem: &mut PhysMem, input: &mut Numbers<'_>) {
         _ => input.below(4096),
     };
     let bytes = mem.bytes(page);
-    match how >> 1 & 3 {
+    match (how >> 1) & 3 {
         0 => bytes[offset] ^= input.byte(),
         1 => bytes[offset & !7..][..8].copy_from_slice(&input.word().to_ne_bytes()),
         2 => bytes[offset] = 0,

@@ -95,14 +95,14 @@ impl Driver {
 
     /// Makes a toy.
     fn toy(&self, kind: Kind, key: u32) -> Outcome<OwnedFd> {
-        let fd = ioctl(&self.device, 0, u64::from(key) << 8 | kind as u64)?;
+        let fd = ioctl(&self.device, 0, (u64::from(key) << 8) | kind as u64)?;
         // SAFETY: The driver has just made it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Has the `count`th call from now on fail.
     fn fail(&self, event: Event, count: u64, errno: Errno) -> Outcome {
-        let argument = count << 24 | (errno as u64) << 8 | event as u64;
+        let argument = (count << 24) | ((errno as u64) << 8) | event as u64;
         ioctl(&self.device, 1, argument)?;
         Ok(())
     }

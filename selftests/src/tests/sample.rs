@@ -18,7 +18,8 @@ use liveupdate::{
 };
 use nix::{
     errno::Errno,
-    libc, //
+    libc,
+    unistd::write, //
 };
 use std::{
     fs::{
@@ -84,7 +85,7 @@ fn before(stage: &mut Stage, driver: &str) -> Outcome {
     let mut late = pad(b"early")?;
     let pads = [pad(b"")?, pad(&[b'x'; MAX])?];
     ensure_eq!(number(&late)?, 1);
-    ensure_errno!((&pads[0]).write(&[0; MAX + 1]), EFBIG);
+    ensure_errno!(write(&pads[0], &[0; MAX + 1]), EFBIG);
     session.preserve(&late, 1)?;
     session.preserve(&pads[0], 2)?;
     session.preserve(&pads[1], 3)?;
