@@ -76,8 +76,18 @@ class Bench:
     def archive(self, name: str = "initramfs") -> guest.Initramfs:
         return guest.Initramfs(self.folder / f"{name}.cpio")
 
-    def boot(self, name: str = "initramfs", **options) -> guest.Outcome:
-        return guest.boot(self.built.image, self.folder / f"{name}.cpio", self.folder, **options)
+    @property
+    def slow(self) -> int:
+        """How much slower it may be than an ordinary kernel."""
+        return 8 if self.built.variant.debug else 1
+
+    def boot(self, name: str = "initramfs", *, memory: int = 1024, timeout: float,
+             silence: float = 0, **options) -> guest.Outcome:
+        # Debugging takes memory, too, and the kernel is there three times.
+        memory += 768 if self.built.variant.debug else 0
+        return guest.boot(self.built.image, self.folder / f"{name}.cpio", self.folder,
+                          memory=memory, timeout=timeout * self.slow,
+                          silence=silence * self.slow, **options)
 
     def harness(self, stock: programs.Stock) -> None:
         """The tree's liveupdate.c: every test of it must pass."""
@@ -223,7 +233,7 @@ class Bench:
                         self.results.add(prefix + name, None if how == "ok" else
                                          remarks or [how])
 
-            impl = f"luo.core={core} luo.memfd={memfd} {options}"
+            impl = f"luo.core={core} luo.memfd={memfd} luo.slow={self.slow} {options}"
             outcome = self.boot(command_line=f"{impl} luo.test={names}", on_line=result,
                                 memory=max(test.memory for test in tests),
                                 timeout=60 + sum(test.timeout for test in tests),
@@ -246,6 +256,7 @@ class OwnTest:
     timeout: int
     c_differs: bool
     rust_memfd: bool
+    long: bool
     needs: str
 
     def passes(self, core: str, memfd: str) -> bool:
@@ -258,4 +269,5 @@ class OwnTest:
         word = dict(item.split("=", 1) for item in words if "=" in item)
         return OwnTest(name, word.get("boot", name), int(word.get("mem", 1024)),
                        int(word.get("timeout", 60)), word.get("c") == "differs",
-                       word.get("memfd") == "rust", word.get("needs", ""))
+                       word.get("memfd") == "rust", word.get("when") == "long",
+                       word.get("needs", ""))

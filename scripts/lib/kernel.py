@@ -129,12 +129,14 @@ def read_config(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is built: the implementations, a fragment of the user's, and of which Linux."""
+    """What is built: the implementations, fragments of the user's, of which Linux, how careful."""
 
     core: str = "rust"
     memfd: str = ""
     fragments: tuple[Path, ...] = ()
     release: str = RELEASE
+    # Whether it looks for mistakes while it runs.
+    debug: bool = False
 
     @staticmethod
     def from_environment() -> "Variant":
@@ -158,12 +160,16 @@ class Variant:
         names = ["base", self.release]
         if self.release == RELEASE:
             names += [self.core, f"memfd-{self.memfd_impl}"]
+        if self.debug:
+            names.append("debug")
         return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
 
     @property
     def name(self) -> str:
         if self.release != RELEASE:
             return self.release
+        if self.debug:
+            return "debug" if self.core == "rust" else "c-debug"
         return self.core if self.memfd_impl == self.core else f"{self.core}-memfd-{self.memfd}"
 
 

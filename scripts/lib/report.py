@@ -7,7 +7,7 @@ import re
 import time
 
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
-          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "corrupt")
+          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "corrupt", "debug", "c-debug")
 SHOWN = 40      # lines of explanation that one failure may take
 
 

@@ -223,6 +223,8 @@ pub struct Test {
     pub rust_memfd: bool,
     /// Whether the C core is known not to pass.
     pub c_differs: bool,
+    /// Whether it takes too long for every day.
+    pub long: bool,
     /// An option that the kernel must be configured with, if any: `CONFIG_` and this.
     pub needs: Option<&'static str>,
     /// What to change on the command line of the boot that follows the first.
@@ -240,6 +242,7 @@ impl Test {
             alone: false,
             rust_memfd: false,
             c_differs: false,
+            long: false,
             needs: None,
             next_parameter: None,
         }
@@ -273,6 +276,12 @@ impl Test {
     pub const fn c_differs(mut self) -> Self {
         self.c_differs = true;
         self
+    }
+
+    /// Says that it takes too long for every day.
+    pub const fn long(mut self) -> Self {
+        self.long = true;
+        self.alone()
     }
 
     /// Says that it needs a kernel with an option that not all have.
@@ -320,6 +329,9 @@ impl fmt::Display for Test {
         }
         if self.rust_memfd {
             f.write_str(" memfd=rust")?;
+        }
+        if self.long {
+            f.write_str(" when=long")?;
         }
         if let Some(option) = self.needs {
             write!(f, " needs={option}")?;

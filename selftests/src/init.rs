@@ -64,6 +64,7 @@ use std::{
     panic,
     path::Path,
     sync::Mutex,
+    thread,
     time::{
         Duration,
         Instant, //
@@ -71,7 +72,7 @@ use std::{
 };
 
 /// Words in the kernel's log that no test may bring about.
-const ALARMS: [&str; 16] = [
+const ALARMS: [&str; 18] = [
     "WARNING:",
     "BUG:",
     "Oops:",
@@ -88,6 +89,8 @@ const ALARMS: [&str; 16] = [
     "possible circular locking",
     "possible recursive locking",
     "page allocation failure",
+    "INFO: trying to register",
+    "new suspected memory leaks",
 ];
 
 /// Runs what the command line asks for, and never returns.
@@ -217,12 +220,14 @@ fn stage(report: &mut Report) -> Result<(), String> {
         report.line(&format!("# boot {number}: {alarm}"));
     }
 
+    let slow = cmdline.get("luo.slow").and_then(|text| text.parse().ok());
     let mut over = Vec::new();
     let mut next_parameter = None;
     for test in &selected {
         let last = test.parts.len() == number;
         let start = Instant::now();
-        let outcome = run_part(test, number, report);
+        let limit = Duration::from_secs(test.timeout * slow.unwrap_or(1));
+        let outcome = run_part(test, number, limit, report);
         let elapsed = start.elapsed().as_secs_f64();
 
         report.line(&format!("# {} part {number}: {elapsed:.2} s", test.name));
@@ -239,7 +244,9 @@ fn stage(report: &mut Report) -> Result<(), String> {
     let proceed = selected
         .iter()
         .any(|test| test.parts.len() > number && !over.contains(&test.name));
-    let boot_log = boot_log.map(|alarm| format!("boot {number}: {alarm}"));
+    let boot_log = boot_log
+        .or_else(|| leaks().err())
+        .map(|alarm| format!("boot {number}: {alarm}"));
     let earlier_log = cmdline
         .get("luo.alarm")
         .map(|boot| format!("boot {boot}: see its line above"));
@@ -313,10 +320,10 @@ fn in_part(number: usize, parts: usize, outcome: Outcome) -> Outcome {
 }
 
 /// Runs one part, with an eye on the kernel's log.
-fn run_part(test: &Test, number: usize, report: &mut Report) -> Outcome {
+fn run_part(test: &Test, number: usize, limit: Duration, report: &mut Report) -> Outcome {
     let next = |log: &[LogRecord]| log.last().map_or(0, |record| record.sequence + 1);
     let first = next(&guest::kernel_log(0)?);
-    let outcome = in_child(test, number, report);
+    let outcome = in_child(test, number, limit, report);
 
     match (outcome, alarm_in(&guest::kernel_log(first)?)) {
         (Ok(()), Some(alarm)) => Err(Failure::Failed(format!("kernel log: {alarm}"))),
@@ -330,7 +337,7 @@ fn run_part(test: &Test, number: usize, report: &mut Report) -> Outcome {
 /// Runs one part in a child.
 ///
 /// A child that succeeded and has more parts to come is left waiting for the kexec.
-fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
+fn in_child(test: &Test, number: usize, limit: Duration, report: &mut Report) -> Outcome {
     let part = test.parts[number - 1];
     let (reader, writer) = unistd::pipe()?;
 
@@ -367,7 +374,7 @@ fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
         }
         ForkResult::Parent { child } => {
             drop(writer);
-            let deadline = Instant::now() + Duration::from_secs(test.timeout);
+            let deadline = Instant::now() + limit;
             let mut reader = File::from(reader);
             let mut message = String::new();
             let mut chunk = [0; 4096];
@@ -381,7 +388,7 @@ fn in_child(test: &Test, number: usize, report: &mut Report) -> Outcome {
                     let _ = kill(child, Signal::SIGKILL);
                     return Err(Failure::Failed(format!(
                         "no end in sight after {} s: {}",
-                        test.timeout,
+                        limit.as_secs(),
                         whereabouts(child)
                     )));
                 }
@@ -432,6 +439,32 @@ fn whereabouts(process: unistd::Pid) -> String {
     let wchan = fs::read_to_string(format!("/proc/{process}/wchan")).unwrap_or_default();
 
     format!("{wchan} {}", one_line(&stack))
+}
+
+/// Looks for memory that the kernel has lost, if it keeps a record of that.
+///
+/// # Errors
+///
+/// How much there is; where it came from is on the console.
+fn leaks() -> Result<(), String> {
+    const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+    if !Path::new(KMEMLEAK).exists() {
+        return Ok(());
+    }
+    // Only what is older than five seconds counts, and has not changed from one look to the next.
+    thread::sleep(Duration::from_millis(5500));
+    for _ in 0..2 {
+        fs::write(KMEMLEAK, "scan").map_err(|err| format!("kmemleak: {err}"))?;
+    }
+    let found = fs::read_to_string(KMEMLEAK).map_err(|err| format!("kmemleak: {err}"))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+
+    println!("{found}");
+    let count = found.matches("unreferenced object").count();
+    Err(format!("{count} new suspected memory leaks, see the console"))
 }
 
 /// The first line that should not be there.
