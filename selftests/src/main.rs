@@ -16,6 +16,7 @@
 //! Results go to the second serial port as KTAP, ending with a line `done`. On a host,
 //! `luo-selftest list` prints what there is.
 
+mod agent;
 mod harness;
 mod init;
 mod module;

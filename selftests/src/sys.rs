@@ -16,6 +16,7 @@ use nix::{
     fcntl::{
         fcntl,
         FcntlArg,
+        OFlag,
         SealFlag, //
     },
     libc,
@@ -318,6 +319,19 @@ pub fn without_free_files<T>(f: impl FnOnce() -> T) -> Outcome<T> {
     seteuid(Uid::from_raw(0))?;
     fs::write(path, limit.trim_end())?;
     Ok(result)
+}
+
+/// Marks an open file, which all of its descriptors then show.
+pub fn set_nonblocking(file: &impl AsFd) -> Outcome {
+    fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Whether an open file has that mark.
+pub fn is_nonblocking(file: &impl AsFd) -> Outcome<bool> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+
+    Ok(flags.contains(OFlag::O_NONBLOCK))
 }
 
 /// Closes a descriptor and says whether that worked.

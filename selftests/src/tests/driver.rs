@@ -49,7 +49,7 @@ const DRIVER: &str = "luo_test_driver";
 
 /// Which handlers take a toy.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
     Any = 0,
     First = 1,
     Second = 2,
@@ -57,7 +57,7 @@ enum Kind {
 
 /// What can fail. The numbers are those of the driver's events.
 #[derive(Clone, Copy)]
-enum Event {
+pub enum Event {
     Preserve = 0,
     Freeze = 1,
     Retrieve = 4,
@@ -68,7 +68,7 @@ enum Event {
 }
 
 /// `/dev/luo-test`. While it is open, it keeps the shared state that was fetched by it.
-struct Driver {
+pub struct Driver {
     device: File,
 }
 
@@ -78,7 +78,7 @@ fn ioctl(file: &impl AsRawFd, number: u64, argument: u64) -> nix::Result<i32> {
 }
 
 impl Driver {
-    fn load() -> Outcome<Self> {
+    pub fn load() -> Outcome<Self> {
         Self::load_with("")
     }
 
@@ -94,14 +94,14 @@ impl Driver {
     }
 
     /// Makes a toy.
-    fn toy(&self, kind: Kind, key: u32) -> Outcome<OwnedFd> {
+    pub fn toy(&self, kind: Kind, key: u32) -> Outcome<OwnedFd> {
         let fd = ioctl(&self.device, 0, (u64::from(key) << 8) | kind as u64)?;
         // SAFETY: The driver has just made it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Has the `count`th call from now on fail.
-    fn fail(&self, event: Event, count: u64, errno: Errno) -> Outcome {
+    pub fn fail(&self, event: Event, count: u64, errno: Errno) -> Outcome {
         let argument = (count << 24) | ((errno as u64) << 8) | event as u64;
         ioctl(&self.device, 1, argument)?;
         Ok(())
@@ -118,7 +118,7 @@ impl Driver {
     }
 
     /// What happened since it was asked last.
-    fn log(&self) -> Outcome<Vec<String>> {
+    pub fn log(&self) -> Outcome<Vec<String>> {
         let mut text = vec![0; 1 << 16];
         let len = (&self.device).read(&mut text)?;
         let text = String::from_utf8_lossy(&text[..len]);
@@ -127,7 +127,7 @@ impl Driver {
     }
 
     /// Unloads the driver, which must be possible.
-    fn unload(self) -> Outcome {
+    pub fn unload(self) -> Outcome {
         drop(self);
         module::unload(DRIVER)?;
         Ok(())

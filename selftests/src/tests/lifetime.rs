@@ -380,9 +380,13 @@ pub fn contended(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Requests on a session that another thread is closing meanwhile.
+/// Requests on a session that another thread is closing meanwhile. What they preserved, or had
+/// begun to, is free afterwards.
 pub fn closed_in_use(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
+    let files = (0..8)
+        .map(|_| sys::memfd_of("m", b"content"))
+        .collect::<Outcome<Vec<_>>>()?;
     let deadline = Instant::now() + Duration::from_secs(2);
     let mut rounds = 0;
 
@@ -390,13 +394,10 @@ pub fn closed_in_use(stage: &mut Stage) -> Outcome {
         let session = device.create_session(stage.name)?;
         let fd = session.as_raw();
         thread::scope(|scope| {
-            for seed in 0..2 {
+            for half in files.chunks(4) {
                 scope.spawn(move || {
-                    for token in 0..8 {
-                        let Ok(memory) = sys::memfd_of("m", b"x") else {
-                            return;
-                        };
-                        let request = sys::preserve_fd(memory.as_raw_fd(), seed * 100 + token);
+                    for (token, file) in half.iter().enumerate() {
+                        let request = sys::preserve_fd(file.as_raw_fd(), token as u64);
                         let mut bytes = [0; 16];
                         bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&request));
                         // The number may be closed, or somebody else's by now: any errno will do.
@@ -412,10 +413,14 @@ pub fn closed_in_use(stage: &mut Stage) -> Outcome {
                 drop(session);
             });
         });
+        for file in &files {
+            file.set_len(8000)?;
+            file.set_len(7)?;
+        }
+        ensure!(!exists(&device, stage.name)?);
         rounds += 1;
     }
     stage.note(format!("{rounds} rounds"));
-    drop(device.create_session(stage.name)?);
     Ok(())
 }
 

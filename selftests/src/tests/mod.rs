@@ -11,6 +11,7 @@ mod kexec;
 mod lifetime;
 mod memfd;
 mod preserve;
+mod race;
 mod reboot;
 mod sample;
 mod session;
@@ -71,6 +72,9 @@ const TESTS: &[Test] = &[
     Test::new("lifetime-taken", &[lifetime::taken]),
     Test::new("lifetime-contended", &[lifetime::contended]),
     Test::new("lifetime-closed-in-use", &[lifetime::closed_in_use]),
+    Test::new("race-device", &[race::device]),
+    Test::new("race-killed", &[race::killed]),
+    Test::new("race-passed", &[race::passed]),
     Test::new("reboot-no-image", &[reboot::no_image]).alone(),
     Test::new("driver-interface", &[driver::interface]),
     Test::new("driver-unload", &[driver::unload]),
@@ -115,6 +119,18 @@ const TESTS: &[Test] = &[
     .c_differs()
     .rust_memfd(),
     Test::new("kexec-race", &[kexec::race_before, kexec::race_after]),
+    Test::new(
+        "race-kexec-killed",
+        &[race::killed_before, race::killed_after],
+    ),
+    Test::new(
+        "race-retrieve",
+        &[race::retrieve_before, race::retrieve_after],
+    )
+    .alone(),
+    Test::new("race-reboot", &[race::reboot_before, race::reboot_after])
+        .c_differs()
+        .alone(),
     Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after]),
     Test::new(
         "kexec-full-blocks",
