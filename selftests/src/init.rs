@@ -464,7 +464,9 @@ fn leaks() -> Result<(), String> {
 
     println!("{found}");
     let count = found.matches("unreferenced object").count();
-    Err(format!("{count} new suspected memory leaks, see the console"))
+    Err(format!(
+        "{count} new suspected memory leaks, see the console"
+    ))
 }
 
 /// The first line that should not be there.

@@ -6,9 +6,11 @@
 mod corrupt;
 mod device;
 mod driver;
+mod endurance;
 mod faults;
 mod kexec;
 mod lifetime;
+mod limits;
 mod memfd;
 mod preserve;
 mod race;
@@ -72,6 +74,10 @@ const TESTS: &[Test] = &[
     Test::new("lifetime-taken", &[lifetime::taken]),
     Test::new("lifetime-contended", &[lifetime::contended]),
     Test::new("lifetime-closed-in-use", &[lifetime::closed_in_use]),
+    Test::new("limits-unprivileged", &[limits::unprivileged]),
+    Test::new("limits-charged", &[limits::charged])
+        .c_differs()
+        .needs("MEMCG"),
     Test::new("race-device", &[race::device]),
     Test::new("race-killed", &[race::killed]),
     Test::new("race-passed", &[race::passed]),
@@ -131,6 +137,17 @@ const TESTS: &[Test] = &[
     Test::new("race-reboot", &[race::reboot_before, race::reboot_after])
         .c_differs()
         .alone(),
+    Test::new(
+        "limits-unprivileged-incoming",
+        &[limits::handed_before, limits::handed_after],
+    )
+    .rust_memfd(),
+    Test::new("endurance", &endurance::SHORT)
+        .c_differs()
+        .alone(),
+    Test::new("endurance-long", &endurance::LONG)
+        .c_differs()
+        .long(),
     Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after]),
     Test::new(
         "kexec-full-blocks",

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What those can do who were handed a session, and at whose expense.
+
+use crate::{
+    agent::{
+        self,
+        Agent, //
+    },
+    harness::{
+        ensure,
+        ensure_eq,
+        ensure_errno,
+        Failure,
+        Outcome,
+        Stage, //
+    },
+    sys,
+};
+use liveupdate::{
+    kexec,
+    Device, //
+};
+use nix::{
+    errno::Errno,
+    fcntl::{
+        fcntl,
+        FcntlArg,
+        OFlag, //
+    },
+    mount::{
+        mount,
+        MsFlags, //
+    },
+    unistd::getpid,
+};
+use std::{
+    fs::{
+        self,
+        File,
+        OpenOptions,
+        Permissions, //
+    },
+    os::unix::fs::PermissionsExt,
+    path::Path, //
+};
+
+/// With a session, a user without privileges can do what the session is for, and nothing else.
+pub fn unprivileged(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    let other = device.create_session("somebody-else")?;
+    let taken = sys::memfd_of("taken", b"x")?;
+    other.preserve(&taken, 1)?;
+    session.preserve(&sys::memfd_of("of root", b"x")?, 1)?;
+
+    agent::unprivileged(|| {
+        session.preserve(&sys::memfd_of("own", b"content")?, 2)?;
+        ensure_eq!(session.ask_name()?.to_string(), stage.name);
+        // What is taken is taken, whoever asks.
+        ensure_errno!(session.preserve(&sys::memfd_of("own", b"x")?, 1), EEXIST);
+        ensure_errno!(session.preserve(&taken, 3), EBUSY);
+        ensure_errno!(sys::request(&session, sys::retrieve_fd(1)), EINVAL);
+        ensure_errno!(sys::request(&session, sys::finish()), EINVAL);
+        // A session does not lead to others, nor to the device.
+        for name in [stage.name, "somebody-else"] {
+            let name = name.as_bytes();
+            ensure_errno!(sys::request(&session, sys::create_session(name)), EINVAL);
+            ensure_errno!(sys::request(&session, sys::retrieve_session(name)), EINVAL);
+        }
+        ensure_errno!(Device::open(), EACCES);
+        ensure_errno!(
+            OpenOptions::new()
+                .write(true)
+                .open("/sys/module/liveupdate/parameters/abi"),
+            EACCES | ENOENT
+        );
+        ensure_errno!(fs::read_dir("/sys/kernel/debug"), EACCES | ENOENT);
+        ensure_eq!(kexec::jump().errno(), Errno::EPERM);
+        Ok(())
+    })?;
+
+    // It is gone; what it preserved is not.
+    ensure_errno!(session.preserve(&sys::memfd_of("n", b"x")?, 2), EEXIST);
+    Ok(())
+}
+
+/// Root's file, which root itself could only read by this descriptor.
+pub fn handed_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let memory = sys::memfd_of("secret", b"of root")?;
+    memory.set_permissions(Permissions::from_mode(0o600))?;
+
+    session.preserve(&File::open(sys::proc_path(&memory))?, 1)?;
+    let other = sys::memfd_of("other", b"content")?;
+    session.preserve(&other, 2)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// Who is handed a session gets its files, each with the access that it was preserved with.
+pub fn handed_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.retrieve_session(stage.name)?;
+
+    agent::unprivileged(|| {
+        let secret = File::from(session.retrieve(1)?);
+        ensure_eq!(sys::content(&secret)?, b"of root");
+        let flags = OFlag::from_bits_retain(fcntl(&secret, FcntlArg::F_GETFL)?);
+        ensure_eq!(flags & OFlag::O_ACCMODE, OFlag::O_RDONLY);
+        ensure_errno!(
+            sys::write_at(&secret, 0, b"!").map_err(|_| Errno::EBADF),
+            EBADF
+        );
+        // Opening it anew is a matter of its mode and owner, which have not changed.
+        ensure_errno!(
+            OpenOptions::new().write(true).open(sys::proc_path(&secret)),
+            EACCES
+        );
+        ensure_eq!(sys::content(&session.retrieve(2)?.into())?, b"content");
+        ensure_errno!(sys::request(&session, sys::preserve_fd(0, 3)), EINVAL);
+        Ok(session.finish()?)
+    })?;
+    ensure_errno!(session.retrieve(2), ENOENT);
+    Ok(())
+}
+
+/// How much memory of the kernel a control group is charged for.
+fn kernel_memory(group: &Path) -> Outcome<u64> {
+    fs::read_to_string(group.join("memory.stat"))?
+        .lines()
+        .find_map(|line| line.strip_prefix("slab "))
+        .and_then(|value| value.trim().parse().ok())
+        .ok_or_else(|| Failure::here("no line for the slab"))
+}
+
+/// What the kernel allocates for sessions and files is charged to the memory cgroup of whoever asks
+/// for it, and given back with them.
+pub fn charged(stage: &mut Stage) -> Outcome {
+    const SESSIONS: u64 = 100;
+    const FILES: u64 = 50;
+
+    let root = Path::new("/cgroup");
+    fs::create_dir_all(root)?;
+    mount(
+        Some("cgroup2"),
+        root,
+        Some("cgroup2"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+    let group = root.join("agent");
+    fs::create_dir(&group)?;
+
+    let device = Device::open()?;
+    let files = (0..SESSIONS * FILES)
+        .map(|_| sys::memfd("m"))
+        .collect::<Outcome<Vec<_>>>();
+    drop(files);
+    let measured = Agent::start(|| {
+        fs::write(group.join("cgroup.procs"), getpid().to_string())?;
+        sys::allow_fds(10_000)?;
+        let files = (0..SESSIONS * FILES)
+            .map(|_| sys::memfd("m"))
+            .collect::<Outcome<Vec<_>>>()?;
+
+        let before = kernel_memory(&group)?;
+        let mut sessions = Vec::new();
+        for (i, files) in files.chunks(FILES as usize).enumerate() {
+            let session = device.create_session(&format!("charged-{i}"))?;
+            for (token, file) in files.iter().enumerate() {
+                session.preserve(file, token as u64)?;
+            }
+            sessions.push(session);
+        }
+        let during = kernel_memory(&group)?;
+        drop(sessions);
+        let after = kernel_memory(&group)?;
+
+        // A file takes a claim, a token, a place in a list, and its handler's state.
+        let charged = during.saturating_sub(before);
+        ensure!(charged > SESSIONS * FILES * 200, "only {charged} bytes");
+        let left = after.saturating_sub(before);
+        ensure!(left < charged / 4, "{left} of {charged} bytes are left");
+        Ok(())
+    })?;
+    let result = measured.join();
+    stage.note(format!(
+        "peak {}",
+        fs::read_to_string(group.join("memory.peak"))?.trim()
+    ));
+    result
+}
