@@ -8,7 +8,6 @@ is lost that the damage did not touch.
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,6 +202,4 @@ class Corrupt:
                 if self.results.wants(f"corrupt/place/{place.name}")]
         jobs += [(self.seed, number) for number in range(seeds)
                  if self.results.wants(f"corrupt/seed/{number}")]
-        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-            for done in [pool.submit(step, what) for step, what in jobs]:
-                done.result()
+        guest.side_by_side([lambda job=job: job[0](job[1]) for job in jobs])

@@ -5,11 +5,13 @@ A guest has two serial ports: the first is the kernel's console, the second is
 where the program under test reports. Both go to files in the run's folder.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,3 +157,10 @@ def boot(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
     if process.returncode and not trouble and not done_at:
         trouble = f"QEMU: {words.strip() or process.returncode}"
     return Outcome(read_lines(console), read_lines(report), time.monotonic() - begin, trouble)
+
+
+def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs jobs that spend their time with a guest each, two at a time: one is seldom busy."""
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()

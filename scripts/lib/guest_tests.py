@@ -3,6 +3,7 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +82,12 @@ class Bench:
         """How much slower it may be than an ordinary kernel."""
         return 8 if self.built.variant.debug else 1
 
-    def boot(self, name: str = "initramfs", *, memory: int = 1024, timeout: float,
+    def boot(self, folder: Path | None = None, *, memory: int = 1024, timeout: float,
              silence: float = 0, **options) -> guest.Outcome:
+        """A guest with the bench's kernel and archive; its logs go to `folder`."""
         # Debugging takes memory, too, and the kernel is there three times.
         memory += 768 if self.built.variant.debug else 0
-        return guest.boot(self.built.image, self.folder / f"{name}.cpio", self.folder,
+        return guest.boot(self.built.image, self.folder / "initramfs.cpio", folder or self.folder,
                           memory=memory, timeout=timeout * self.slow,
                           silence=silence * self.slow, **options)
 
@@ -217,7 +219,9 @@ class Bench:
                     archive.file(f"boot/{name}-{module.name}", module)
         if then:
             options += " luo.kernels=" + ",".join(f"/boot/{bench.name}" for bench in then)
-        for boot, tests in boots.items():
+        impl = f"luo.core={core} luo.memfd={memfd} luo.slow={self.slow} {options}"
+
+        def run(boot: str, tests: list[OwnTest]) -> None:
             # A command line has no room for the names of many.
             whole = tests == [test for test in able if test.boot == boot]
             names = boot if whole else ",".join(test.name for test in tests)
@@ -233,17 +237,20 @@ class Bench:
                         self.results.add(prefix + name, None if how == "ok" else
                                          remarks or [how])
 
-            impl = f"luo.core={core} luo.memfd={memfd} luo.slow={self.slow} {options}"
-            outcome = self.boot(command_line=f"{impl} luo.test={names}", on_line=result,
-                                memory=max(test.memory for test in tests),
-                                timeout=60 + sum(test.timeout for test in tests),
-                                silence=20 + max(test.timeout for test in tests))
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder:
+                outcome = self.boot(Path(folder), on_line=result,
+                                    command_line=f"{impl} luo.test={names}",
+                                    memory=max(test.memory for test in tests),
+                                    timeout=60 + sum(test.timeout for test in tests),
+                                    silence=20 + max(test.timeout for test in tests))
             missing = [test.name for test in tests if test.name not in seen]
             for number, name in enumerate(missing):
                 self.results.add(prefix + name, story(outcome) if not number else
                                  ["did not run: the guest ended before"])
             if not missing and outcome.alarms():
                 self.results.add(f"{prefix}{boot}/console", story(outcome))
+
+        guest.side_by_side([lambda boot=boot: run(*boot) for boot in boots.items()])
 
 
 @dataclass(frozen=True)

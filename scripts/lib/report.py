@@ -4,6 +4,7 @@
 import fnmatch
 import os
 import re
+import threading
 import time
 
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
@@ -17,6 +18,7 @@ class Results:
     def __init__(self, pattern: str | None):
         self.pattern = pattern
         self.passed = self.failed = 0
+        self.lock = threading.Lock()
         self.begin = time.monotonic()
 
     def wants(self, name: str) -> bool:
@@ -51,6 +53,10 @@ class Results:
         """Takes in one result; `why` is empty if the test passed."""
         if not (self.wants(name) or group and self.wants(group)):
             return
+        with self.lock:
+            self.show(name, why, seconds)
+
+    def show(self, name: str, why: str | list[str] | None, seconds: float | None) -> None:
         took = f"  ({seconds:.1f} s)" if seconds is not None else ""
         if not why:
             self.passed += 1
