@@ -445,6 +445,22 @@ fn early_init() -> Result {
     Ok(())
 }
 
+/// Makes sure that the next kernel will find what is preserved, if there is anything.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if the loaded image would lose it.
+fn check_image(sessions: usize) -> Result {
+    if sessions == 0 || kho::image_finds_preserved_memory() {
+        return Ok(());
+    }
+    pr_err!(
+        "kexec refused: {} sessions would be lost; load the image by kexec_file_load\n",
+        sessions,
+    );
+    Err(EOPNOTSUPP)
+}
+
 /// Writes the state for the next kernel, at the kexec.
 ///
 /// # Errors
@@ -460,17 +476,12 @@ fn reboot() -> Result {
         return Ok(());
     };
 
-    let count = luo.outgoing.count() + luo.incoming.count();
-    if count > 0 && !kho::image_finds_preserved_memory() {
-        pr_err!(
-            "kexec refused: {} sessions would be lost; load the image by kexec_file_load\n",
-            count,
-        );
-        return Err(EOPNOTSUPP);
-    }
-
-    let seal = Seal::new(luo).inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
-    let flbs = luo.flbs.write(&mut handover.flbs)?;
+    check_image(luo.outgoing.count() + luo.incoming.count())?;
+    let refused = |e: &Error| pr_err!("kexec refused: {:?}\n", e);
+    let seal = Seal::new(luo).inspect_err(refused)?;
+    // Some may have been made meanwhile.
+    check_image(luo.outgoing.count())?;
+    let flbs = luo.flbs.write(&mut handover.flbs).inspect_err(refused)?;
     let root = Root {
         number: luo.number.saturating_add(1),
         sessions: luo.outgoing.head(),
@@ -493,7 +504,7 @@ fn reboot() -> Result {
             .ok()
     });
     let checks = handover.checks.as_ref().map(OutgoingChecks::of_root);
-    write_root(&mut handover.root, &root, checks)?;
+    write_root(&mut handover.root, &root, checks).inspect_err(refused)?;
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
 
@@ -560,7 +571,7 @@ impl MiscDevice for Device {
             .map_err(|_opened| EBUSY)?;
 
         // From here on a drop gives the device free.
-        Ok(KBox::new(Self { luo }, GFP_KERNEL)?)
+        Ok(KBox::new(Self { luo }, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn ioctl(device: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
