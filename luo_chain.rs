@@ -65,7 +65,7 @@ impl<R: Record> Chain<R> {
     /// [`Chain::shrink`].
     pub(crate) fn reserve(&mut self, total: usize) -> Result {
         while self.blocks.len() < Self::blocks_for(total) {
-            self.blocks.push(Preserved::new()?, GFP_KERNEL)?;
+            self.blocks.push(Preserved::new()?, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
     }

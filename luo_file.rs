@@ -174,7 +174,7 @@ impl PreservedFiles {
         self.add(token, || {
             let file = fget(fd)?;
             let bound = handlers.for_file(&file)?;
-            let memory = RBTreeNodeReservation::new(GFP_KERNEL)?;
+            let memory = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
             let claim = claims.claim(bound.handler.id(&file), memory)?;
             let handler = *bound.handler.compatible();
 
@@ -210,8 +210,8 @@ impl PreservedFiles {
     /// Sets memory aside for one more file, so that nothing can fail once it is preserved.
     fn reserve(&mut self) -> Result<RBTreeNodeReservation<u64, ()>> {
         self.records.reserve(self.files.len() + 1)?;
-        self.files.reserve(1, GFP_KERNEL)?;
-        RBTreeNodeReservation::new(GFP_KERNEL)
+        self.files.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)
     }
 
     fn push(&mut self, file: PreservedFile, memory: RBTreeNodeReservation<u64, ()>) -> Result {
@@ -223,7 +223,7 @@ impl PreservedFiles {
 
         // INVARIANT: The file gets into all three. There is room, so the push does not fail.
         self.tokens.insert(memory.into_node(file.token, ()));
-        self.files.push(file, GFP_KERNEL)?;
+        self.files.push(file, GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 

@@ -297,7 +297,7 @@ impl OutgoingSessions {
                     "luo::Session<Outgoing>"
                 ),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
 
         self.table.lock().insert(session.clone())?;
@@ -395,7 +395,7 @@ impl OutgoingTable {
             return Err(EEXIST);
         }
 
-        let node = RBTreeNode::new(session.name, session, GFP_KERNEL)?;
+        let node = RBTreeNode::new(session.name, session, GFP_KERNEL_ACCOUNT)?;
         if let Err(e) = self.records.reserve(self.count + 1) {
             self.records.shrink(self.count);
             return Err(e);
@@ -885,7 +885,7 @@ impl IncomingSessions {
                 session: session.clone(),
                 handed_out: Atomic::new(false),
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
         .map_err(Error::from)
         .and_then(|this| {

@@ -430,10 +430,10 @@ impl<L: Layout> State<L> {
             return Ok(());
         }
 
-        self.extents.reserve(late.len(), GFP_KERNEL)?;
+        self.extents.reserve(late.len(), GFP_KERNEL_ACCOUNT)?;
         self.parts = L::list(merge(&self.extents, &late))?;
         for extent in late {
-            self.extents.push(extent, GFP_KERNEL)?;
+            self.extents.push(extent, GFP_KERNEL_ACCOUNT)?;
         }
         self.extents.sort_unstable_by_key(|extent| extent.index());
         Ok(())
@@ -471,10 +471,10 @@ fn preserve_pages<L: Layout>(
     while let Some(next) = pins.next()? {
         if let Err(next) = append::<L>(&mut run, next) {
             let done = core::mem::replace(&mut run, next);
-            extents.push(done.preserve()?, GFP_KERNEL)?;
+            extents.push(done.preserve()?, GFP_KERNEL_ACCOUNT)?;
         }
     }
-    extents.push(run.preserve()?, GFP_KERNEL)?;
+    extents.push(run.preserve()?, GFP_KERNEL_ACCOUNT)?;
     Ok(())
 }
 
@@ -710,11 +710,11 @@ impl Pages {
 
         let page = Preserved::<Block>::new()?;
         let phys = phys_of(page.phys())?;
-        self.0.reserve(1, GFP_KERNEL)?;
+        self.0.reserve(1, GFP_KERNEL_ACCOUNT)?;
         if let Some(last) = self.last() {
             link(last, phys);
         }
-        self.0.push(page, GFP_KERNEL)?;
+        self.0.push(page, GFP_KERNEL_ACCOUNT)?;
 
         match self.last().is_some_and(put) {
             true => Ok(()),
@@ -727,7 +727,7 @@ impl Pages {
         let page = Preserved::<Block>::new()?;
         let phys = phys_of(page.phys())?;
 
-        self.0.push(page, GFP_KERNEL)?;
+        self.0.push(page, GFP_KERNEL_ACCOUNT)?;
         Ok(phys)
     }
 

@@ -89,7 +89,7 @@ pub trait AnonFile: Sized + 'static {
 pub fn new_file<T: AnonFile>(name: &CStr, data: T::Ptr) -> Result<ARef<File>> {
     const FLAGS: c_int = bindings::O_RDWR as c_int;
 
-    let open = KBox::new(Open::new::<T>(data)?, GFP_KERNEL)?;
+    let open = KBox::new(Open::new::<T>(data)?, GFP_KERNEL_ACCOUNT)?;
     let private = KBox::into_raw(open);
 
     // SAFETY: `name` is a C string that is copied; the operations are static, and made for this

@@ -337,7 +337,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
 
         from_result(|| {
             // First, so that nothing can fail once the file is preserved.
-            let slot = KBox::<Kept<T>>::new_uninit(GFP_KERNEL)?;
+            let slot = KBox::<Kept<T>>::new_uninit(GFP_KERNEL_ACCOUNT)?;
             let (handle, state) = T::preserve(file)?;
 
             args.serialized_data = handle.to_bits();
