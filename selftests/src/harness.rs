@@ -287,7 +287,7 @@ impl Test {
     /// Says that it needs a kernel with an option that not all have.
     pub const fn needs(mut self, option: &'static str) -> Self {
         self.needs = Some(option);
-        self.alone()
+        self
     }
 
     /// Sets a parameter of the kernel in the second boot.
@@ -303,10 +303,12 @@ impl Test {
 
     /// The boots that it may share with others.
     pub fn group(&self) -> &'static str {
-        match (self.alone, self.kexecs()) {
-            (true, _) => self.name,
-            (false, 0) => "@live",
-            (false, _) => "@kexec",
+        match (self.alone, self.needs, self.kexecs()) {
+            (true, ..) => self.name,
+            // Only with those that need the same.
+            (_, Some(option), _) => option,
+            (.., 0) => "@live",
+            _ => "@kexec",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each allocation and each copy from or to user space fails once: the first of an operation, then
 //! the second, and so on, until it succeeds. A failure changes nothing.
 //!
-//! For kernels with fault injection (`configs/debug.config`).
+//! For kernels with fault injection (`CONFIG_FAULT_INJECTION`).
 
 use crate::{
     harness::{
@@ -11,11 +11,15 @@ use crate::{
         ensure_eq,
         ensure_errno,
         Failure,
+        HasErrno,
         Outcome,
         Stage, //
     },
-    init,
-    sys, //
+    init, sys,
+    tests::driver::{
+        Driver,
+        Kind, //
+    },
 };
 use liveupdate::{
     guest::CommandLine,
@@ -28,7 +32,6 @@ use nix::{
 };
 use std::{
     fs::{
-        self,
         File,
         OpenOptions, //
     },
@@ -38,7 +41,9 @@ use std::{
         Seek,
         Write, //
     },
-    os::unix::fs::OpenOptionsExt, //
+    os::unix::fs::OpenOptionsExt,
+    thread,
+    time::Duration, //
 };
 
 /// The faults of this thread.
@@ -59,11 +64,12 @@ impl Faults {
         for fault in ["failslab", "fail_page_alloc", "fail_usercopy"] {
             let set = |name: &str, value: &str| {
                 let path = format!("/sys/kernel/debug/{fault}/{name}");
-                // Not all faults have all of them.
-                fs::write(path, value).or_else(|e| match e.kind() {
-                    ErrorKind::NotFound => Ok(()),
-                    _ => Err(e),
-                })
+                // Not all faults have all of them, and none is made here.
+                match OpenOptions::new().write(true).open(path) {
+                    Ok(mut file) => file.write_all(value.as_bytes()),
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                    Err(e) => Err(e),
+                }
             };
             // Quietly, and also those who could wait.
             set("verbose", "0")?;
@@ -95,6 +101,49 @@ impl Faults {
 /// The number of failures that an operation can have. More than that is an endless loop.
 const MANY: u32 = 2000;
 
+/// Runs `round` with the first failure, the second, and so on, until it says that there was none.
+/// Returns how many there were.
+fn each_failure(mut round: impl FnMut(u32) -> Outcome<bool>) -> Outcome<u32> {
+    for nth in 1..MANY {
+        if !round(nth)? {
+            return Ok(nth - 1);
+        }
+    }
+    Err(Failure::here("no end of failures"))
+}
+
+/// Does the same over and over, and checks that memory does not dwindle.
+fn without_leak(stage: &mut Stage, mut failures: impl FnMut() -> Outcome<u32>) -> Outcome {
+    const ROUNDS: u32 = 30;
+
+    // Caches fill at first.
+    for _ in 0..5 {
+        failures()?;
+    }
+    let before = sys::free_memory()?;
+    let mut count = 0;
+    for _ in 0..ROUNDS {
+        count = failures()?;
+    }
+    // Freed memory comes back a moment later.
+    thread::sleep(Duration::from_millis(300));
+    let lost = before.saturating_sub(sys::free_memory()?);
+    stage.note(format!(
+        "{count} failures; {lost} KiB less free after {ROUNDS} times"
+    ));
+    ensure!(lost < 1024, "{lost} KiB lost");
+    Ok(())
+}
+
+/// Checks that a failure is called what it is.
+fn is_shortage(errno: Errno) -> Outcome {
+    ensure!(
+        matches!(errno, Errno::ENOMEM | Errno::EFAULT | Errno::ENFILE),
+        "{errno}"
+    );
+    Ok(())
+}
+
 /// A memfd with some content, a hole, and more content.
 fn memory() -> Outcome<File> {
     let memory = sys::memfd("faults")?;
@@ -118,48 +167,56 @@ pub fn open(stage: &mut Stage) -> Outcome {
     let mut faults = Faults::new()?;
     let fds = sys::open_fds()?;
 
-    for nth in 1..MANY {
-        let (device, hit) = faults.hit(nth, || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(OFlag::O_CLOEXEC.bits())
-                .open("/dev/liveupdate")
-        });
-        ensure!(hit || device.is_ok());
-        drop(device);
-        ensure_eq!(sys::open_fds()?, fds);
-        // Nobody has it, whatever happened.
-        drop(Device::open()?);
-        if !hit {
-            stage.note(format!("{} failures", nth - 1));
-            return Ok(());
-        }
-    }
-    Err(Failure::here("no end of failures"))
+    without_leak(stage, || {
+        each_failure(|nth| {
+            let (device, hit) = faults.hit(nth, || {
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .custom_flags(OFlag::O_CLOEXEC.bits())
+                    .open("/dev/liveupdate")
+            });
+            match device {
+                Ok(device) => drop(device),
+                Err(err) => {
+                    ensure!(hit);
+                    is_shortage(err.errno())?;
+                }
+            }
+            ensure_eq!(sys::open_fds()?, fds);
+            // Nobody has it, whatever happened.
+            drop(Device::open()?);
+            Ok(hit)
+        })
+    })
 }
 
-/// Making a session.
+/// Making a session, and closing it.
 pub fn create(stage: &mut Stage) -> Outcome {
     let mut faults = Faults::new()?;
     let device = Device::open()?;
     let fds = sys::open_fds()?;
+    let name = stage.name;
 
-    for nth in 1..MANY {
-        let (session, hit) = faults.hit(nth, || device.create_session(stage.name));
-        ensure!(hit || session.is_ok());
-        if session.is_ok() {
-            ensure_errno!(device.create_session(stage.name), EEXIST);
-        }
-        drop(session);
-        ensure_eq!(sys::open_fds()?, fds);
-        drop(device.create_session(stage.name)?);
-        if !hit {
-            stage.note(format!("{} failures", nth - 1));
-            return Ok(());
-        }
-    }
-    Err(Failure::here("no end of failures"))
+    without_leak(stage, || {
+        each_failure(|nth| {
+            let (session, hit) = faults.hit(nth, || device.create_session(name));
+            match session {
+                Ok(session) => {
+                    ensure_errno!(device.create_session(name), EEXIST);
+                    // Closing cannot fail.
+                    faults.hit(nth, || drop(session));
+                }
+                Err(err) => {
+                    ensure!(hit);
+                    is_shortage(err.errno())?;
+                }
+            }
+            ensure_eq!(sys::open_fds()?, fds);
+            drop(device.create_session(name)?);
+            Ok(hit)
+        })
+    })
 }
 
 /// Preserving a file, asking for the session's name, and closing it.
@@ -167,39 +224,70 @@ pub fn preserve(stage: &mut Stage) -> Outcome {
     let mut faults = Faults::new()?;
     let device = Device::open()?;
     let memory = memory()?;
-    let mut failures = 0;
+    let name = stage.name;
 
-    for nth in 1..MANY {
-        let session = device.create_session(stage.name)?;
-        let (preserved, hit) = faults.hit(nth, || session.preserve(&memory, 1));
-        ensure!(hit || preserved.is_ok());
-        match preserved {
-            Ok(()) => {
-                ensure_errno!(session.preserve(&sys::memfd("other")?, 1), EEXIST);
-                ensure_errno!(memory.set_len(0), EPERM);
+    without_leak(stage, || {
+        each_failure(|nth| {
+            let session = device.create_session(name)?;
+            let (preserved, hit) = faults.hit(nth, || session.preserve(&memory, 1));
+            match preserved {
+                Ok(()) => {
+                    ensure_errno!(session.preserve(&sys::memfd("other")?, 1), EEXIST);
+                    ensure_errno!(memory.set_len(0), EPERM);
+                }
+                Err(err) => {
+                    ensure!(hit);
+                    is_shortage(err.errno())?;
+                    // Token and file are free, and the file can be changed.
+                    memory.set_len(2 << 20)?;
+                    memory.set_len(1 << 20)?;
+                    session.preserve(&memory, 1)?;
+                }
             }
-            Err(_) => {
-                failures += 1;
-                // Token and file are free, and the file can be changed.
-                memory.set_len(2 << 20)?;
-                memory.set_len(1 << 20)?;
-                session.preserve(&memory, 1)?;
+            match faults.hit(nth, || session.ask_name()).0 {
+                Ok(found) => ensure_eq!(found.to_string(), name),
+                Err(err) => is_shortage(err.errno())?,
             }
-        }
-        let (name, _) = faults.hit(nth, || session.ask_name());
-        ensure!(name.map_or(true, |name| name.to_string() == stage.name));
-        // Closing cannot fail.
-        let ((), _) = faults.hit(nth, || drop(session));
-        memory.set_len(2 << 20)?;
-        memory.set_len(1 << 20)?;
-        ensure!(sys::content(&memory)? == expected());
-        if !hit {
-            stage.note(format!("{failures} failures"));
-            return Ok(());
-        }
-    }
-    Err(Failure::here("no end of failures"))
+            faults.hit(nth, || drop(session));
+            memory.set_len(2 << 20)?;
+            memory.set_len(1 << 20)?;
+            ensure!(sys::content(&memory)? == expected());
+            Ok(hit)
+        })
+    })
 }
+
+/// Preserving a file whose handler depends on state that files share.
+pub fn driver(stage: &mut Stage) -> Outcome {
+    let driver = Driver::load()?;
+    let mut faults = Faults::new()?;
+    let device = Device::open()?;
+    let name = stage.name;
+    let toy = driver.toy(Kind::First, 1)?;
+
+    without_leak(stage, || {
+        each_failure(|nth| {
+            let session = device.create_session(name)?;
+            driver.log()?;
+            let (preserved, hit) = faults.hit(nth, || session.preserve(&toy, 1));
+            if let Err(err) = preserved {
+                ensure!(hit);
+                is_shortage(err.errno())?;
+            }
+            drop(session);
+            // Whatever was done has been undone.
+            let calls = driver.log()?;
+            let count = |what: &str| calls.iter().filter(|line| line.contains(what)).count();
+            ensure_eq!(count("preserve"), 2 * count("unpreserve"));
+            Ok(hit)
+        })
+    })?;
+    drop(toy);
+    driver.unload()
+}
+
+/// How many sessions are closed with the first failure, the second, and so on.
+const CLOSED: u32 = 20;
 
 /// The kexec, until it happens.
 pub fn kexec_before(stage: &mut Stage) -> Outcome {
@@ -214,9 +302,15 @@ pub fn kexec_before(stage: &mut Stage) -> Outcome {
     let mut cmdline = CommandLine::read()?;
     cmdline.set("luo.stage", &(stage.number + 1).to_string());
     init::load(init::kernel_of(&cmdline, stage.number + 1), &cmdline)?;
+    for i in 0..CLOSED {
+        let session = device.create_session(&format!("faults-closed-{i}"))?;
+        session.preserve(&self::memory()?, 1)?;
+        stage.keep(session);
+    }
     for nth in 1..MANY {
         let (error, hit) = faults.hit(nth, kexec::jump);
         ensure!(hit, "{error} without a cause");
+        is_shortage(error.errno())?;
         // All is as it was: sessions and files come and go, pages appear in holes.
         let extra = sys::memfd_of("extra", b"x")?;
         ensure_errno!(session.preserve(&memory, 3), EBUSY);
@@ -242,33 +336,39 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
     device.retrieve_session("faults-empty")?.finish()?;
 
     let mut session = None;
-    for nth in 1..MANY {
+    let count = each_failure(|nth| {
         let (retrieved, hit) = faults.hit(nth, || device.retrieve_session(stage.name));
-        ensure!(hit || retrieved.is_ok());
-        // One that came back in spite of a failure is there.
-        if let Ok(retrieved) = retrieved {
-            notes.push(format!("{} for the session", nth - 1));
-            session = Some(retrieved);
-            break;
+        match retrieved {
+            // One that came back in spite of a failure is there.
+            Ok(retrieved) => session = Some(retrieved),
+            Err(err) => {
+                ensure!(hit);
+                is_shortage(err.errno())?;
+                ensure_eq!(sys::open_fds()?, fds);
+            }
         }
-        ensure_eq!(sys::open_fds()?, fds);
-    }
-    let session = session.ok_or_else(|| Failure::here("no end of failures"))?;
+        Ok(session.is_none())
+    })?;
+    notes.push(format!("{count} for the session"));
+    let session = session.ok_or_else(|| Failure::here("no session"))?;
 
     for token in [1, 2] {
         let fds = sys::open_fds()?;
         let mut file = None;
-        for nth in 1..MANY {
+        let count = each_failure(|nth| {
             let (retrieved, hit) = faults.hit(nth, || session.retrieve(token));
-            ensure!(hit || retrieved.is_ok());
-            if let Ok(retrieved) = retrieved {
-                notes.push(format!("{} for token {token}", nth - 1));
-                file = Some(File::from(retrieved));
-                break;
+            match retrieved {
+                Ok(retrieved) => file = Some(File::from(retrieved)),
+                Err(err) => {
+                    ensure!(hit);
+                    is_shortage(err.errno())?;
+                    ensure_eq!(sys::open_fds()?, fds);
+                }
             }
-            ensure_eq!(sys::open_fds()?, fds);
-        }
-        let file = file.ok_or_else(|| Failure::here("no end of failures"))?;
+            Ok(file.is_none())
+        })?;
+        notes.push(format!("{count} for token {token}"));
+        let file = file.ok_or_else(|| Failure::here("no file"))?;
         let content = sys::content(&file)?;
         match token {
             1 => ensure!(
@@ -279,17 +379,29 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
         }
     }
 
-    for nth in 1..MANY {
+    let count = each_failure(|nth| {
         let (finished, hit) = faults.hit(nth, || session.finish());
-        ensure!(hit || finished.is_ok());
-        if finished.is_ok() {
-            notes.push(format!("{} for the end", nth - 1));
-            break;
+        if let Err(err) = &finished {
+            ensure!(hit);
+            is_shortage(err.errno())?;
         }
+        Ok(finished.is_err())
+    })?;
+    notes.push(format!("{count} for the end"));
+    ensure_errno!(session.retrieve(1), ENOENT);
+
+    // Closing cannot fail: it finishes the session, and what nobody retrieved is freed.
+    let free = sys::free_memory()?;
+    for i in 0..CLOSED {
+        let name = format!("faults-closed-{i}");
+        let closed = device.retrieve_session(&name)?;
+        faults.hit(i + 1, || drop(closed));
+        ensure_errno!(device.retrieve_session(&name), ENOENT);
     }
-    ensure!(session
-        .retrieve(1)
-        .is_err_and(|e| e.errno() != Errno::EBUSY));
+    thread::sleep(Duration::from_millis(300));
+    let freed = sys::free_memory()?.saturating_sub(free);
+    notes.push(format!("{freed} KiB freed"));
+    ensure!(freed > u64::from(CLOSED) * 190, "only {freed} KiB freed");
     stage.note(format!("failures: {}", notes.join(", ")));
     Ok(())
 }
