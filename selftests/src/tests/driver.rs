@@ -290,6 +290,28 @@ pub fn preserve_fails(stage: &mut Stage) -> Outcome {
     driver.unload()
 }
 
+/// Whoever fails at will does not fill the log.
+pub fn quiet(stage: &mut Stage) -> Outcome {
+    const FAILURES: usize = 500;
+
+    let driver = Driver::load()?;
+    let session = Device::open()?.create_session(stage.name)?;
+    let toy = driver.toy(Kind::First, 1)?;
+    let first = next_record()?;
+    for _ in 0..FAILURES {
+        driver.fail(Event::Preserve, 1, Errno::EDOM)?;
+        ensure_errno!(session.preserve(&toy, 1), EDOM);
+    }
+    let log = guest::kernel_log(first)?;
+    let own = log.iter().filter(|record| record.text.starts_with("luo:"));
+    let lines = own.count();
+    stage.note(format!("{lines} lines for {FAILURES} failures"));
+    ensure!(lines > 0 && lines < FAILURES / 10, "{lines} lines");
+    drop(session);
+    drop(toy);
+    driver.unload()
+}
+
 /// State that 100 files of two handlers share, until the last of them is not preserved any more.
 pub fn shared_undone(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;

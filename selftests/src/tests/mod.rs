@@ -63,6 +63,7 @@ const TESTS: &[Test] = &[
     Test::new("preserve-frozen", &[preserve::frozen]),
     Test::new("preserve-many", &[preserve::many]).timeout(120),
     Test::new("preserve-no-leak", &[preserve::no_leak]),
+    Test::new("preserve-killed", &[preserve::killed]),
     Test::new("preserve-sealed", &[preserve::sealed]),
     Test::new("preserve-access-modes", &[preserve::access_modes]),
     Test::new("preserve-huge-sparse", &[preserve::huge_sparse]).rust_memfd(),
@@ -87,6 +88,7 @@ const TESTS: &[Test] = &[
     Test::new("driver-choice", &[driver::choice]),
     Test::new("driver-same-file", &[driver::same_file]),
     Test::new("driver-preserve-fails", &[driver::preserve_fails]),
+    Test::new("driver-quiet", &[driver::quiet]).c_differs(),
     Test::new("driver-shared-undone", &[driver::shared_undone]),
     // Across kexecs.
     Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
@@ -288,6 +290,12 @@ const TESTS: &[Test] = &[
     .c_differs()
     .rust_memfd(),
     Test::new(
+        "reboot-late-requests",
+        &[kexec::three_before, reboot::late_middle, reboot::late_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
         "driver-freeze-fails",
         &[driver::freeze_fails_before, driver::freeze_fails_after],
     )
@@ -344,10 +352,14 @@ const TESTS: &[Test] = &[
     Test::new("faults-preserve", &[faults::preserve])
         .timeout(600)
         .needs("FAULT_INJECTION"),
+    Test::new("faults-driver", &[faults::driver])
+        .timeout(300)
+        .needs("FAULT_INJECTION"),
     Test::new("faults-kexec", &[faults::kexec_before, faults::kexec_after])
         .timeout(600)
         .c_differs()
-        .needs("FAULT_INJECTION"),
+        .needs("FAULT_INJECTION")
+        .alone(),
     Test::new(
         "sample-rust-rust",
         &[sample::rust_before, sample::rust_after],

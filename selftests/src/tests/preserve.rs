@@ -4,6 +4,7 @@
 //! what may be done to them meanwhile.
 
 use crate::{
+    agent::Agent,
     harness::{
         ensure,
         ensure_eq,
@@ -83,6 +84,7 @@ use std::{
         FromRawFd,
         OwnedFd, //
     },
+    thread,
     time::Instant, //
 };
 use zerocopy::IntoBytes;
@@ -386,6 +388,47 @@ pub fn no_leak(stage: &mut Stage) -> Outcome {
     let lost = before.saturating_sub(after);
     stage.note(format!("{lost} KiB less free after {ROUNDS} rounds"));
     ensure!(lost < 8 << 10, "{lost} KiB lost in {ROUNDS} rounds");
+    Ok(())
+}
+
+/// Who preserves much can be killed, and has preserved nothing then.
+pub fn killed(stage: &mut Stage) -> Outcome {
+    const SIZE: usize = 200 << 20;
+
+    let device = Device::open()?;
+    let memory = sys::memfd("m")?;
+    let chunk = sys::pattern(1, 1 << 20);
+    for at in (0..SIZE).step_by(chunk.len()) {
+        sys::write_at(&memory, at as u64, &chunk)?;
+    }
+    let session = device.create_session(stage.name)?;
+    let start = Instant::now();
+    session.preserve(&memory, 1)?;
+    let whole = start.elapsed();
+    drop(session);
+
+    let mut best = whole;
+    for part in 1..20 {
+        let session = device.create_session(stage.name)?;
+        let agent = Agent::start(|| Ok(session.preserve(&memory, 1)?))?;
+        thread::sleep(whole * part / 40);
+        let start = Instant::now();
+        agent.kill()?;
+        best = best.min(start.elapsed());
+        // What it did not finish is not there, what it did is.
+        match session.preserve(&sys::memfd_of("n", b"x")?, 1) {
+            Ok(()) => memory.set_len(SIZE as u64)?,
+            Err(err) => {
+                ensure_eq!(err.errno(), Errno::EEXIST);
+                ensure_errno!(memory.set_len(SIZE as u64 + 1), EPERM);
+            }
+        }
+        drop(session);
+        memory.set_len(SIZE as u64 + 1)?;
+        memory.set_len(SIZE as u64)?;
+    }
+    device.create_session(stage.name)?.preserve(&memory, 1)?;
+    stage.note(format!("{whole:?} in whole, {best:?} to be killed"));
     Ok(())
 }
 

@@ -11,17 +11,27 @@ use crate::{
         Outcome,
         Stage, //
     },
-    init,
-    sys, //
+    init, module, sys,
+    tests::{
+        kexec::three_after,
+        lifetime::wait_forever, //
+    },
 };
 use liveupdate::{
     guest::CommandLine,
     kexec,
-    Device, //
+    Device,
+    Incoming,
+    Outgoing,
+    Session, //
 };
 use nix::{
     errno::Errno,
-    libc, //
+    libc,
+    unistd::{
+        fork,
+        ForkResult, //
+    }, //
 };
 use std::{
     fs::{
@@ -225,6 +235,87 @@ pub fn refused_after(stage: &mut Stage) -> Outcome {
     ensure!(sys::content(&session.retrieve(1)?.into())? == expected);
     session.finish()?;
     Ok(())
+}
+
+/// What an agent finds once everything has been written down, where it notes it.
+const LATE: [&str; 6] = ["preserve", "create", "retrieve", "finish", "name", "close"];
+
+/// Notes what comes of a request: its errno, or 1000 if there is none.
+fn note(notes: &mut sys::SharedWords, index: usize, errno: Option<Errno>) {
+    notes.write(index * 8, errno.map_or(1000, |errno| errno as u64));
+}
+
+/// Waits for the moment at which all is written down, and makes one request of each kind.
+fn come_late(device: &Device, own: Session<Outgoing>, old: Session<Incoming>, notes: &File) {
+    let Ok(mut notes) = sys::SharedWords::of(notes, sys::PAGE) else {
+        return;
+    };
+    let errno = |result: liveupdate::Result| result.err().map(|err| err.errno());
+
+    for token in 100.. {
+        let Ok(file) = sys::memfd("late") else { return };
+        if errno(own.preserve(&file, token)) == Some(Errno::EBUSY) {
+            break;
+        }
+    }
+    note(&mut notes, 0, Some(Errno::EBUSY));
+    note(
+        &mut notes,
+        1,
+        errno(device.create_session("late").map(drop)),
+    );
+    note(&mut notes, 2, errno(old.retrieve(7).map(drop)));
+    note(&mut notes, 3, errno(old.finish()));
+    note(&mut notes, 4, errno(own.ask_name().map(drop)));
+    drop((own, old));
+    note(&mut notes, 5, None);
+}
+
+/// An agent that comes between the moment at which all is written down and the jump: it gets an
+/// answer at once, and changes nothing.
+pub fn late_middle(stage: &mut Stage) -> Outcome {
+    module::load("luo_test_linger", "milliseconds=3000")?;
+    let device = Device::open()?;
+    let old = device.retrieve_session(stage.name)?;
+    let own = device.create_session("late-own")?;
+    own.preserve(&sys::memfd_of("m", b"content")?, 1)?;
+    let notes = sys::memfd_of("notes", &[0; sys::PAGE])?;
+    let session = device.create_session("late-notes")?;
+    session.preserve(&notes, 1)?;
+    stage.keep(session);
+
+    // SAFETY: This process has one thread.
+    if let ForkResult::Child = unsafe { fork()? } {
+        come_late(&device, own, old, &notes);
+        wait_forever();
+    }
+    Ok(())
+}
+
+/// See [`late_middle`].
+pub fn late_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.retrieve_session("late-notes")?;
+    let notes = sys::content(&session.retrieve(1)?.into())?;
+    session.finish()?;
+
+    for (index, what) in LATE.iter().enumerate() {
+        let bytes = notes[index * 8..][..8].try_into();
+        let found = u64::from_ne_bytes(bytes.map_err(Failure::here)?);
+        let expected = match *what {
+            "name" | "close" => 1000,
+            _ => Errno::EBUSY as u64,
+        };
+        ensure_eq!(found, expected, "{what}");
+    }
+
+    // What was closed then had been written down.
+    let own = device.retrieve_session("late-own")?;
+    ensure_eq!(sys::content(&own.retrieve(1)?.into())?, b"content");
+    own.finish()?;
+    ensure_errno!(device.retrieve_session("late"), ENOENT);
+    drop(device);
+    three_after(stage)
 }
 
 const ABI: &str = "/sys/module/liveupdate/parameters/abi";
