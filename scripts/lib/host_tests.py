@@ -136,6 +136,55 @@ def unsafe_rule(results: Results) -> None:
         results.add(name, trouble)
 
 
+# ---- what documents say ----
+
+def known_tests() -> set[str]:
+    """Names by which documents may call a test, without the kernel that it runs on."""
+    def found(pattern: str, *paths: Path) -> list[str]:
+        return [name for path in paths for name in re.findall(pattern, path.read_text())]
+
+    names = {f"self/{name}" for name in
+             found(r'Test::new\(\s*"([\w-]+)"', REPO / "selftests/src/tests/mod.rs")}
+    names |= {f"corrupt/{name}" for name in
+              found(r'Place\("([\w-]+)"', REPO / "scripts/lib/corrupt.py")}
+    names |= {f"host/{name}" for name in
+              found(r"(?m)^ *fn (\w+)\(", *(REPO / "abi/tests").glob("*.rs"))}
+    names |= {f"source/{name}" for name in
+              found(r'"source/([\w-]+)"', Path(__file__))}
+    return names
+
+
+def named_tests(results: Results) -> None:
+    """Every test that a document names exists, and every fault has one."""
+    name = "source/named-tests"
+    if not results.wants(name):
+        return
+    known, trouble = known_tests(), []
+    for document in ("Documentation/admin-guide/liveupdate-failures.rst",
+                     "selftests/faults-of-c.md"):
+        text = (REPO / document).read_text()
+        named = re.findall(r"`((?:self|corrupt|host|source)/[\w-]+)`", text)
+        trouble += [f"{document}: there is no test {test}" for test in named if test not in known]
+        if not named:
+            trouble.append(f"{document} names no test")
+    for line in (REPO / "selftests/faults-of-c.md").read_text().splitlines():
+        row = line.startswith("| ") and not line.endswith("| tests |")
+        if row and "`" not in line.split("|")[2]:
+            trouble.append(f"a fault without a test: {line}")
+    results.add(name, trouble)
+
+
+def kexec_jump(results: Results, source: Path) -> None:
+    """The kernel does not ask LUO for a kexec that comes back."""
+    name = "source/kexec-jump"
+    if results.wants(name):
+        text = (source / "kernel/kexec_core.c").read_text()
+        guarded = re.search(r"if \(!kexec_image->preserve_context\) \{\s*"
+                            r"error = liveupdate_reboot\(\);", text)
+        once = text.count("liveupdate_reboot(") == 1
+        results.add(name, [] if guarded and once else ["kernel_kexec() has changed"])
+
+
 # ---- what is linked ----
 
 def linked(built: kernel.Kernel) -> set[str]:
