@@ -11,6 +11,11 @@
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/timekeeping.h>
+#ifdef CONFIG_X86_TSC
+#include <asm/msr.h>
+#include <asm/tsc.h>
+#endif
 
 #ifdef CONFIG_LIVEUPDATE
 
@@ -78,6 +83,28 @@ __rust_helper void rust_helper___module_get(struct module *module)
 __rust_helper void rust_helper_module_put(struct module *module)
 {
 	module_put(module);
+}
+
+/*
+ * Reads the clocks that run on across a kexec: the cycle counter, which only
+ * x86 is known to leave alone, and the one with a battery.
+ */
+__rust_helper bool rust_helper_kho_read_clocks(u64 *cycles, u64 *khz, u64 *seconds)
+{
+#ifdef CONFIG_X86_TSC
+	struct timespec64 now;
+
+	if (!tsc_khz || check_tsc_unstable())
+		return false;
+
+	read_persistent_clock64(&now);
+	*cycles = rdtsc_ordered();
+	*khz = tsc_khz;
+	*seconds = now.tv_sec;
+	return now.tv_sec > 0;
+#else
+	return false;
+#endif
 }
 
 /* Whether the loaded kexec image will find the memory that KHO preserved. */

@@ -40,9 +40,11 @@ use core::{
     ptr::NonNull, //
 };
 
+mod clocks;
 mod pages;
 mod unclaimed;
 
+pub use self::clocks::Clocks;
 pub use self::pages::{
     check_pages,
     copy_of,
