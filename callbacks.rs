@@ -579,3 +579,302 @@ impl<S: FlbSide> Drop for LiveFlb<S> {
         }
     }
 }
+
+/// Who is told of the events of a live update: a notifier, or a subsystem with state.
+///
+/// # Invariants
+///
+/// What `kind` points to is valid, and so are its callbacks, of which those that must be there are.
+pub(crate) struct Participant {
+    kind: Kind,
+    priority: i64,
+}
+
+enum Kind {
+    Notifier(NonNull<bindings::notifier_block>),
+    Subsystem(NonNull<bindings::liveupdate_subsystem>, Compatible),
+}
+
+// SAFETY: The C structures and their callbacks may be used from any thread.
+unsafe impl Send for Participant {}
+// SAFETY: LUO calls them under a lock of its own.
+unsafe impl Sync for Participant {}
+
+impl Participant {
+    // CAST: Lossless, as numbers of events are small.
+    const PREPARE: c_ulong = bindings::liveupdate_event_LIVEUPDATE_PREPARE as c_ulong;
+    const REBOOT: c_ulong = bindings::liveupdate_event_LIVEUPDATE_REBOOT as c_ulong;
+    const FINISH: c_ulong = bindings::liveupdate_event_LIVEUPDATE_FINISH as c_ulong;
+    const CANCEL: c_ulong = bindings::liveupdate_event_LIVEUPDATE_CANCEL as c_ulong;
+
+    /// Takes a notifier in.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if it has no callback.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid, and stay so as long as the value exists.
+    pub(crate) unsafe fn notifier(ptr: NonNull<bindings::notifier_block>) -> Result<Self> {
+        // SAFETY: By the requirement of this function.
+        let notifier = unsafe { ptr.as_ref() };
+        notifier.notifier_call.ok_or(EINVAL)?;
+
+        // INVARIANT: As just checked, and by the requirement of this function.
+        Ok(Self {
+            kind: Kind::Notifier(ptr),
+            priority: notifier.priority.into(),
+        })
+    }
+
+    /// Takes a subsystem in.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if a callback that must be there is not, or the compatible string is empty or
+    /// does not end.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid, and stay so as long as the value exists.
+    pub(crate) unsafe fn subsystem(ptr: NonNull<bindings::liveupdate_subsystem>) -> Result<Self> {
+        // SAFETY: By the requirement of this function.
+        let subsystem = unsafe { ptr.as_ref() };
+        // SAFETY: By the requirement of this function, `ops` is null or valid.
+        let ops = unsafe { subsystem.ops.as_ref() }.ok_or(EINVAL)?;
+
+        if ops.prepare.is_none() || ops.cancel.is_none() || ops.restore.is_none() {
+            return Err(EINVAL);
+        }
+
+        // INVARIANT: As just checked, and by the requirement of this function.
+        Ok(Self {
+            kind: Kind::Subsystem(ptr, compatible_of(&subsystem.compatible)?),
+            priority: subsystem.priority.into(),
+        })
+    }
+
+    /// Those with lower ones are told first.
+    pub(crate) fn priority(&self) -> i64 {
+        self.priority
+    }
+
+    /// The compatible string of a subsystem.
+    pub(crate) fn name(&self) -> Option<&Compatible> {
+        match &self.kind {
+            Kind::Notifier(_) => None,
+            Kind::Subsystem(_, name) => Some(name),
+        }
+    }
+
+    /// Whether it is that notifier.
+    pub(crate) fn is_notifier(&self, ptr: NonNull<bindings::notifier_block>) -> bool {
+        matches!(self.kind, Kind::Notifier(own) if own == ptr)
+    }
+
+    /// Whether it is that subsystem.
+    pub(crate) fn is_subsystem(&self, ptr: NonNull<bindings::liveupdate_subsystem>) -> bool {
+        matches!(self.kind, Kind::Subsystem(own, _) if own == ptr)
+    }
+
+    /// Whether there cannot be both.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match &other.kind {
+            Kind::Notifier(ptr) => self.is_notifier(*ptr),
+            Kind::Subsystem(_, name) => self.name() == Some(name),
+        }
+    }
+
+    /// Has it prepare, and returns what it hands over.
+    ///
+    /// # Errors
+    ///
+    /// What it returns.
+    pub(crate) fn prepare(&self) -> Result<u64> {
+        let mut data = 0;
+
+        match self.kind {
+            Kind::Notifier(ptr) => Self::notify(ptr, Self::PREPARE)?,
+            Kind::Subsystem(ptr, _) => {
+                if let Some(prepare) = Self::ops(ptr).prepare {
+                    // SAFETY: By the type invariant; `data` is ours to write.
+                    to_result(unsafe { prepare(ptr.as_ptr(), &mut data) })?;
+                }
+            }
+        }
+        Ok(data)
+    }
+
+    /// Tells it that the kexec is near.
+    ///
+    /// # Errors
+    ///
+    /// What it returns.
+    pub(crate) fn reboot(&self, data: &mut u64) -> Result {
+        match self.kind {
+            Kind::Notifier(ptr) => Self::notify(ptr, Self::REBOOT),
+            Kind::Subsystem(ptr, _) => match Self::ops(ptr).reboot {
+                // SAFETY: By the type invariant; `data` is ours to write.
+                Some(reboot) => to_result(unsafe { reboot(ptr.as_ptr(), data) }),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Tells it that what it prepared does not happen.
+    pub(crate) fn cancel(&self, data: u64) {
+        match self.kind {
+            Kind::Notifier(ptr) => self.must_succeed(Self::notify(ptr, Self::CANCEL), "cancel"),
+            Kind::Subsystem(ptr, _) => {
+                if let Some(cancel) = Self::ops(ptr).cancel {
+                    // SAFETY: By the type invariant.
+                    unsafe { cancel(ptr.as_ptr(), data) };
+                }
+            }
+        }
+    }
+
+    /// Gives it what the previous kernel's left.
+    ///
+    /// # Errors
+    ///
+    /// What it returns.
+    pub(crate) fn restore(&self, data: u64) -> Result {
+        match self.kind {
+            Kind::Notifier(_) => Ok(()),
+            Kind::Subsystem(ptr, _) => match Self::ops(ptr).restore {
+                // SAFETY: By the type invariant.
+                Some(restore) => to_result(unsafe { restore(ptr.as_ptr(), data) }),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Tells it that the update is over.
+    pub(crate) fn finish(&self) {
+        match self.kind {
+            Kind::Notifier(ptr) => self.must_succeed(Self::notify(ptr, Self::FINISH), "finish"),
+            Kind::Subsystem(ptr, _) => {
+                if let Some(finish) = Self::ops(ptr).finish {
+                    // SAFETY: By the type invariant.
+                    unsafe { finish(ptr.as_ptr()) };
+                }
+            }
+        }
+    }
+
+    fn must_succeed(&self, result: Result, what: &str) {
+        if let Err(e) = result {
+            pr_warn!("subsystem {}: {} must not fail: {:?}\n", self, what, e);
+        }
+    }
+
+    fn ops(
+        ptr: NonNull<bindings::liveupdate_subsystem>,
+    ) -> &'static bindings::liveupdate_subsystem_ops {
+        // SAFETY: By the type invariant of who calls; the result is not kept.
+        unsafe { &*(*ptr.as_ptr()).ops }
+    }
+
+    /// Calls a notifier. That it wants nobody else to be called does not matter.
+    fn notify(ptr: NonNull<bindings::notifier_block>, event: c_ulong) -> Result {
+        const STOP: c_int = bindings::NOTIFY_STOP_MASK as c_int;
+        const OK: c_int = bindings::NOTIFY_OK as c_int;
+
+        // SAFETY: By the type invariant of who calls.
+        let Some(call) = (unsafe { ptr.as_ref() }).notifier_call else {
+            return Ok(());
+        };
+        // SAFETY: By the type invariant of who calls.
+        let answer = unsafe { call(ptr.as_ptr(), event, null_mut()) } & !STOP;
+        if answer > OK {
+            return Err(Error::from_errno(OK - answer));
+        }
+        Ok(())
+    }
+}
+
+impl kernel::fmt::Display for Participant {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        match &self.kind {
+            Kind::Notifier(_) => f.write_str("(a notifier)"),
+            Kind::Subsystem(_, name) => write!(f, "'{}'", name),
+        }
+    }
+}
+
+/// A tracepoint. What it means is said in `include/trace/events/liveupdate.h`.
+pub(crate) trait Tracepoint {
+    /// Whether somebody wants to know.
+    fn is_on() -> bool;
+
+    /// Tells whoever wants to know.
+    fn emit(session: &CStr, token: u64, handler: &CStr, nanos: u64, result: c_int);
+}
+
+macro_rules! tracepoints {
+    ($($type:ident => $name:ident),* $(,)?) => {
+        kernel::declare_trace! {
+            $(
+                /// # Safety
+                ///
+                /// Both strings must be valid.
+                unsafe fn $name(
+                    session: *const c_char,
+                    token: u64,
+                    handler: *const c_char,
+                    nanos: u64,
+                    result: c_int,
+                );
+            )*
+        }
+
+        $(
+            pub(crate) struct $type;
+
+            impl Tracepoint for $type {
+                #[inline(always)]
+                fn is_on() -> bool {
+                    #[cfg(CONFIG_TRACEPOINTS)]
+                    kernel::macros::paste! {
+                        // SAFETY: It is always possible to ask for the key of a tracepoint.
+                        return unsafe {
+                            kernel::jump_label::static_branch_unlikely!(
+                                bindings::[< __tracepoint_ $name >],
+                                bindings::tracepoint,
+                                key
+                            )
+                        };
+                    }
+                    #[cfg(not(CONFIG_TRACEPOINTS))]
+                    false
+                }
+
+                fn emit(session: &CStr, token: u64, handler: &CStr, nanos: u64, result: c_int) {
+                    // SAFETY: The strings are valid, and copied.
+                    unsafe {
+                        $name(session.as_char_ptr(), token, handler.as_char_ptr(), nanos, result)
+                    }
+                }
+            }
+        )*
+    };
+}
+
+/// The tracepoints of LUO.
+pub(crate) mod tracepoint {
+    use super::*;
+
+    tracepoints! {
+        Create => liveupdate_create,
+        Preserve => liveupdate_preserve,
+        Unpreserve => liveupdate_unpreserve,
+        Freeze => liveupdate_freeze,
+        Serialize => liveupdate_serialize,
+        Validate => liveupdate_validate,
+        Quarantine => liveupdate_quarantine,
+        Retrieve => liveupdate_retrieve,
+        Finish => liveupdate_finish,
+    }
+}

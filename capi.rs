@@ -17,10 +17,12 @@ use kernel::{
 
 use crate::{
     callbacks::{
+        Participant,
         RegisteredFlb,
         RegisteredHandler, //
     },
     luo,
+    luo_subsystem::Phase,
     Luo, //
 };
 
@@ -308,4 +310,165 @@ unsafe fn luo_and_flb(flb: *mut bindings::liveupdate_flb) -> Result<(&'static Lu
 
     // SAFETY: By the requirement of this function.
     Ok((luo, unsafe { RegisteredFlb::new(flb) }?))
+}
+
+/// Registers a notifier of the events of a live update.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-EINVAL` if it has no callback, `-EEXIST` if it
+/// is registered, or `-ENOMEM`.
+///
+/// Context: process, may sleep; not while reading the state, and not from a callback.
+///
+/// # Safety
+///
+/// `notifier` must be valid, and stay so until it is unregistered.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_register_notifier(
+    notifier: *mut bindings::notifier_block,
+) -> c_int {
+    from_result(|| {
+        let luo = luo().ok_or(EOPNOTSUPP)?;
+        let notifier = NonNull::new(notifier).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function.
+        let participant = unsafe { Participant::notifier(notifier) }?;
+        luo.subsystems.register(participant)?;
+        Ok(0)
+    })
+}
+
+/// Unregisters a notifier. It hears nothing more, not even that what it prepared is cancelled.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, or `-ENOENT` if it is not registered.
+///
+/// Context: as for [`liveupdate_register_notifier`].
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_unregister_notifier(
+    notifier: *mut bindings::notifier_block,
+) -> c_int {
+    from_result(|| {
+        let luo = luo().ok_or(EOPNOTSUPP)?;
+        let notifier = NonNull::new(notifier).ok_or(EINVAL)?;
+        luo.subsystems
+            .unregister(|participant| participant.is_notifier(notifier))?;
+        Ok(0)
+    })
+}
+
+/// Registers a subsystem, and gives it what the previous kernel's left.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-EINVAL` if a callback is missing or the
+/// compatible string is none, `-EEXIST` if there is a subsystem with it, `-ENOSPC` if there are too
+/// many, or `-ENOMEM`.
+///
+/// Context: as for [`liveupdate_register_notifier`].
+///
+/// # Safety
+///
+/// `subsystem` must be valid, and stay so until it is unregistered.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_register_subsystem(
+    subsystem: *mut bindings::liveupdate_subsystem,
+) -> c_int {
+    from_result(|| {
+        let luo = luo().ok_or(EOPNOTSUPP)?;
+        let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
+        // SAFETY: By the requirement of this function.
+        let participant = unsafe { Participant::subsystem(subsystem) }?;
+        luo.subsystems.register(participant)?;
+        Ok(0)
+    })
+}
+
+/// Unregisters a subsystem. If it is prepared, it is cancelled first.
+///
+/// Returns 0, `-EOPNOTSUPP` if live update is off, or `-ENOENT` if it is not registered.
+///
+/// Context: as for [`liveupdate_register_notifier`].
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_unregister_subsystem(
+    subsystem: *mut bindings::liveupdate_subsystem,
+) -> c_int {
+    from_result(|| {
+        let luo = luo().ok_or(EOPNOTSUPP)?;
+        let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
+        luo.subsystems
+            .unregister(|participant| participant.is_subsystem(subsystem))?;
+        Ok(0)
+    })
+}
+
+/// Whether no event of a live update is pending.
+///
+/// Context: any; it stays so only while the state is read.
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_state_normal() -> bool {
+    luo().is_none_or(|luo| luo.subsystems.phase() == Phase::Normal)
+}
+
+/// Whether this boot is a live update that is not over.
+///
+/// Context: any; it stays so only while the state is read.
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_state_updated() -> bool {
+    luo().is_some_and(|luo| luo.subsystems.phase() == Phase::Updated)
+}
+
+/// Begins to read the state: until [`liveupdate_read_state_exit`] it does not change.
+///
+/// Context: process, may sleep.
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_read_state_enter() {
+    if let Some(luo) = luo() {
+        core::mem::forget(luo.subsystems.lock().read());
+    }
+}
+
+/// As [`liveupdate_read_state_enter`], but gives up if the task is killed.
+///
+/// Returns 0, or `-EINTR`.
+///
+/// # Safety
+///
+/// As for [`liveupdate_enabled`].
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_read_state_enter_killable() -> c_int {
+    from_result(|| {
+        if let Some(luo) = luo() {
+            core::mem::forget(luo.subsystems.lock().read_killable()?);
+        }
+        Ok(0)
+    })
+}
+
+/// Ends what [`liveupdate_read_state_enter`] began.
+///
+/// # Safety
+///
+/// The caller must have begun to read, on this thread.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_read_state_exit() {
+    if let Some(luo) = luo() {
+        // SAFETY: By the requirement of this function; the guard was forgotten there.
+        unsafe { luo.subsystems.lock().end_read() };
+    }
 }

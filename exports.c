@@ -8,6 +8,7 @@
 
 #include <linux/export.h>
 #include <linux/liveupdate.h>
+#include <linux/liveupdate_subsystem.h>
 
 EXPORT_SYMBOL_GPL(liveupdate_enabled);
 EXPORT_SYMBOL_GPL(liveupdate_register_file_handler);
@@ -18,3 +19,15 @@ EXPORT_SYMBOL_GPL(liveupdate_flb_get_incoming);
 EXPORT_SYMBOL_GPL(liveupdate_flb_put_incoming);
 EXPORT_SYMBOL_GPL(liveupdate_flb_get_outgoing);
 EXPORT_SYMBOL_GPL(liveupdate_flb_put_outgoing);
+
+#ifdef CONFIG_LIVEUPDATE_RUST
+EXPORT_SYMBOL_GPL(liveupdate_register_notifier);
+EXPORT_SYMBOL_GPL(liveupdate_unregister_notifier);
+EXPORT_SYMBOL_GPL(liveupdate_register_subsystem);
+EXPORT_SYMBOL_GPL(liveupdate_unregister_subsystem);
+EXPORT_SYMBOL_GPL(liveupdate_state_normal);
+EXPORT_SYMBOL_GPL(liveupdate_state_updated);
+EXPORT_SYMBOL_GPL(liveupdate_read_state_enter);
+EXPORT_SYMBOL_GPL(liveupdate_read_state_enter_killable);
+EXPORT_SYMBOL_GPL(liveupdate_read_state_exit);
+#endif

@@ -10,8 +10,11 @@
 //!
 //! ```text
 //!  luo_core       boot, /dev/liveupdate, the reboot hook
+//!  luo_sysfs      /sys/kernel/liveupdate             luo_debugfs  to look inside
 //!  luo_session    named containers of files          luo_ioctl  extensible ioctls
 //!  luo_file       the life of one file               luo_flb    state that files share
+//!  luo_subsystem  state that belongs to no file      luo_state  where the machine stands
+//!                                                    luo_trace  for who listens
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
 //!                                                    luo_check  their checksums
 //!  ---------------------------------------------------------------------------------------
@@ -28,7 +31,7 @@
 //!
 //! # Locks
 //!
-//! From the outside in: the handover, the incoming sessions, one of them, the outgoing sessions, one
+//! From the outside in: the subsystems, the handover, the incoming sessions, one of them, the outgoing sessions, one
 //! of them, the handlers, one FLB, the table of FLBs, the claims.
 
 #![deny(unsafe_code)]
@@ -37,6 +40,7 @@ use core::mem::ManuallyDrop;
 
 use kernel::{
     crc32c::crc32c,
+    debugfs::Dir,
     fdt::{
         Fdt,
         FdtWriter, //
@@ -73,6 +77,11 @@ use kernel::{
         Mutex,
         SetOnce, //
     },
+    sysfs::Directory,
+    time::{
+        Instant,
+        Monotonic, //
+    },
     ThisModule, //
 };
 
@@ -86,24 +95,34 @@ mod luo_chain;
 mod luo_check;
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 mod luo_corrupt;
+mod luo_debugfs;
 mod luo_file;
 mod luo_flb;
 mod luo_fmt;
 mod luo_handler;
 mod luo_ioctl;
 mod luo_session;
+mod luo_state;
+mod luo_subsystem;
+mod luo_sysfs;
+mod luo_trace;
 #[path = "uapi/lib.rs"]
 pub mod uapi;
 
 use abi::{
-    check::Crc32c,
     flb::FlbBlock,
     root::{
         self,
+        Extras,
         RootChecks,
         Tree,
         TreeBuilder, //
     },
+    stamp::{
+        PhaseTimes,
+        Stamp, //
+    },
+    subsystem::Subsystems as SubsystemRecords,
     Root,
     RootFormat,
     SessionName, //
@@ -112,6 +131,7 @@ use luo_check::{
     IncomingChecks,
     OutgoingChecks, //
 };
+use luo_debugfs::Views;
 use luo_file::Claims;
 use luo_flb::{
     Flbs,
@@ -127,6 +147,11 @@ use luo_session::{
     OutgoingSessions,
     Seal, //
 };
+use luo_state::{
+    Standing,
+    Timings, //
+};
+use luo_subsystem::Subsystems;
 use uapi::Request;
 
 module! {
@@ -159,6 +184,9 @@ struct Luo {
     outgoing: OutgoingSessions,
     #[pin]
     incoming: IncomingSessions,
+    #[pin]
+    subsystems: Subsystems,
+    standing: Standing,
     /// How many live updates this machine has seen.
     number: u64,
     /// Whether somebody has the device open.
@@ -193,6 +221,7 @@ impl Handover {
                 ..Root::default()
             },
             None,
+            &Extras::default(),
         )?;
 
         Ok(Self {
@@ -200,6 +229,48 @@ impl Handover {
             flbs: Preserved::new()?,
             checks: None,
         })
+    }
+}
+
+impl Handover {
+    /// Writes the root, and the checks of all that it leads to.
+    ///
+    /// `times` tells how long it took, once all but the root is written.
+    fn write(
+        &mut self,
+        seal: &Seal,
+        root: &Root,
+        mut extras: Extras<'_>,
+        times: impl FnOnce() -> PhaseTimes,
+    ) -> Result {
+        self.checks = match outgoing_abi() {
+            OutgoingAbi::Fdt => self
+                .make_checks(seal, root)
+                .inspect_err(|e| pr_warn!("handing over without checksums: {:?}\n", e))
+                .ok(),
+            OutgoingAbi::LuoV5 => None,
+        };
+
+        extras.times = Some(times());
+        let checks = self.checks.as_ref().map(OutgoingChecks::of_root);
+        match write_root(&mut self.root, root, checks, &extras) {
+            // The root is a page, which most have to share with subsystems.
+            Err(ENOSPC) if self.checks.is_some() => {
+                pr_warn!("handing over without checksums: too many beside the subsystems\n");
+                self.checks = None;
+                write_root(&mut self.root, root, None, &extras)
+            }
+            result => result,
+        }
+    }
+
+    fn make_checks(&self, seal: &Seal, root: &Root) -> Result<OutgoingChecks> {
+        let mut checks = seal.checks()?;
+
+        if root.flbs.is_some() {
+            checks.add_flbs(&self.flbs)?;
+        }
+        Ok(checks)
     }
 }
 
@@ -243,12 +314,16 @@ impl Handover {
     }
 }
 
-fn write_root(page: &mut RootPage, root: &Root, checks: Option<RootChecks<'_>>) -> Result {
+fn write_root(
+    page: &mut RootPage,
+    root: &Root,
+    checks: Option<RootChecks<'_>>,
+    extras: &Extras<'_>,
+) -> Result {
     match outgoing_abi() {
         OutgoingAbi::Fdt => {
             let mut tree = FdtWriter::new(page.as_mut_bytes())?;
-            let sum: Crc32c = crc32c;
-            root.write_tree(&mut tree, checks.as_ref().map(|checks| (checks, sum)))?;
+            root.write_tree(&mut tree, checks.as_ref(), extras, crc32c)?;
             tree.finish()
         }
         OutgoingAbi::LuoV5 => root
@@ -282,8 +357,14 @@ impl Tree for Fdt<'_> {
 
 /// The root that the previous kernel left, and the checks of what it leads to.
 struct IncomingRoot {
+    format: RootFormat,
     root: Root,
     checks: Option<IncomingChecks>,
+    stamp: Option<Stamp>,
+    times: Option<PhaseTimes>,
+    subsystems: SubsystemRecords,
+    /// Whether there were subsystems, but damaged.
+    damaged: bool,
 }
 
 /// Reads the root that the previous kernel left; [`None`] if it left none.
@@ -310,19 +391,35 @@ fn read_root() -> Result<Option<IncomingRoot>> {
         EINVAL
     };
 
-    match RootFormat::expect_known(bytes).map_err(reported)? {
+    let format = RootFormat::expect_known(bytes).map_err(reported)?;
+    match format {
         RootFormat::Fdt => {
             let tree = Fdt::new(bytes)
                 .inspect_err(|e| pr_err!("the incoming device tree is malformed: {:?}\n", e))?;
             let root = Root::from_tree(&tree).map_err(reported)?;
             let checks = RootChecks::from_tree(&tree, &root, crc32c).map_err(reported)?;
             let checks = checks.as_ref().map(IncomingChecks::claim).transpose()?;
+            let subsystems = SubsystemRecords::from_tree(&tree, crc32c)
+                .inspect_err(|e| pr_err!("incoming {}\n", e));
 
-            Ok(Some(IncomingRoot { root, checks }))
+            Ok(Some(IncomingRoot {
+                format,
+                root,
+                checks,
+                stamp: Stamp::from_tree(&tree),
+                times: PhaseTimes::from_tree(&tree),
+                damaged: subsystems.is_err(),
+                subsystems: subsystems.unwrap_or(SubsystemRecords::NONE),
+            }))
         }
         RootFormat::V5 => Ok(Some(IncomingRoot {
+            format,
             root: Root::from_v5(bytes).map_err(reported)?,
             checks: None,
+            stamp: None,
+            times: None,
+            subsystems: SubsystemRecords::NONE,
+            damaged: false,
         })),
     }
 }
@@ -343,6 +440,11 @@ fn read_flbs(incoming: &IncomingRoot) -> Result<(IncomingFlbs, bool)> {
         // It may be something else.
         core::mem::forget(block)
     })
+}
+
+/// How many microseconds have passed, rounded up.
+fn micros_since(begin: Instant<Monotonic>) -> u64 {
+    begin.elapsed().as_micros_ceil().unsigned_abs()
 }
 
 /// Reads the parameter `liveupdate=`.
@@ -400,6 +502,7 @@ fn early_init() -> Result {
         return Ok(());
     }
 
+    let begin = Instant::<Monotonic>::now();
     let incoming = read_root().and_then(|incoming| {
         let flbs = incoming.as_ref().map(read_flbs).transpose()?;
         Ok((incoming, flbs))
@@ -413,6 +516,13 @@ fn early_init() -> Result {
 
     let number = incoming.as_ref().map_or(0, |incoming| incoming.root.number);
     let (flbs, flbs_damaged) = flbs.map_or((None, false), |(flbs, damaged)| (Some(flbs), damaged));
+    let came = incoming.as_ref();
+    let standing = Standing::new(
+        came.map(|came| came.format),
+        came.and_then(|came| came.stamp),
+        Timings::new(came.and_then(|came| came.times), micros_since(begin)),
+    );
+    let subsystems = came.map(|came| came.subsystems);
     LUO.populate(KBox::pin_init(
         pin_init!(Luo {
             handlers <- Handlers::new(),
@@ -420,6 +530,8 @@ fn early_init() -> Result {
             claims <- Claims::new(),
             outgoing <- OutgoingSessions::new(),
             incoming <- IncomingSessions::new(),
+            subsystems <- Subsystems::new(subsystems),
+            standing,
             number,
             opened: Atomic::new(false),
             handover <- new_mutex!(None, "luo::Handover"),
@@ -428,16 +540,20 @@ fn early_init() -> Result {
     )?);
 
     if let (Some(incoming), Some(luo)) = (incoming, luo()) {
+        let rebuild = Instant::<Monotonic>::now();
         let counts = luo
             .incoming
             .read(incoming.root.sessions, incoming.checks.as_ref(), luo);
+        luo.standing.timings.rebuilt(micros_since(rebuild));
         pr_info!(
-            "{} sessions with {} files came in, liveupdate number: {}\n",
+            "{} sessions with {} files came in, {} subsystems, read in {} us, liveupdate number: {}\n",
             counts.sessions,
             counts.files,
+            luo.subsystems.incoming(),
+            micros_since(begin),
             number,
         );
-        if counts.damaged || flbs_damaged {
+        if counts.damaged || flbs_damaged || incoming.damaged {
             pr_err!("some of what was handed over is damaged and quarantined\n");
             bad_state();
         }
@@ -445,107 +561,187 @@ fn early_init() -> Result {
     Ok(())
 }
 
-/// Makes sure that the next kernel will find what is preserved, if there is anything.
-///
-/// # Errors
-///
-/// [`EOPNOTSUPP`] if the loaded image would lose it.
-fn check_image(sessions: usize) -> Result {
-    if sessions == 0 || kho::image_finds_preserved_memory() {
-        return Ok(());
-    }
-    pr_err!(
-        "kexec refused: {} sessions would be lost; load the image by kexec_file_load\n",
-        sessions,
-    );
-    Err(EOPNOTSUPP)
-}
-
 /// Writes the state for the next kernel, at the kexec.
 ///
 /// # Errors
 ///
-/// What a driver returns, [`EOPNOTSUPP`] if the loaded image would lose everything. Nothing has
-/// changed then.
+/// What a driver or a subsystem returns, [`EOPNOTSUPP`] if the loaded image would lose everything.
+/// Nothing has changed then, but that subsystems which refuse at the last moment are cancelled.
 fn reboot() -> Result {
     let Some(luo) = luo() else {
         return Ok(());
     };
-    let mut handover = luo.handover.lock();
-    let Some(handover) = &mut *handover else {
-        return Ok(());
-    };
+    let stamp = luo_state::now();
+    let begin = Instant::<Monotonic>::now();
 
-    check_image(luo.outgoing.count() + luo.incoming.count())?;
-    let refused = |e: &Error| pr_err!("kexec refused: {:?}\n", e);
-    let seal = Seal::new(luo).inspect_err(refused)?;
-    // Some may have been made meanwhile.
-    check_image(luo.outgoing.count())?;
-    let flbs = luo.flbs.write(&mut handover.flbs).inspect_err(refused)?;
-    let root = Root {
-        number: luo.number.saturating_add(1),
-        sessions: luo.outgoing.head(),
-        // The C implementation takes none at all for a fault of its own counting.
-        flbs: luo_chain::phys(&handover.flbs)
-            .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
-    };
-    let checks = match outgoing_abi() {
-        OutgoingAbi::Fdt => Some(seal.checks().and_then(|mut checks| {
-            if root.flbs.is_some() {
-                checks.add_flbs(&handover.flbs)?;
+    if !kho::image_finds_preserved_memory() {
+        return luo.leave_all();
+    }
+
+    luo.hand_over(stamp, begin)
+        .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))
+        .inspect_err(|_| luo.settle())
+}
+
+impl Luo {
+    /// Lets a kexec go ahead whose kernel will find nothing, if there is nothing to find.
+    fn leave_all(&'static self) -> Result {
+        let count = self.standing.outgoing.sessions() + self.standing.incoming.sessions();
+        self.may_leave(count, self.subsystems.outgoing())?;
+
+        let seal = Seal::new(self).inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
+        // Some may have been made meanwhile.
+        self.may_leave(self.standing.outgoing.sessions(), self.subsystems.outgoing())?;
+        seal.commit();
+        Ok(())
+    }
+
+    fn may_leave(&self, sessions: usize, subsystems: usize) -> Result {
+        if sessions + subsystems == 0 {
+            return Ok(());
+        }
+        pr_err!(
+            "kexec refused: {} sessions and {} subsystems would be lost; load the image by kexec_file_load\n",
+            sessions,
+            subsystems,
+        );
+        Err(EOPNOTSUPP)
+    }
+
+    fn hand_over(&'static self, stamp: Option<Stamp>, begin: Instant<Monotonic>) -> Result {
+        let mut departure = self.subsystems.depart()?;
+        let mut handover = self.handover.lock();
+        let Some(handover) = &mut *handover else {
+            return Ok(());
+        };
+
+        let freeze = Instant::<Monotonic>::now();
+        let seal = Seal::new(self)?;
+        let freeze = micros_since(freeze);
+        let serialize = Instant::<Monotonic>::now();
+        let flbs = self.flbs.write(&mut handover.flbs)?;
+        let subsystems = departure.reboot()?;
+        if outgoing_abi() == OutgoingAbi::LuoV5 {
+            for subsystem in &subsystems {
+                pr_warn!(
+                    "subsystem '{}': its state is left behind, luo-v5 has no place for it\n",
+                    subsystem.name,
+                );
             }
-            Ok(checks)
-        })),
-        OutgoingAbi::LuoV5 => None,
-    };
-    handover.checks = checks.and_then(|checks| {
-        checks
-            .inspect_err(|e| pr_warn!("handing over without checksums: {:?}\n", e))
-            .ok()
-    });
-    let checks = handover.checks.as_ref().map(OutgoingChecks::of_root);
-    write_root(&mut handover.root, &root, checks).inspect_err(refused)?;
-    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
-    luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
+        }
+        let root = Root {
+            number: self.number.saturating_add(1),
+            sessions: self.outgoing.head(),
+            // The C implementation takes none at all for a fault of its own counting.
+            flbs: luo_chain::phys(&handover.flbs)
+                .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
+        };
+        let times = || PhaseTimes {
+            freeze,
+            serialize: micros_since(serialize),
+        };
+        let extras = Extras {
+            stamp,
+            times: None,
+            subsystems: &subsystems,
+        };
+        handover.write(&seal, &root, extras, times)?;
+        #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+        luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
 
-    pr_info!(
-        "handing over {} sessions with {} files and {} FLBs, liveupdate number: {}\n",
-        seal.counts().sessions,
-        seal.counts().files,
-        flbs,
-        root.number,
-    );
-    seal.commit();
-    Ok(())
+        pr_info!(
+            "handing over {} sessions with {} files and {} FLBs, {} subsystems, in {} us, liveupdate number: {}\n",
+            seal.counts().sessions,
+            seal.counts().files,
+            flbs,
+            subsystems.len(),
+            micros_since(begin),
+            root.number,
+        );
+        seal.commit();
+        departure.commit();
+        Ok(())
+    }
+
+    /// Prepares the subsystems for a live update.
+    fn prepare(&self) -> Result {
+        self.settle();
+        self.subsystems.prepare()?;
+        self.standing.changed();
+        Ok(())
+    }
+
+    /// Takes [`Luo::prepare`] back.
+    fn cancel(&self) -> Result {
+        self.subsystems.cancel()?;
+        self.standing.changed();
+        Ok(())
+    }
+
+    /// Tells the subsystems that the live update is over.
+    fn finish(&self) -> Result {
+        self.subsystems.finish()?;
+        self.standing.changed();
+        Ok(())
+    }
+
+    /// Ends a live update that is over, as nothing of it is left that could be finished.
+    fn settle(&self) {
+        if self.standing.incoming.sessions() == 0 && self.subsystems.settle() {
+            self.standing.changed();
+        }
+    }
+
+    /// The last incoming session is finished.
+    fn last_finished(&self) {
+        self.settle();
+        self.standing.changed();
+    }
 }
 
 /// Late initialization: the way out, and the device.
 struct LuoModule {
     _device: Option<Pin<KBox<MiscDeviceRegistration<Device>>>>,
+    /// While live update is off; else the state has it.
+    _directory: Option<Directory>,
+    _views: Option<Pin<KBox<Views>>>,
 }
 
 impl kernel::Module for LuoModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        let directory = luo_sysfs::make()
+            .inspect_err(|e| pr_err!("no /sys/kernel/liveupdate: {:?}\n", e))
+            .ok();
+        let mut this = Self {
+            _device: None,
+            _directory: None,
+            _views: None,
+        };
+        match (luo(), directory) {
+            (Some(luo), Some(directory)) => luo.standing.tell_in(directory),
+            (_, directory) => this._directory = directory,
+        }
         if !WANTED.load(Relaxed) || !kho::is_enabled() {
-            return Ok(Self { _device: None });
+            return Ok(this);
         }
 
         if let Some(luo) = luo() {
             let handover = Handover::new(luo.number.saturating_add(1))
                 .inspect_err(|e| pr_err!("no memory for the next kernel's state: {:?}\n", e))?;
             *luo.handover.lock() = Some(handover);
+            let debugfs = Dir::new(c"liveupdate");
+            this._views = Some(KBox::pin_init(Views::new(&debugfs), GFP_KERNEL)?);
         }
 
         // The device is there even if the incoming state was bad, to say so.
         let options = MiscDeviceOptions {
             name: c"liveupdate",
         };
-        Ok(Self {
-            _device: Some(KBox::pin_init(
-                MiscDeviceRegistration::register(options),
-                GFP_KERNEL,
-            )?),
-        })
+        this._device = Some(KBox::pin_init(
+            MiscDeviceRegistration::register(options),
+            GFP_KERNEL,
+        )?);
+        Ok(this)
     }
 }
 
@@ -569,6 +765,7 @@ impl MiscDevice for Device {
         luo.opened
             .cmpxchg(false, true, Full)
             .map_err(|_opened| EBUSY)?;
+        luo.standing.opened();
 
         // From here on a drop gives the device free.
         Ok(KBox::new(Self { luo }, GFP_KERNEL_ACCOUNT)?)

@@ -36,11 +36,13 @@ use crate::{
             FileRecord,
             Session as SessionInfo, //
         },
+        Compatible,
         SessionName, //
     },
     callbacks::{
         fget,
         may_print,
+        tracepoint,
         Handler,
         Saved, //
     },
@@ -57,8 +59,21 @@ use crate::{
         Bound,
         Expected,
         Handlers, //
+    },
+    luo_trace::{
+        quarantined,
+        Trace, //
     }, //
 };
+
+/// What there is to be seen of a file.
+pub(crate) struct FileInfo {
+    pub(crate) token: u64,
+    pub(crate) handler: Compatible,
+    pub(crate) state: &'static str,
+    /// Why it is in that state, if it failed.
+    pub(crate) error: Option<Error>,
+}
 
 /// Which files are preserved or retrieved now, by the number that their handler gives them, so
 /// that no file is preserved twice.
@@ -178,7 +193,10 @@ impl PreservedFiles {
             let claim = claims.claim(bound.handler.id(&file), memory)?;
             let handler = *bound.handler.compatible();
 
-            PreservedFile::new(token, file, bound, Some(claim)).inspect_err(|e| {
+            let trace = Trace::<tracepoint::Preserve>::begin();
+            let result = PreservedFile::new(token, file, bound, Some(claim));
+            trace.file(session, token, Some(&handler), &result);
+            result.inspect_err(|e| {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': preserve failed: {:?}\n",
@@ -190,6 +208,11 @@ impl PreservedFiles {
                 }
             })
         })
+    }
+
+    /// How many files there are.
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
     }
 
     /// Adds the file that `preserve` makes, if there is none under that token yet.
@@ -237,7 +260,11 @@ impl PreservedFiles {
             if !file.saved.handler().has_freeze() {
                 continue;
             }
-            if let Err(e) = file.saved.freeze() {
+            let trace = Trace::<tracepoint::Freeze>::begin();
+            let result = file.saved.freeze();
+            let handler = file.saved.handler().compatible();
+            trace.file(session, file.token, Some(handler), &result);
+            if let Err(e) = result {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': freeze failed: {:?}\n",
@@ -255,6 +282,16 @@ impl PreservedFiles {
             }
         }
         Ok(())
+    }
+
+    /// Undoes the preservation of all files, in reverse order.
+    pub(crate) fn unpreserve(mut self, session: &SessionName) {
+        while let Some(file) = self.files.pop() {
+            let trace = Trace::<tracepoint::Unpreserve>::begin();
+            let (token, handler) = (file.token, *file.saved.handler().compatible());
+            drop(file);
+            trace.file(session, token, Some(&handler), &Ok(()));
+        }
     }
 
     /// Undoes [`PreservedFiles::freeze`].
@@ -282,6 +319,20 @@ impl PreservedFiles {
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     pub(crate) fn each_used(&mut self, visit: impl FnMut(&mut [u8])) {
         self.records.each_used(visit);
+    }
+
+    /// Adds what there is to be seen of some files to `to`.
+    pub(crate) fn show(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
+        for file in self.files.iter().skip(first).take(count) {
+            let info = FileInfo {
+                token: file.token,
+                handler: *file.saved.handler().compatible(),
+                state: "preserved",
+                error: None,
+            };
+            to.push(info, GFP_KERNEL)?;
+        }
+        Ok(())
     }
 
     /// Adds the checks of the files to those of the sessions before.
@@ -345,6 +396,24 @@ impl IncomingFile {
             State::Waiting => {}
         }
 
+        let trace = Trace::<tracepoint::Retrieve>::begin();
+        let result = self.retrieve_now(session, handlers, claims);
+        trace.file(
+            session,
+            self.token,
+            Some(self.expected.compatible()),
+            &result,
+        );
+        result
+    }
+
+    /// Has the handler make the file.
+    fn retrieve_now(
+        &mut self,
+        session: &SessionName,
+        handlers: &Handlers,
+        claims: &'static Claims,
+    ) -> Result<ARef<File>> {
         self.make(handlers, claims).map_err(|error| {
             let (e, how) = match error {
                 RetrieveError::Again(e, ()) => (e, "may be tried again"),
@@ -521,6 +590,7 @@ impl IncomingFiles {
             }
         };
         let Some(record) = record else {
+            quarantined(Some(&session.name), 0, EUCLEAN);
             self.damaged = true;
             return Ok(());
         };
@@ -543,9 +613,32 @@ impl IncomingFiles {
     }
 
     /// How many files there are.
-    pub(crate) fn count(&self) -> u64 {
-        // Lossless: no kernel has wider sizes.
-        self.files.len() as u64
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there were more files, which are damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// Adds what there is to be seen of some files to `to`.
+    pub(crate) fn show(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
+        for file in self.files.iter().skip(first).take(count) {
+            let (state, error) = match &file.state {
+                State::Waiting => ("waiting", None),
+                State::Retrieved { .. } => ("retrieved", None),
+                State::Failed(e) => ("failed", Some(*e)),
+            };
+            let info = FileInfo {
+                token: file.token,
+                handler: *file.expected.compatible(),
+                state,
+                error,
+            };
+            to.push(info, GFP_KERNEL)?;
+        }
+        Ok(())
     }
 
     /// The file under a token. Its handler makes it when it is asked for first; later it is the

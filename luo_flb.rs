@@ -14,6 +14,8 @@
 //! Locks: those of one FLB, then the table of FLBs. A callback runs under the lock of one side of
 //! its FLB; it may ask for other FLBs, and for the other side of its own.
 
+use core::fmt;
+
 use kernel::{
     new_mutex,
     prelude::*,
@@ -186,6 +188,36 @@ impl Flb {
             None => pr_err!("FLB '{}': incoming object put too often\n", self.name),
         }
         incoming.end_if_unused(flb);
+    }
+
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (files, drivers, live) = {
+            let outgoing = self.outgoing.lock();
+            (outgoing.files, outgoing.drivers, outgoing.live.is_some())
+        };
+        let state = if live { "preserved" } else { "none" };
+        write!(
+            f,
+            "'{}' outgoing {state}, {files} files, {drivers} drivers; ",
+            self.name,
+        )?;
+
+        let (files, drivers, state, error) = {
+            let incoming = self.incoming.lock();
+            let (state, error) = match &incoming.state {
+                State::Absent => ("none", None),
+                State::Waiting(_) => ("waiting", None),
+                State::Live(_) => ("retrieved", None),
+                State::Failed(e) => ("failed ", Some(*e)),
+                State::Finished => ("finished", None),
+            };
+            (incoming.files, incoming.drivers, state, error)
+        };
+        write!(f, "incoming {state}")?;
+        if let Some(e) = error {
+            write!(f, "{e:?}")?;
+        }
+        writeln!(f, ", {files} files, {drivers} drivers")
     }
 
     /// What to tell the next kernel, if there is anything.
@@ -522,6 +554,21 @@ impl Flbs {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Shows all of them, a line each.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(all) = self.all() else {
+            return writeln!(f, "no memory to show them");
+        };
+
+        for flb in &all {
+            flb.show(f)?;
+        }
+        if self.damaged {
+            writeln!(f, "more, quarantined: damaged")?;
+        }
+        Ok(())
     }
 
     /// All FLBs, so that one can be locked without the table being: its callbacks may ask for

@@ -15,6 +15,7 @@ use crate::abi::{
     flb::FlbError,
     root::RootError,
     session::RecordError,
+    subsystem::SubsystemError,
     Name, //
 };
 
@@ -34,4 +35,5 @@ show!(
     [] FlbError,
     [] RecordError,
     [] RootError,
+    [] SubsystemError,
 );

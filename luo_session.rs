@@ -47,6 +47,10 @@ use kernel::{
         Arc,
         ArcBorrow,
         Mutex, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -54,13 +58,16 @@ use crate::{
     abi::{
         check,
         session::{
-            Session as SessionInfo,
+            Session as SessionHeader,
             SessionRecord, //
         },
         Phys,
         SessionName, //
     },
-    callbacks::may_print,
+    callbacks::{
+        may_print,
+        tracepoint, //
+    },
     luo_chain::{
         self,
         Chain, //
@@ -70,6 +77,7 @@ use crate::{
         OutgoingChecks, //
     },
     luo_file::{
+        FileInfo,
         IncomingFiles,
         PreservedFiles, //
     },
@@ -78,12 +86,93 @@ use crate::{
         Argument,
         RawArgument, //
     },
+    luo_state::Tally,
+    luo_trace::{
+        quarantined,
+        Trace, //
+    },
     uapi::{
         self,
         Request, //
     },
     Luo, //
 };
+
+/// What there is to be seen of a session.
+pub(crate) trait SessionInfo {
+    /// Its name, its state, and how many files it has.
+    fn summary(&self) -> (SessionName, &'static str, usize);
+
+    /// Adds some of its files to `to`, from that at `first` on.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result;
+
+    /// Whether there are more, which are damaged.
+    fn is_damaged(&self) -> bool;
+}
+
+impl SessionInfo for Arc<Session<Outgoing>> {
+    fn summary(&self) -> (SessionName, &'static str, usize) {
+        let state = self.state.lock();
+        let phase = match state.phase {
+            Phase::Open => "open",
+            Phase::Sealed { .. } => "sealed",
+            Phase::Closed => "closed",
+        };
+
+        (self.name, phase, state.files.len())
+    }
+
+    fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
+        self.state.lock().files.show(first, count, to)
+    }
+
+    fn is_damaged(&self) -> bool {
+        false
+    }
+}
+
+impl SessionInfo for Arc<Session<Incoming>> {
+    fn summary(&self) -> (SessionName, &'static str, usize) {
+        let state = self.state.lock();
+        let phase = match (&state.sealed, state.phase) {
+            (Some(_), _) => "sealed",
+            (None, IncomingPhase::Waiting) => "waiting",
+            (None, IncomingPhase::Retrieved) => "retrieved",
+            (None, IncomingPhase::Closed) => "closed",
+            (None, IncomingPhase::Finished) => "finished",
+        };
+
+        (self.name, phase, state.files.len())
+    }
+
+    fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
+        self.state.lock().files.show(first, count, to)
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.state.lock().files.is_damaged()
+    }
+}
+
+/// The session that comes after a name, or the first one.
+fn session_after<S>(
+    table: &RBTree<SessionName, Arc<Session<S>>>,
+    name: Option<&SessionName>,
+) -> Option<Arc<Session<S>>> {
+    let at = match name {
+        None => table.cursor_front()?,
+        Some(name) => table.cursor_lower_bound(name)?,
+    };
+    let (_, session) = match at.current() {
+        (found, _) if name == Some(found) => at.peek_next()?,
+        current => current,
+    };
+    Some(session.clone())
+}
 
 /// `O_CLOEXEC` for descriptors that are handed out.
 pub(crate) const CLOEXEC: u32 = kernel::fs::file::flags::O_CLOEXEC;
@@ -167,18 +256,23 @@ impl Session<Outgoing> {
             arg.fd,
             &self.luo.handlers,
             &self.luo.claims,
-        )
+        )?;
+        self.luo.standing.outgoing.add_files(1);
+        Ok(())
     }
 
     /// Freezes the files, and says what to tell the next kernel; [`None`] if the session is about
     /// to go.
-    fn seal(&self) -> Result<Option<SessionInfo>> {
+    fn seal(&self) -> Result<Option<SessionHeader>> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Ok(None);
         }
 
-        state.files.freeze(&self.name)?;
+        let trace = Trace::<tracepoint::Serialize>::begin();
+        let result = state.files.freeze(&self.name);
+        trace.session(&self.name, &result);
+        result?;
         state.phase = Phase::Sealed { closed: false };
         Ok(Some(state.files.info(&self.name)))
     }
@@ -193,7 +287,7 @@ impl Session<Outgoing> {
         state.files.unfreeze();
         state.phase = Phase::Open;
         if closed {
-            state.close();
+            state.close(&self.name, &self.luo.standing.outgoing);
         }
     }
 }
@@ -201,10 +295,11 @@ impl Session<Outgoing> {
 impl Outgoing {
     /// Lets go of all files, unless they are on their way to the next kernel. Returns whether the
     /// session is to leave the table.
-    fn close(&mut self) -> bool {
+    fn close(&mut self, session: &SessionName, tally: &Tally) -> bool {
         match self.phase {
             Phase::Open => {
-                drop(core::mem::replace(&mut self.files, PreservedFiles::new()));
+                tally.remove_files(self.files.len());
+                core::mem::replace(&mut self.files, PreservedFiles::new()).unpreserve(session);
                 self.phase = Phase::Closed;
                 true
             }
@@ -225,7 +320,8 @@ impl AnonFile for OutgoingFile {
     type Ptr = Arc<Session<Outgoing>>;
 
     fn release(session: Self::Ptr) {
-        let leaves = session.state.lock().close();
+        let tally = &session.luo.standing.outgoing;
+        let leaves = session.state.lock().close(&session.name, tally);
         if leaves {
             session.luo.outgoing.remove(&session);
         }
@@ -285,6 +381,13 @@ impl OutgoingSessions {
     /// - [`EBUSY`] if a kexec is under way.
     /// - [`ENFILE`], [`ENOMEM`].
     pub(crate) fn create(&self, name: SessionName, luo: &'static Luo) -> Result<ARef<File>> {
+        let trace = Trace::<tracepoint::Create>::begin();
+        let result = self.make(name, luo);
+        trace.session(&name, &result);
+        result
+    }
+
+    fn make(&self, name: SessionName, luo: &'static Luo) -> Result<ARef<File>> {
         let session = Arc::pin_init(
             pin_init!(Session {
                 name,
@@ -301,21 +404,30 @@ impl OutgoingSessions {
         )?;
 
         self.table.lock().insert(session.clone())?;
+        if luo.standing.outgoing.add_session() {
+            luo.standing.changed();
+        }
         session
             .new_file::<OutgoingFile>(session.clone())
             .inspect_err(|_| {
-                session.state.lock().close();
+                session
+                    .state
+                    .lock()
+                    .close(&session.name, &luo.standing.outgoing);
                 self.remove(&session);
             })
     }
 
     fn remove(&self, session: &Arc<Session<Outgoing>>) {
-        self.table.lock().remove(session);
+        let removed = self.table.lock().remove(session);
+        if removed && session.luo.standing.outgoing.remove_session() {
+            session.luo.standing.changed();
+        }
     }
 
-    /// How many sessions there are.
-    pub(crate) fn count(&self) -> usize {
-        self.table.lock().count
+    /// The session that comes after a name, or the first one.
+    pub(crate) fn after(&self, name: Option<&SessionName>) -> Option<Arc<Session<Outgoing>>> {
+        session_after(&self.table.lock().sessions, name)
     }
 
     /// Does something while there are no sessions.
@@ -352,7 +464,7 @@ impl OutgoingSessions {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    fn write_too(&self, info: &SessionInfo) -> Result {
+    fn write_too(&self, info: &SessionHeader) -> Result {
         let mut table = self.table.lock();
         let total = table.records.len() + 1;
         table.records.reserve(total)?;
@@ -405,14 +517,18 @@ impl OutgoingTable {
         Ok(())
     }
 
-    /// Takes a session out. Another one of that name, made since it was closed, stays.
-    fn remove(&mut self, session: &Arc<Session<Outgoing>>) {
+    /// Takes a session out, and returns whether it was there. Another one of that name, made since
+    /// it was closed, stays.
+    fn remove(&mut self, session: &Arc<Session<Outgoing>>) -> bool {
         let found = self.sessions.get(&session.name);
-        if found.is_some_and(|found| Arc::ptr_eq(found, session)) {
+        let found = found.is_some_and(|found| Arc::ptr_eq(found, session));
+
+        if found {
             self.sessions.remove(&session.name);
             self.count -= 1;
             self.records.shrink(self.count);
         }
+        found
     }
 
     fn seal(&mut self) -> Result<Counts> {
@@ -441,7 +557,9 @@ impl OutgoingTable {
 
         let mut cursor = self.sessions.cursor_front_mut();
         while let Some(at) = cursor {
-            cursor = if at.current().1.state.lock().phase == Phase::Closed {
+            let session = at.current().1;
+            cursor = if session.state.lock().phase == Phase::Closed {
+                session.luo.standing.outgoing.remove_session();
                 self.count -= 1;
                 at.remove_current().0
             } else {
@@ -565,12 +683,15 @@ impl Session<Incoming> {
         let fd = FileDescriptorReservation::get_unused_fd_flags(CLOEXEC)?;
         arg.check_writable()?;
 
+        let begin = Instant::<Monotonic>::now();
         let file = self.state.lock().unsealed()?.files.retrieve(
             &self.name,
             arg.token,
             &self.luo.handlers,
             &self.luo.claims,
         )?;
+        let nanos = begin.elapsed().as_nanos().unsigned_abs();
+        self.luo.standing.timings.retrieved(nanos);
         arg.write_fd(fd.reserved_fd())?;
         fd.fd_install(file);
         Ok(())
@@ -583,10 +704,10 @@ impl Session<Incoming> {
         }
         arg.check_writable()?;
 
-        let mut state = self.state.lock();
-        let state = state.unsealed()?;
-        state.files.finish(&self.name, &self.luo.handlers)?;
-        state.phase = IncomingPhase::Finished;
+        let last = self.state.lock().unsealed()?.finish(self)?;
+        if last {
+            self.luo.last_finished();
+        }
         Ok(())
     }
 
@@ -598,11 +719,8 @@ impl Session<Incoming> {
             state.phase = IncomingPhase::Closed;
             return false;
         }
-        match state.files.finish(&self.name, &self.luo.handlers) {
-            Ok(()) => {
-                state.phase = IncomingPhase::Finished;
-                true
-            }
+        match state.finish(self) {
+            Ok(_) => true,
             Err(e) => {
                 if may_print() {
                     pr_warn!(
@@ -619,17 +737,19 @@ impl Session<Incoming> {
 
     /// Preserves the files again, and says what to tell the next kernel; [`None`] if the session
     /// is finished.
-    fn seal(&self) -> Result<Option<SessionInfo>> {
+    fn seal(&self) -> Result<Option<SessionHeader>> {
         let mut state = self.state.lock();
         if state.phase == IncomingPhase::Finished {
             return Ok(None);
         }
 
-        let mut files =
-            state
-                .files
-                .preserve_again(&self.name, &self.luo.handlers, &self.luo.claims)?;
-        files.freeze(&self.name)?;
+        let trace = Trace::<tracepoint::Serialize>::begin();
+        let result = state
+            .files
+            .preserve_again(&self.name, &self.luo.handlers, &self.luo.claims)
+            .and_then(|mut files| files.freeze(&self.name).map(|()| files));
+        trace.session(&self.name, &result);
+        let files = result?;
         let info = files.info(&self.name);
         state.sealed = Some(files);
         Ok(Some(info))
@@ -650,6 +770,24 @@ impl Session<Incoming> {
 }
 
 impl Incoming {
+    /// Finishes all files, and returns whether nothing is left to be finished, of any session.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if a handler is not ready for that, or not there.
+    fn finish(&mut self, session: &Session<Self>) -> Result<bool> {
+        let tally = &session.luo.standing.incoming;
+        let files = self.files.len();
+
+        let trace = Trace::<tracepoint::Finish>::begin();
+        let result = self.files.finish(&session.name, &session.luo.handlers);
+        trace.session(&session.name, &result);
+        result?;
+        tally.remove_files(files);
+        let finished = core::mem::replace(&mut self.phase, IncomingPhase::Finished);
+        Ok(finished != IncomingPhase::Finished && tally.remove_session())
+    }
+
     /// # Errors
     ///
     /// [`EBUSY`] if the session is on its way to the next kernel.
@@ -680,6 +818,9 @@ impl AnonFile for IncomingFile {
             session.state.lock().phase = IncomingPhase::Waiting;
         } else if session.close() {
             session.luo.incoming.remove(&session.name);
+            if session.luo.standing.incoming.sessions() == 0 {
+                session.luo.last_finished();
+            }
         }
     }
 
@@ -813,10 +954,12 @@ impl IncomingSessions {
     ) -> Result<FilesInfo> {
         let Some(record) = record else {
             pr_err!("incoming session {}: checksum does not match\n", index);
+            quarantined(None, 0, EUCLEAN);
             return Err(EUCLEAN);
         };
         let info = record.parse().map_err(|e| {
             pr_err!("incoming session {}: {}\n", index, e);
+            quarantined(None, 0, EUCLEAN);
             EUCLEAN
         })?;
 
@@ -830,9 +973,16 @@ impl IncomingSessions {
         }
 
         let checks = checks.map(|checks| checks.files(index, info.count));
-        let (files, damaged) = IncomingFiles::read(&info, checks.transpose()?, &luo.handlers)?;
+        let trace = Trace::<tracepoint::Validate>::begin();
+        let result = checks
+            .transpose()
+            .and_then(|checks| IncomingFiles::read(&info, checks, &luo.handlers));
+        trace.session(&info.name, &result);
+        let (files, damaged) = result.inspect_err(|e| quarantined(Some(&info.name), 0, *e))?;
+        let files_count = files.len();
         let result = FilesInfo {
-            count: files.count(),
+            // Lossless: no kernel has wider sizes.
+            count: files_count as u64,
             damaged,
         };
         let session = Arc::pin_init(
@@ -853,6 +1003,8 @@ impl IncomingSessions {
         session
             .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
             .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
+        luo.standing.incoming.add_session();
+        luo.standing.incoming.add_files(files_count);
         Ok(result)
     }
 
@@ -865,7 +1017,7 @@ impl IncomingSessions {
     /// - [`EINVAL`] if somebody has it.
     /// - [`ENFILE`], [`ENOMEM`].
     pub(crate) fn retrieve(&self, name: &SessionName) -> Result<Retrieved> {
-        let missing = || match self.damaged.load(Acquire) {
+        let missing = || match self.is_damaged() {
             true => EUCLEAN,
             false => ENOENT,
         };
@@ -898,14 +1050,14 @@ impl IncomingSessions {
         result
     }
 
-    /// How many sessions there are that are not finished.
-    pub(crate) fn count(&self) -> usize {
-        let table = self.table.lock();
+    /// The session that comes after a name, or the first one.
+    pub(crate) fn after(&self, name: Option<&SessionName>) -> Option<Arc<Session<Incoming>>> {
+        session_after(&self.table.lock(), name)
+    }
 
-        table
-            .values()
-            .filter(|session| session.state.lock().phase != IncomingPhase::Finished)
-            .count()
+    /// Whether there were more, which are damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Acquire)
     }
 
     /// Preserves all sessions again and writes them down among the outgoing ones.

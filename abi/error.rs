@@ -98,5 +98,6 @@ plain_errors!(
     super::name::NameError,
     super::root::RootError,
     super::session::RecordError,
+    super::subsystem::SubsystemError,
     super::vmalloc::VmallocError,
 );

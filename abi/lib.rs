@@ -21,6 +21,8 @@
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
 //!  check     checksums of records and of what leads to them
+//!  subsystem a number for each subsystem, in the root itself
+//!  stamp     when the old kernel began to go
 //!  block     one page: { next, count, records }
 //!  vmalloc   KHO's description of a virtually contiguous area, used by memfd-v2
 //!  name      bounded strings;  phys  addresses;  error  what can be wrong
@@ -52,6 +54,8 @@ pub mod name;
 pub mod phys;
 pub mod root;
 pub mod session;
+pub mod stamp;
+pub mod subsystem;
 pub mod vmalloc;
 
 pub use self::{

@@ -12,6 +12,8 @@
 //!       liveupdate-number = <u64>;
 //!       luo-checks = <u64 ...: addresses of the pages of checks>;
 //!       luo-crc32c = <u32: over all numbers here>;
+//!       luo-reboot-stamp = <u64 u64 u64: see [`stamp`](super::stamp)>;
+//!       luo-phase-times = <u64 u64: likewise>;
 //!       luo-session {
 //!           compatible = "luo-session-v2";
 //!           luo-session-header = <u64: address of the first session block, or 0>;
@@ -24,12 +26,14 @@
 //!           luo-flb-count = <u64: number of FLBs>;
 //!           luo-flb-checks = <u64: index of the first check of the FLBs>;
 //!       };
+//!       luo-subsystems { see [`subsystem`](super::subsystem) };
 //!   };
 //!   ```
 //!
 //!   The numbers are in native byte order, unlike the rest of a device tree. Properties and nodes
 //!   that are not in this list are skipped. Those of the [checks](super::check) are all there, or
-//!   none of them.
+//!   none of them; the checksum is over them and the addresses. Stamp, times and subsystems may
+//!   be missing.
 //!
 //! - [`LuoSerV5`], the form of the C implementation in Linux 7.2 and 7.3.
 //!
@@ -60,6 +64,16 @@ use super::{
     },
     error::Excerpt,
     phys::Phys,
+    stamp::{
+        PhaseTimes,
+        Stamp,
+        STAMP_PROPERTY,
+        TIMES_PROPERTY, //
+    },
+    subsystem::{
+        self,
+        Subsystem, //
+    },
     BLOCK_SIZE, //
 };
 
@@ -104,7 +118,8 @@ pub const FLB_COUNT_PROPERTY: &CStr = c"luo-flb-count";
 /// Property of the node of the FLBs: index of their first check.
 pub const FLB_CHECKS_PROPERTY: &CStr = c"luo-flb-checks";
 
-/// The most pages of checks that a root lists, so that the tree fits into a page.
+/// The most pages of checks that a root lists, so that the tree fits into a page. With subsystems it
+/// may be fewer; then the tree's writer says that it is full.
 pub const MAX_CHECK_PAGES: usize = 384;
 const _: () = assert!(MAX_CHECK_PAGES * size_of::<u64>() + 1024 <= BLOCK_SIZE);
 
@@ -129,6 +144,17 @@ pub struct Root {
     pub sessions: Option<Phys>,
     /// The page of FLBs.
     pub flbs: Option<Phys>,
+}
+
+/// What the root may carry besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// When the old kernel began to go.
+    pub stamp: Option<Stamp>,
+    /// How long its phases took.
+    pub times: Option<PhaseTimes>,
+    /// What subsystems hand over.
+    pub subsystems: &'a [Subsystem],
 }
 
 /// What the root says about the checks, if there are any.
@@ -346,7 +372,8 @@ impl Root {
         )
     }
 
-    /// Writes the root as a device tree, with what there is to say about checks.
+    /// Writes the root as a device tree, with what there is to say about checks, and what it carries
+    /// besides.
     ///
     /// # Errors
     ///
@@ -354,20 +381,28 @@ impl Root {
     pub fn write_tree<B: TreeBuilder>(
         &self,
         tree: &mut B,
-        checks: Option<(&RootChecks<'_>, Crc32c)>,
+        checks: Option<&RootChecks<'_>>,
+        extras: &Extras<'_>,
+        crc: Crc32c,
     ) -> Result<(), B::Error> {
         tree.begin_node(c"")?;
         tree.property_str(COMPATIBLE_PROPERTY, ROOT_COMPATIBLE)?;
         tree.property_u64(NUMBER_PROPERTY, self.number)?;
-        if let Some((checks, crc)) = checks {
+        if let Some(checks) = checks {
             tree.property(CHECKS_PROPERTY, checks.pages.as_bytes())?;
             tree.property(CRC_PROPERTY, &checks.checksum(self, crc).to_ne_bytes())?;
+        }
+        if let Some(stamp) = extras.stamp {
+            tree.property(STAMP_PROPERTY, stamp.to_bytes().as_flattened())?;
+        }
+        if let Some(times) = extras.times {
+            tree.property(TIMES_PROPERTY, times.to_bytes().as_flattened())?;
         }
 
         tree.begin_node(SESSION_NODE)?;
         tree.property_str(COMPATIBLE_PROPERTY, SESSION_COMPATIBLE)?;
         tree.property_u64(SESSION_PROPERTY, Phys::raw(self.sessions))?;
-        if let Some((checks, _)) = checks {
+        if let Some(checks) = checks {
             tree.property_u64(SESSION_COUNT_PROPERTY, checks.sessions.count)?;
             tree.property_u64(SESSION_CHECKS_PROPERTY, checks.sessions.first)?;
         }
@@ -376,11 +411,12 @@ impl Root {
         tree.begin_node(FLB_NODE)?;
         tree.property_str(COMPATIBLE_PROPERTY, FLB_COMPATIBLE)?;
         tree.property_u64(FLB_PROPERTY, Phys::raw(self.flbs))?;
-        if let Some((checks, _)) = checks {
+        if let Some(checks) = checks {
             tree.property_u64(FLB_COUNT_PROPERTY, checks.flbs.count)?;
             tree.property_u64(FLB_CHECKS_PROPERTY, checks.flbs.first)?;
         }
         tree.end_node()?;
+        subsystem::write(tree, extras.subsystems, crc)?;
 
         tree.end_node()
     }

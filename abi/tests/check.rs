@@ -21,6 +21,7 @@ use common::{
 };
 use luo_abi::{
     root::{
+        Extras,
         Root,
         RootChecks,
         RootError,
@@ -75,8 +76,13 @@ fn emitted(sessions: u64, files: u64) -> (Image, PhysMem, Root, Spans) {
 /// Writes and reads a root with its checks.
 fn tree(root: &Root, spans: &Spans) -> MapTree {
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree, Some((&spans.of_root(), crc32c)))
-        .unwrap();
+    root.write_tree(
+        &mut tree,
+        Some(&spans.of_root()),
+        &Extras::default(),
+        crc32c,
+    )
+    .unwrap();
     tree
 }
 
@@ -197,7 +203,8 @@ fn a_count_has_an_address() {
 fn an_older_root_has_none() {
     let (_, _, root, _) = emitted(1, 1);
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree, None).unwrap();
+    root.write_tree(&mut tree, None, &Extras::default(), crc32c)
+        .unwrap();
     assert_eq!(reads(&tree), Ok(None));
 }
 

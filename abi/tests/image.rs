@@ -12,6 +12,7 @@ use std::{
 use common::{
     cases,
     compatible,
+    crc32c,
     emit,
     memfd,
     read,
@@ -30,7 +31,10 @@ use luo_abi::{
         SEALS_KNOWN, //
     },
     name::SessionName,
-    root::Root,
+    root::{
+        Extras,
+        Root, //
+    },
     Phys, //
 };
 use proptest::prelude::*;
@@ -151,7 +155,8 @@ fn plain(sessions: u64, files: u64) -> Image {
 /// Writes the root in both forms and reads it back.
 fn through_root(root: &Root) -> Root {
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree, None).unwrap();
+    root.write_tree(&mut tree, None, &Extras::default(), crc32c)
+        .unwrap();
     let read = Root::from_tree(&tree).unwrap();
     assert_eq!(Root::from_v5(root.to_v5().as_bytes()), Ok(read));
     read

@@ -8,11 +8,13 @@ use std::ffi::CStr;
 
 use common::{
     cases,
+    crc32c,
     MapTree, //
 };
 use fdt::Fdt;
 use luo_abi::{
     root::{
+        Extras,
         LuoSerV5,
         Root,
         RootError,
@@ -76,7 +78,8 @@ fn write(root: &Root) -> Vec<u8> {
         fdt: FdtWriter::new().unwrap(),
         open: Vec::new(),
     };
-    root.write_tree(&mut writer, None).unwrap();
+    root.write_tree(&mut writer, None, &Extras::default(), crc32c)
+        .unwrap();
     assert!(writer.open.is_empty());
     writer.fdt.finish().unwrap()
 }
@@ -87,7 +90,8 @@ fn read(bytes: &[u8]) -> Result<Root, RootError> {
 
 fn tree(root: &Root) -> MapTree {
     let mut tree = MapTree::default();
-    root.write_tree(&mut tree, None).unwrap();
+    root.write_tree(&mut tree, None, &Extras::default(), crc32c)
+        .unwrap();
     tree
 }
 

@@ -11,10 +11,12 @@
 //! - [`Flb`] for state that several files share (file-lifecycle-bound state): preserved with the
 //!   first file that needs it, finished with the last. It lives in a [`FlbCell`].
 //!
+//! State that belongs to no file is a `Subsystem`'s, in a `SubsystemCell`.
+//!
 //! What crosses for each is a [`Handover`]: a number, or preserved memory with a type.
 //!
 //! This module stands on the C interface and on nothing else, so a driver written with it works
-//! under any implementation of LUO.
+//! under any implementation of LUO; only subsystems need the one in Rust.
 //!
 //! # The life of a file
 //!
@@ -92,6 +94,8 @@ use crate::{
 mod file;
 mod flb;
 mod handover;
+#[cfg(CONFIG_LIVEUPDATE_RUST)]
+mod subsystem;
 
 pub use self::{
     file::{
@@ -110,6 +114,14 @@ pub use self::{
         FlbRef, //
     },
     handover::Handover, //
+};
+
+#[cfg(CONFIG_LIVEUPDATE_RUST)]
+pub use self::subsystem::{
+    Priority,
+    Subsystem,
+    SubsystemCell,
+    SubsystemRegistration, //
 };
 
 /// Whether live update is enabled on this machine (`liveupdate=` on the command line).

@@ -29,9 +29,18 @@ use luo_abi::{
         ExtentKind, //
     },
     root::{
+        Extras,
         Root,
         RootChecks,
         RootFormat, //
+    },
+    stamp::{
+        PhaseTimes,
+        Stamp, //
+    },
+    subsystem::{
+        Subsystem,
+        Subsystems, //
     },
     Phys, //
 };
@@ -171,8 +180,24 @@ fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> 
     let crc32c = common::crc32c;
     let of_root = spans.map(Spans::of_root);
     let mut tree = MapTree::default();
-    let checks = of_root.as_ref().map(|checks| (checks, crc32c as _));
-    root.write_tree(&mut tree, checks).ok()?;
+    let checks = of_root.as_ref();
+    let subsystems = ["one-v1", "other-v2"].map(|name| Subsystem {
+        name: compatible(name),
+        data: 7,
+    });
+    let extras = Extras {
+        stamp: Some(Stamp {
+            cycles: 1,
+            khz: 2,
+            seconds: 3,
+        }),
+        times: Some(PhaseTimes {
+            freeze: 4,
+            serialize: 5,
+        }),
+        subsystems: &subsystems,
+    };
+    root.write_tree(&mut tree, checks, &extras, crc32c).ok()?;
 
     let mut changed = false;
     for _ in 0..input.below(3) {
@@ -190,6 +215,13 @@ fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> 
         }
         changed = true;
     }
+    // What subsystems said is whole or refused, whatever the root is. Of a stamp nothing depends.
+    if let Ok(found) = Subsystems::from_tree(&tree, crc32c) {
+        assert!(found.iter().eq(&subsystems));
+    }
+    let _ = Stamp::from_tree(&tree).and_then(|stamp| stamp.micros_since(stamp));
+    let _ = PhaseTimes::from_tree(&tree);
+
     let found = Root::from_tree(&tree).ok()?;
     let found_checks = RootChecks::from_tree(&tree, &found, crc32c).ok()?;
     if spans.is_some() {

@@ -733,7 +733,7 @@ impl MapTree {
 }
 
 fn text(string: &CStr) -> String {
-    string.to_str().unwrap().to_string()
+    string.to_string_lossy().into_owned()
 }
 
 impl Tree for MapTree {

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `/sys/kernel/debug/liveupdate/` shows: all sessions and their files, subsystems, FLBs, and
+//! how long the phases of the last update took. For people who look into a problem, and no interface.
+//!
+//! Of the highest layer. Nothing is kept for it. A reader goes from session to session, and in a
+//! session from one piece to the next, and holds no lock of theirs while it prints: what changes
+//! meanwhile is seen as it was before or after, and a kexec does not wait for it.
+
+use core::fmt::{
+    Formatter,
+    Result as Shown, //
+};
+
+use kernel::{
+    debugfs::{
+        Dir,
+        File, //
+    },
+    prelude::*, //
+};
+
+use crate::{
+    abi::SessionName,
+    luo,
+    luo_file::FileInfo,
+    luo_session::SessionInfo, //
+};
+
+/// How many files of a session are looked at while it is locked.
+const PIECE: usize = 64;
+
+/// The files of the directory, which are there as long as this is.
+#[pin_data]
+pub(crate) struct Views {
+    #[pin]
+    outgoing: File<()>,
+    #[pin]
+    incoming: File<()>,
+    #[pin]
+    subsystems: File<()>,
+    #[pin]
+    flbs: File<()>,
+    #[pin]
+    timings: File<()>,
+}
+
+impl Views {
+    /// Makes the directory. That it cannot be made, as debugfs has it, is no error.
+    pub(crate) fn new(in_directory: &Dir) -> impl PinInit<Self, Error> + '_ {
+        try_pin_init!(Self {
+            outgoing <- in_directory.read_callback_file(c"outgoing", (), &show_outgoing),
+            incoming <- in_directory.read_callback_file(c"incoming", (), &show_incoming),
+            subsystems <- in_directory.read_callback_file(c"subsystems", (), &show_subsystems),
+            flbs <- in_directory.read_callback_file(c"flbs", (), &show_flbs),
+            timings <- in_directory.read_callback_file(c"timings", (), &show_timings),
+        })
+    }
+}
+
+fn show_outgoing(_: &(), f: &mut Formatter<'_>) -> Shown {
+    luo().map_or(Ok(()), |luo| {
+        show_sessions(f, |name| luo.outgoing.after(name))
+    })
+}
+
+fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
+    let Some(luo) = luo() else {
+        return Ok(());
+    };
+
+    show_sessions(f, |name| luo.incoming.after(name))?;
+    if luo.incoming.is_damaged() {
+        writeln!(f, "more sessions, quarantined: damaged")?;
+    }
+    Ok(())
+}
+
+/// Shows sessions, of which `after` gives that which comes after another one.
+fn show_sessions<S: SessionInfo>(
+    f: &mut Formatter<'_>,
+    after: impl Fn(Option<&SessionName>) -> Option<S>,
+) -> Shown {
+    let mut session = after(None);
+
+    while let Some(this) = session {
+        let (name, state, files) = this.summary();
+        writeln!(f, "session '{name}' {state}, {files} files")?;
+
+        let mut seen = 0;
+        loop {
+            let mut piece = KVec::new();
+            if this.files(seen, PIECE, &mut piece).is_err() {
+                writeln!(f, "  no memory to show more")?;
+                break;
+            }
+            for file in &piece {
+                show_file(f, file)?;
+            }
+            if piece.len() < PIECE {
+                break;
+            }
+            seen = seen.saturating_add(PIECE);
+        }
+        if this.is_damaged() {
+            writeln!(f, "  more files, quarantined: damaged")?;
+        }
+        session = after(Some(&name));
+    }
+    Ok(())
+}
+
+fn show_file(f: &mut Formatter<'_>, file: &FileInfo) -> Shown {
+    let FileInfo {
+        token,
+        handler,
+        state,
+        error,
+    } = file;
+
+    write!(f, "  token {token:#x} handler '{handler}' {state}")?;
+    if let Some(e) = error {
+        write!(f, " {e:?}")?;
+    }
+    writeln!(f)
+}
+
+fn show_subsystems(_: &(), f: &mut Formatter<'_>) -> Shown {
+    luo().map_or(Ok(()), |luo| luo.subsystems.show(f))
+}
+
+fn show_flbs(_: &(), f: &mut Formatter<'_>) -> Shown {
+    luo().map_or(Ok(()), |luo| luo.flbs.show(f))
+}
+
+fn show_timings(_: &(), f: &mut Formatter<'_>) -> Shown {
+    luo().map_or(Ok(()), |luo| luo.standing.timings.show(f))
+}

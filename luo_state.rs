@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the machine stands: how much is on its way, and in which state that puts it.
+//!
+//! Below sessions, which count themselves here, and below what tells user space
+//! ([`luo_sysfs`](super::luo_sysfs)). Reading takes no lock, so it never waits for a kexec.
+
+use core::fmt;
+
+use kernel::{
+    kho::Clocks,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        SetOnce, //
+    },
+    sysfs::Directory, //
+};
+
+use crate::{
+    abi::{
+        stamp::{
+            PhaseTimes,
+            Stamp, //
+        },
+        RootFormat, //
+    },
+    luo_subsystem::{
+        Phase,
+        Subsystems, //
+    },
+    luo_sysfs, //
+};
+
+/// The state as user space sees it.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing is on its way.
+    Normal,
+    /// Something is preserved, or prepared, for the next kernel.
+    Prepared,
+    /// The previous kernel left something, and not all of it is finished.
+    Updated,
+}
+
+impl State {
+    /// What user space calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Prepared => "prepared",
+            Self::Updated => "updated",
+        }
+    }
+}
+
+/// How many sessions and files there are on one side of the kexec.
+pub(crate) struct Tally {
+    sessions: Atomic<usize>,
+    files: Atomic<usize>,
+}
+
+impl Tally {
+    const fn new() -> Self {
+        Self {
+            sessions: Atomic::new(0),
+            files: Atomic::new(0),
+        }
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.load(Relaxed)
+    }
+
+    pub(crate) fn files(&self) -> usize {
+        self.files.load(Relaxed)
+    }
+
+    /// Another session. Returns whether it is the first.
+    pub(crate) fn add_session(&self) -> bool {
+        self.sessions.fetch_add(1, Relaxed) == 0
+    }
+
+    /// A session less. Returns whether it was the last.
+    pub(crate) fn remove_session(&self) -> bool {
+        self.sessions.fetch_sub(1, Relaxed) == 1
+    }
+
+    pub(crate) fn add_files(&self, files: usize) {
+        self.files.fetch_add(files, Relaxed);
+    }
+
+    pub(crate) fn remove_files(&self, files: usize) {
+        self.files.fetch_sub(files, Relaxed);
+    }
+}
+
+/// How long the phases of the live update took by which this kernel came, in microseconds.
+pub(crate) struct Timings {
+    /// Those in the old kernel, if it said so.
+    old: Option<PhaseTimes>,
+    validate: u64,
+    rebuild: Atomic<u64>,
+    /// Of all requests for a file together, in nanoseconds.
+    retrieve: Atomic<u64>,
+    retrieved: Atomic<u64>,
+}
+
+impl Timings {
+    pub(crate) fn new(old: Option<PhaseTimes>, validate: u64) -> Self {
+        Self {
+            old,
+            validate,
+            rebuild: Atomic::new(0),
+            retrieve: Atomic::new(0),
+            retrieved: Atomic::new(0),
+        }
+    }
+
+    /// All sessions have been read.
+    pub(crate) fn rebuilt(&self, micros: u64) {
+        self.rebuild.store(micros, Relaxed);
+    }
+
+    /// A file was asked for.
+    pub(crate) fn retrieved(&self, nanos: u64) {
+        self.retrieve.fetch_add(nanos, Relaxed);
+        self.retrieved.fetch_add(1, Relaxed);
+    }
+
+    /// Shows them, a line each.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(PhaseTimes { freeze, serialize }) = self.old {
+            writeln!(f, "freeze {freeze} us\nserialize {serialize} us")?;
+        }
+        writeln!(
+            f,
+            "validate {} us\nrebuild {} us\nretrieve {} us, {} requests",
+            self.validate,
+            self.rebuild.load(Relaxed),
+            self.retrieve.load(Relaxed) / 1000,
+            self.retrieved.load(Relaxed),
+        )
+    }
+}
+
+/// Where the machine stands.
+pub(crate) struct Standing {
+    pub(crate) outgoing: Tally,
+    pub(crate) incoming: Tally,
+    /// The form of what the previous kernel left, if it left anything.
+    pub(crate) came_as: Option<RootFormat>,
+    /// When the previous kernel began to go.
+    left_at: Option<Stamp>,
+    pub(crate) timings: Timings,
+    /// How many microseconds later the device was opened first; [`None`] if that cannot be told.
+    blackout: SetOnce<Option<u64>>,
+    directory: SetOnce<Directory>,
+}
+
+impl Standing {
+    pub(crate) fn new(
+        came_as: Option<RootFormat>,
+        left_at: Option<Stamp>,
+        timings: Timings,
+    ) -> Self {
+        Self {
+            outgoing: Tally::new(),
+            incoming: Tally::new(),
+            came_as,
+            left_at,
+            timings,
+            blackout: SetOnce::new(),
+            directory: SetOnce::new(),
+        }
+    }
+
+    /// The state that all of it makes.
+    pub(crate) fn state(&self, subsystems: &Subsystems) -> State {
+        match subsystems.phase() {
+            Phase::Updated => State::Updated,
+            _ if self.incoming.sessions() > 0 => State::Updated,
+            Phase::Prepared => State::Prepared,
+            _ if self.outgoing.sessions() > 0 => State::Prepared,
+            Phase::Normal => State::Normal,
+        }
+    }
+
+    /// Begins to tell user space.
+    pub(crate) fn tell_in(&self, directory: Directory) {
+        self.directory.populate(directory);
+    }
+
+    /// The state may have changed.
+    pub(crate) fn changed(&self) {
+        if let Some(directory) = self.directory.as_ref() {
+            directory.notify::<luo_sysfs::State>();
+        }
+    }
+
+    /// The device was opened.
+    pub(crate) fn opened(&self) {
+        if self.blackout.as_ref().is_none() {
+            self.blackout.populate(
+                self.left_at
+                    .and_then(|left_at| now()?.micros_since(left_at)),
+            );
+        }
+    }
+
+    /// How long the blackout took, in microseconds, if that can be told.
+    pub(crate) fn blackout(&self) -> Option<u64> {
+        *self.blackout.as_ref()?
+    }
+}
+
+/// What the clocks say, if they are fit for it.
+pub(crate) fn now() -> Option<Stamp> {
+    let Clocks {
+        cycles,
+        khz,
+        seconds,
+    } = Clocks::read()?;
+
+    Some(Stamp {
+        cycles,
+        khz,
+        seconds,
+    })
+}
