@@ -11,12 +11,15 @@ mod faults;
 mod kexec;
 mod lifetime;
 mod limits;
+mod look;
 mod memfd;
 mod preserve;
 mod race;
 mod reboot;
 mod sample;
 mod session;
+mod subsystem;
+mod sysfs;
 
 use crate::harness::Test;
 
@@ -90,6 +93,13 @@ const TESTS: &[Test] = &[
     Test::new("driver-preserve-fails", &[driver::preserve_fails]),
     Test::new("driver-quiet", &[driver::quiet]).c_differs(),
     Test::new("driver-shared-undone", &[driver::shared_undone]),
+    Test::new("sysfs-files", &[sysfs::files])
+        .c_differs()
+        .alone(),
+    Test::new("sysfs-cold", &[sysfs::cold]).c_differs().alone(),
+    Test::new("sysfs-writes", &[sysfs::writes])
+        .c_differs()
+        .alone(),
     // Across kexecs.
     Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
     Test::new(
@@ -387,6 +397,50 @@ const TESTS: &[Test] = &[
         .c_differs()
         .rust_memfd()
         .alone(),
+    Test::new("look-secret", &[look::secret])
+        .c_differs()
+        .alone(),
+    Test::new("look-raced", &[look::raced]).c_differs().alone(),
+    Test::new("look-many", &[look::before, look::after])
+        .timeout(120)
+        .c_differs()
+        .alone(),
+    Test::new("look-traced", &[look::traced_before, look::traced_after])
+        .c_differs()
+        .needs("ENABLE_DEFAULT_TRACERS"),
+    Test::new("subsystem-events", &[subsystem::events])
+        .c_differs()
+        .alone(),
+    Test::new("subsystem-cancel-fails", &[subsystem::cancel_fails])
+        .c_differs()
+        .alone(),
+    Test::new(
+        "subsystem-refuse",
+        &[subsystem::refuse_before, subsystem::refuse_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new("subsystem-chain", &subsystem::CHAIN)
+        .c_differs()
+        .alone(),
+    Test::new(
+        "subsystem-late",
+        &[subsystem::late_before, subsystem::late_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "subsystem-nothing",
+        &[subsystem::nothing_before, subsystem::nothing_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new("sysfs-update", &[sysfs::update_before, sysfs::update_after])
+        .c_differs()
+        .alone(),
+    Test::new("sysfs-off", &[device::leave_for_nobody, sysfs::off])
+        .next_parameter("liveupdate", "off")
+        .c_differs(),
     // These two are there for the suite's group `corrupt'; without damage they just pass.
     Test::new("corrupt-checked", &[corrupt::before, corrupt::after])
         .c_differs()

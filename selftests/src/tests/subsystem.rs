@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Subsystems: the sample modules `luo_note_rust` and `luo_note_c`, which keep a note over live
+//! updates, and fail when they are told to.
+
+use super::sysfs::{
+    counts,
+    show,
+    store, //
+};
+use crate::{
+    harness::{
+        ensure,
+        ensure_eq,
+        ensure_errno,
+        Outcome,
+        Part,
+        Stage, //
+    },
+    init,
+    module,
+    sys, //
+};
+use liveupdate::{
+    guest::{
+        self,
+        CommandLine, //
+    },
+    kexec,
+    Device, //
+};
+use nix::errno::Errno;
+use std::{
+    fs,
+    path::Path, //
+};
+
+/// One of the two modules.
+struct Note {
+    module: &'static str,
+    home: &'static str,
+}
+
+const RUST: Note = Note {
+    module: "luo_note_rust",
+    home: "/sys/kernel/luo_note_rust",
+};
+const C: Note = Note {
+    module: "luo_note_c",
+    home: "/sys/module/luo_note_c/parameters",
+};
+const BOTH: [&Note; 2] = [&RUST, &C];
+
+impl Note {
+    fn load(&self) -> Outcome {
+        module::load(self.module, "")
+    }
+
+    fn get(&self, name: &str) -> Outcome<String> {
+        let text = fs::read_to_string(Path::new(self.home).join(name))?;
+
+        Ok(text.trim_end().to_owned())
+    }
+
+    fn set(&self, name: &str, text: &str) -> Outcome {
+        Ok(fs::write(Path::new(self.home).join(name), text)?)
+    }
+
+    /// Fails unless this is what it was told, a letter an event.
+    #[track_caller]
+    fn told(&self, events: &str) -> Outcome {
+        ensure_eq!(self.get("events")?, events, "{}", self.module);
+        Ok(())
+    }
+}
+
+fn next_kernel_is_loaded() -> Outcome {
+    let cmdline = CommandLine::read()?;
+
+    Ok(init::load(init::kernel_of(&cmdline, 2), &cmdline)?)
+}
+
+/// Who is told of what, and when.
+pub fn events(_: &mut Stage) -> Outcome {
+    for note in BOTH {
+        note.load()?;
+        ensure_errno!(module::try_load(note.module, "")?, EEXIST);
+        note.told("")?;
+    }
+    counts("outgoing", 0, 0, 0)?;
+
+    store("prepare", "1")?;
+    counts("outgoing", 0, 0, 2)?;
+    ensure_eq!(show("state")?, "prepared\n");
+    for note in BOTH {
+        note.told("p")?;
+    }
+    store("prepare", "0")?;
+    counts("outgoing", 0, 0, 0)?;
+    for note in BOTH {
+        note.told("pc")?;
+    }
+
+    // The one in Rust comes first, as its priority says, and so is cancelled if the other refuses.
+    C.set("fail", "0")?;
+    ensure_errno!(store("prepare", "1"), ENXIO);
+    RUST.told("pcpc")?;
+    C.told("pcp")?;
+    ensure_eq!(show("state")?, "normal\n");
+    C.set("fail", "-1")?;
+
+    // If it refuses itself, nobody else hears of it.
+    RUST.set("fail", "0")?;
+    ensure_errno!(store("prepare", "1"), ENXIO);
+    RUST.told("pcpcp")?;
+    C.told("pcp")?;
+    RUST.set("fail", "-1")?;
+
+    // Whoever goes is not told any more; what it prepared goes too.
+    store("prepare", "1")?;
+    for note in BOTH {
+        module::unload(note.module)?;
+    }
+    counts("outgoing", 0, 0, 0)?;
+    store("prepare", "0")?;
+    ensure_eq!(show("state")?, "normal\n");
+    Ok(())
+}
+
+/// Cancels that fail are reported, and that is all.
+pub fn cancel_fails(_: &mut Stage) -> Outcome {
+    for note in BOTH {
+        note.load()?;
+        note.set("fail", "3")?;
+    }
+    let first = guest::kernel_log(0)?
+        .last()
+        .map_or(0, |last| last.sequence + 1);
+
+    store("prepare", "1")?;
+    store("prepare", "0")?;
+    for note in BOTH {
+        note.told("pc")?;
+    }
+    let log = guest::kernel_log(first)?;
+    ensure!(log
+        .iter()
+        .any(|line| line.text.contains("cancel must not fail: ENXIO")));
+    ensure_eq!(show("state")?, "normal\n");
+    Ok(())
+}
+
+/// Each refuses the kexec in turn; what is left is as before. Then it goes well.
+pub fn refuse_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let memory = sys::memfd_of("m", b"content")?;
+    session.preserve(&memory, 1)?;
+    for note in BOTH {
+        note.load()?;
+        note.set("text", note.module)?;
+    }
+    next_kernel_is_loaded()?;
+
+    let mut events = [String::new(), String::new()];
+    // Prepared by hand, and by the kexec itself.
+    for by_hand in [true, false] {
+        for (event, who, [rust, c]) in [
+            (0, &RUST, ["p", ""]),
+            (0, &C, ["pc", "p"]),
+            (1, &RUST, ["prc", "pc"]),
+            (1, &C, ["prc", "prc"]),
+        ] {
+            who.set("fail", &event.to_string())?;
+            if by_hand {
+                let result = store("prepare", "1");
+                ensure_eq!(result.is_err(), event == 0);
+            }
+            if !by_hand || event == 1 {
+                ensure_eq!(kexec::jump().errno(), Errno::ENXIO);
+            }
+            who.set("fail", "-1")?;
+            events[0] += rust;
+            events[1] += c;
+            RUST.told(&events[0])?;
+            C.told(&events[1])?;
+            counts("outgoing", 1, 1, 0)?;
+            // The session can be used.
+            ensure_errno!(session.preserve(&memory, 2), EBUSY);
+        }
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// Both come over, and hear that it is over.
+pub fn refuse_after(stage: &mut Stage) -> Outcome {
+    counts("incoming", 1, 1, 1)?;
+    ensure_eq!(show("state")?, "updated\n");
+    for note in BOTH {
+        note.load()?;
+        ensure_eq!(note.get("text")?, note.module);
+        ensure_eq!(note.get("updates")?, "1");
+        note.told("")?;
+    }
+    // Sessions and subsystems are finished apart, and both have to be.
+    ensure_errno!(store("prepare", "1"), EINVAL);
+    store("finish", "1")?;
+    for note in BOTH {
+        note.told("f")?;
+    }
+    ensure_errno!(store("finish", "1"), EINVAL);
+    ensure_eq!(show("state")?, "updated\n");
+    counts("incoming", 1, 1, 0)?;
+    Device::open()?.retrieve_session(stage.name)?.finish()?;
+    ensure_eq!(show("state")?, "normal\n");
+    store("prepare", "1")?;
+    store("prepare", "0")?;
+    Ok(())
+}
+
+/// Five updates; the notes gain a letter in each, before the kexec.
+pub const CHAIN: [Part; 6] = [chain, chain, chain, chain, chain, chain];
+
+fn chain(stage: &mut Stage) -> Outcome {
+    let update = stage.number - 1;
+
+    for note in BOTH {
+        note.load()?;
+        ensure_eq!(note.get("text")?, "x".repeat(update));
+        ensure_eq!(note.get("updates")?, update.to_string());
+    }
+    if update > 0 {
+        ensure_eq!(show("state")?, "updated\n");
+        ensure_eq!(show("number")?, format!("{update}\n"));
+        if update % 2 == 1 {
+            store("finish", "1")?;
+            ensure_eq!(show("state")?, "normal\n");
+        }
+    }
+    // With and without preparing; what is written later counts as well.
+    if update % 4 == 1 {
+        store("prepare", "1")?;
+        ensure_eq!(show("state")?, "prepared\n");
+    }
+    for note in BOTH {
+        note.set("text", &"x".repeat(stage.number))?;
+    }
+    Ok(())
+}
+
+/// Only the notes come over.
+pub fn late_before(_: &mut Stage) -> Outcome {
+    for note in BOTH {
+        note.load()?;
+        note.set("text", "late")?;
+    }
+    Ok(())
+}
+
+/// One that is not there costs itself, and may come late.
+pub fn late_after(_: &mut Stage) -> Outcome {
+    counts("incoming", 0, 0, 1)?;
+    ensure_eq!(show("state")?, "updated\n");
+    C.load()?;
+    ensure_eq!(C.get("text")?, "late");
+    store("finish", "1")?;
+    C.told("f")?;
+    ensure_eq!(show("state")?, "normal\n");
+    let log = guest::kernel_log(0)?;
+    ensure!(log.iter().any(|line| line
+        .text
+        .contains("subsystem 'luo-note-v1': nobody took its state")));
+
+    // It gets its state nevertheless, once, and hears at once that it is over.
+    RUST.load()?;
+    ensure_eq!(RUST.get("text")?, "late");
+    RUST.told("f")?;
+    module::unload(RUST.module)?;
+    RUST.load()?;
+    ensure_eq!(RUST.get("text")?, "");
+    RUST.told("")?;
+    Ok(())
+}
+
+/// Nothing came in and nobody is there: the update is over at once.
+pub fn nothing_before(_: &mut Stage) -> Outcome {
+    Ok(())
+}
+
+/// See [`nothing_before`].
+pub fn nothing_after(_: &mut Stage) -> Outcome {
+    ensure_eq!(show("number")?, "1\n");
+    ensure_eq!(show("state")?, "normal\n");
+    ensure_errno!(store("finish", "1"), EINVAL);
+
+    // Who comes now has come too late to hear of it.
+    C.load()?;
+    ensure_eq!(show("state")?, "normal\n");
+    C.told("")?;
+    Ok(())
+}

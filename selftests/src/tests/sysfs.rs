@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/kernel/liveupdate/`: what it shows in each state, and what it takes.
+
+use crate::{
+    harness::{
+        ensure,
+        ensure_eq,
+        ensure_errno,
+        Outcome,
+        Stage, //
+    },
+    sys, //
+};
+use liveupdate::Device;
+use nix::{
+    poll::{
+        poll,
+        PollFd,
+        PollFlags, //
+    },
+    unistd::{
+        seteuid,
+        Uid, //
+    }, //
+};
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        self,
+        Read,
+        Seek,
+        Write, //
+    },
+    os::{
+        fd::AsFd,
+        unix::fs::PermissionsExt, //
+    },
+    path::PathBuf, //
+};
+
+/// A file of the directory.
+fn path(name: &str) -> PathBuf {
+    PathBuf::from("/sys/kernel/liveupdate").join(name)
+}
+
+/// What a file says.
+pub fn show(name: &str) -> Outcome<String> {
+    Ok(fs::read_to_string(path(name))?)
+}
+
+/// Writes to a file.
+pub fn store(name: &str, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path(name))?;
+
+    file.write_all(text.as_bytes())
+}
+
+/// Fails unless a side of the kexec has that many sessions, files and subsystems.
+#[track_caller]
+pub fn counts(name: &str, sessions: usize, files: usize, subsystems: usize) -> Outcome {
+    let expected = format!("sessions {sessions}\nfiles {files}\nsubsystems {subsystems}\n");
+
+    ensure_eq!(show(name)?, expected, "{name}");
+    Ok(())
+}
+
+/// The state, watched.
+struct State {
+    file: File,
+}
+
+impl State {
+    fn open() -> Outcome<Self> {
+        let mut state = Self {
+            file: File::open(path("state"))?,
+        };
+        state.read()?;
+        Ok(state)
+    }
+
+    fn read(&mut self) -> Outcome<String> {
+        let mut text = String::new();
+        self.file.rewind()?;
+        self.file.read_to_string(&mut text)?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// Whether there was news since it was read.
+    fn woken(&self) -> Outcome<bool> {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLPRI)];
+
+        Ok(poll(&mut fds, 0_u8)? == 1)
+    }
+
+    /// Fails unless there was news, and it is this.
+    #[track_caller]
+    fn becomes(&mut self, state: &str) -> Outcome {
+        ensure!(self.woken()?, "nobody said that it is {state}");
+        ensure_eq!(self.read()?, state);
+        Ok(())
+    }
+
+    /// Fails unless it is still the same, without a word.
+    #[track_caller]
+    fn stays(&mut self, state: &str) -> Outcome {
+        ensure!(!self.woken()?);
+        ensure_eq!(self.read()?, state);
+        Ok(())
+    }
+}
+
+const READABLE: [&str; 7] = [
+    "enabled",
+    "state",
+    "number",
+    "abi",
+    "incoming",
+    "outgoing",
+    "blackout_us",
+];
+const WRITABLE: [&str; 2] = ["prepare", "finish"];
+
+/// All files are there, for those who should have them.
+pub fn files(_: &mut Stage) -> Outcome {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path(""))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mode = entry.metadata()?.permissions().mode() & 0o7777;
+        let wanted = if WRITABLE.contains(&&*name) {
+            0o200
+        } else {
+            0o444
+        };
+        ensure_eq!(mode, wanted, "{name}");
+        names.push(name);
+    }
+    names.sort();
+    let mut wanted = [&READABLE[..], &WRITABLE[..]].concat();
+    wanted.sort_unstable();
+    ensure_eq!(names, wanted);
+
+    // Nobody in particular may read, and not write.
+    seteuid(Uid::from_raw(1000))?;
+    for name in READABLE {
+        show(name)?;
+        ensure_errno!(store(name, "1"), EACCES);
+    }
+    for name in WRITABLE {
+        ensure_errno!(File::open(path(name)), EACCES);
+        ensure_errno!(store(name, "1"), EACCES);
+    }
+    seteuid(Uid::from_raw(0))?;
+    Ok(())
+}
+
+/// A machine that has seen no live update yet.
+pub fn cold(_: &mut Stage) -> Outcome {
+    ensure_eq!(show("enabled")?, "1\n");
+    ensure_eq!(show("number")?, "0\n");
+    ensure_eq!(show("abi")?, "outgoing fdt\nincoming none\n");
+    counts("incoming", 0, 0, 0)?;
+    counts("outgoing", 0, 0, 0)?;
+
+    let mut state = State::open()?;
+    state.stays("normal")?;
+    let device = Device::open()?;
+    ensure_eq!(show("blackout_us")?, "");
+
+    // Sessions alone make it prepared, the first one, until the last one.
+    let one = device.create_session("one")?;
+    state.becomes("prepared")?;
+    let other = device.create_session("other")?;
+    for token in 0..3 {
+        other.preserve(&sys::memfd_of("m", b"x")?, token)?;
+    }
+    ensure_errno!(other.preserve(&sys::memfd_of("m", b"x")?, 0), EEXIST);
+    counts("outgoing", 2, 3, 0)?;
+    drop(one);
+    counts("outgoing", 1, 3, 0)?;
+    state.stays("prepared")?;
+    drop(other);
+    state.becomes("normal")?;
+    counts("outgoing", 0, 0, 0)?;
+    Ok(())
+}
+
+/// What may be written, and when.
+pub fn writes(_: &mut Stage) -> Outcome {
+    for text in ["", "2", "-1", "x", "01", "1 1", "1\n1", "on", "\n"] {
+        for name in WRITABLE {
+            if !text.is_empty() {
+                ensure_errno!(store(name, text), EINVAL);
+            }
+        }
+    }
+    ensure_errno!(store("finish", "0"), EINVAL);
+
+    let mut state = State::open()?;
+    for newline in ["", "\n"] {
+        ensure_errno!(store("finish", "1"), EINVAL);
+        ensure_errno!(store("prepare", "0"), EINVAL);
+        state.stays("normal")?;
+
+        store("prepare", &format!("1{newline}"))?;
+        state.becomes("prepared")?;
+        ensure_errno!(store("prepare", "1"), EINVAL);
+        ensure_errno!(store("finish", "1"), EINVAL);
+        state.stays("prepared")?;
+
+        // What sessions do is another matter, but the state is that of both.
+        let device = Device::open()?;
+        let session = device.create_session("session")?;
+        store("prepare", &format!("0{newline}"))?;
+        ensure_eq!(state.read()?, "prepared");
+        drop(session);
+        state.becomes("normal")?;
+    }
+    Ok(())
+}
+
+/// Leaves two sessions with three files.
+pub fn update_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for (name, files) in [("one", 1), ("other", 2)] {
+        let session = device.create_session(&format!("{}-{name}", stage.name))?;
+        for token in 0..files {
+            session.preserve(&sys::memfd_of("m", b"x")?, token)?;
+        }
+        stage.keep(session);
+    }
+    ensure_eq!(show("state")?, "prepared\n");
+    counts("outgoing", 2, 3, 0)?;
+    Ok(())
+}
+
+/// Finishes them, one after the other.
+pub fn update_after(stage: &mut Stage) -> Outcome {
+    ensure_eq!(show("enabled")?, "1\n");
+    ensure_eq!(show("number")?, "1\n");
+    ensure_eq!(show("abi")?, "outgoing fdt\nincoming fdt\n");
+    counts("incoming", 2, 3, 0)?;
+    counts("outgoing", 0, 0, 0)?;
+    let mut state = State::open()?;
+    state.stays("updated")?;
+    // Until then there is no end of the blackout.
+    ensure_eq!(show("blackout_us")?, "");
+    let device = Device::open()?;
+    let blackout = show("blackout_us")?;
+    stage.note(format!("blackout_us: '{}'", blackout.trim_end()));
+    if !blackout.is_empty() {
+        let micros: u64 = blackout
+            .trim_end()
+            .parse()
+            .map_err(crate::harness::Failure::here)?;
+        ensure!((1_000..100_000_000).contains(&micros), "{micros}");
+    }
+
+    let one = device.retrieve_session(&format!("{}-one", stage.name))?;
+    let other = device.retrieve_session(&format!("{}-other", stage.name))?;
+    drop(one.retrieve(0)?);
+    counts("incoming", 2, 3, 0)?;
+    one.finish()?;
+    counts("incoming", 1, 2, 0)?;
+    // Once more, and closed: it does not count again.
+    one.finish()?;
+    drop(one);
+    counts("incoming", 1, 2, 0)?;
+    state.stays("updated")?;
+
+    // New ones do not make it prepared before the old ones are finished.
+    let new = device.create_session("new")?;
+    ensure_eq!(state.read()?, "updated");
+    drop(other);
+    ensure_eq!(state.read()?, "prepared");
+    drop(new);
+    state.becomes("normal")?;
+    counts("incoming", 0, 0, 0)?;
+    ensure_errno!(store("finish", "1"), EINVAL);
+    drop(device);
+
+    // The time is that of the first time.
+    drop(Device::open()?);
+    ensure_eq!(show("blackout_us")?, blackout);
+    Ok(())
+}
+
+/// With live update off there is one file, which says so.
+pub fn off(_: &mut Stage) -> Outcome {
+    let names = fs::read_dir(path(""))?.count();
+
+    ensure_eq!(names, 1);
+    ensure_eq!(show("enabled")?, "0\n");
+    Ok(())
+}
