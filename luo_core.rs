@@ -591,7 +591,10 @@ impl Luo {
 
         let seal = Seal::new(self).inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
         // Some may have been made meanwhile.
-        self.may_leave(self.standing.outgoing.sessions(), self.subsystems.outgoing())?;
+        self.may_leave(
+            self.standing.outgoing.sessions(),
+            self.subsystems.outgoing(),
+        )?;
         seal.commit();
         Ok(())
     }
