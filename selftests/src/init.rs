@@ -479,6 +479,13 @@ fn alarm_in(log: &[LogRecord]) -> Option<String> {
         .cloned()
 }
 
+/// Whether the kernel is one that takes its time, to look for mistakes.
+pub fn is_slow() -> Outcome<bool> {
+    let cmdline = CommandLine::read()?;
+
+    Ok(cmdline.get("luo.slow").is_some_and(|times| times != "1"))
+}
+
 /// The file of the kernel of a boot, counted from one.
 pub fn kernel_of(cmdline: &CommandLine, boot: usize) -> &str {
     const FIRST: &str = "/boot/kernel";
