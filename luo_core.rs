@@ -580,7 +580,8 @@ fn reboot() -> Result {
 
     luo.hand_over(stamp, begin)
         .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))
-        .inspect_err(|_| luo.settle())
+        // Sessions may have been closed meanwhile.
+        .inspect_err(|_| luo.sessions_ended())
 }
 
 impl Luo {
@@ -695,8 +696,8 @@ impl Luo {
         }
     }
 
-    /// The last incoming session is finished.
-    fn last_finished(&self) {
+    /// The last session may be finished, or closed.
+    fn sessions_ended(&self) {
         self.settle();
         self.standing.changed();
     }

@@ -706,7 +706,7 @@ impl Session<Incoming> {
 
         let last = self.state.lock().unsealed()?.finish(self)?;
         if last {
-            self.luo.last_finished();
+            self.luo.sessions_ended();
         }
         Ok(())
     }
@@ -819,7 +819,7 @@ impl AnonFile for IncomingFile {
         } else if session.close() {
             session.luo.incoming.remove(&session.name);
             if session.luo.standing.incoming.sessions() == 0 {
-                session.luo.last_finished();
+                session.luo.sessions_ended();
             }
         }
     }

@@ -131,7 +131,9 @@ fn without_leak(stage: &mut Stage, mut failures: impl FnMut() -> Outcome<u32>) -
     // Freed memory comes back a moment later.
     thread::sleep(Duration::from_millis(300));
     let lost = before.saturating_sub(sys::free_memory()?);
-    stage.note(format!("{count} failures; {lost} KiB less free after {ROUNDS} times"));
+    stage.note(format!(
+        "{count} failures; {lost} KiB less free after {ROUNDS} times"
+    ));
     ensure!(lost < 1024, "{lost} KiB lost");
     Ok(())
 }

@@ -407,7 +407,7 @@ const TESTS: &[Test] = &[
         .alone(),
     Test::new("look-traced", &[look::traced_before, look::traced_after])
         .c_differs()
-        .needs("ENABLE_DEFAULT_TRACERS"),
+        .needs("EVENT_TRACING"),
     Test::new("subsystem-events", &[subsystem::events])
         .c_differs()
         .alone(),
