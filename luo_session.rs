@@ -57,6 +57,7 @@ use kernel::{
 use crate::{
     abi::{
         check,
+        name::SESSION_NAME_LEN,
         session::{
             Session as SessionHeader,
             SessionRecord, //
@@ -189,9 +190,12 @@ pub(crate) struct Session<S> {
 impl<S> Session<S> {
     /// Makes the file by which user space holds on to the session.
     fn new_file<T: AnonFile>(&self, data: T::Ptr) -> Result<ARef<File>> {
-        let mut name: KVec<u8> = KVec::new();
-        name.extend_from_slice(b"[luo_session] ", GFP_KERNEL)?;
-        name.extend_from_slice(&self.name.to_bytes_padded(), GFP_KERNEL)?;
+        const PREFIX: &[u8] = b"[luo_session] ";
+
+        let mut name = [0; PREFIX.len() + SESSION_NAME_LEN];
+        let (prefix, rest) = name.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        rest.copy_from_slice(&self.name.to_bytes_padded());
 
         anon_inode::new_file::<T>(CStr::from_bytes_until_nul(&name).map_err(|_| EINVAL)?, data)
     }
