@@ -3,10 +3,11 @@
 //! Memfds across a live update.
 //!
 //! A handler like any driver's: it stands on the public driver API and on the shmem abstraction,
-//! and so runs under any implementation of LUO. It knows two layouts:
+//! and so runs under any implementation of LUO. It knows three layouts:
 //!
 //! - [`Extents`], our own and what is written by default: all of a memfd, with holes as holes and
 //!   pages in runs;
+//! - [`Small`], the same for those of at most one page, of which there may be many;
 //! - [`FoliosV2`], the layout of the C handler: content, size, position and seals. It is always
 //!   understood, and written if `liveupdate.abi=luo-v5` asks for it, as one does who goes back to a
 //!   kernel that knows nothing else.
@@ -67,7 +68,7 @@ use kernel::{
         Memfd,
         NewMemfd,
         PinnedExtent,
-        PreservedExtent, //
+        PreservedExtents, //
     },
     sync::aref::ARef, //
 };
@@ -83,7 +84,6 @@ use abi::{
         ExtentCheck,
         ExtentKind,
         ExtentRecord,
-        FileName,
         FolioCheckV2,
         FolioFlags,
         FolioV2,
@@ -94,6 +94,7 @@ use abi::{
         OpenFlags,
         SEALS_KNOWN, //
     },
+    memfd_extents::FILE_NAME_LEN,
     memfd_v2::FOLIOS_PER_PAGE,
     vmalloc::{
         self,
@@ -103,11 +104,16 @@ use abi::{
     },
     Block,
     Memory,
+    Name,
     Phys, //
 };
 
 #[path = "abi/lib.rs"]
 pub mod abi;
+mod memfd_slots;
+mod memfd_small;
+
+use memfd_small::Small;
 
 module! {
     type: MemfdLuo,
@@ -117,23 +123,27 @@ module! {
     license: "GPL",
 }
 
-/// Both handlers; none if live update is off.
+/// All handlers; none if live update is off.
 struct MemfdLuo {
     _handlers: Option<Handlers>,
 }
 
 /// The first one registered is the first one asked.
 struct Handlers {
+    _small: Registration<Small>,
     _extents: Registration<Handler<Extents>>,
     _folios_v2: Registration<Handler<FoliosV2>>,
 }
 
 impl Handlers {
     fn register() -> Result<Self> {
+        static SMALL: HandlerCell<Small> = HandlerCell::new();
         static EXTENTS: HandlerCell<Handler<Extents>> = HandlerCell::new();
         static FOLIOS_V2: HandlerCell<Handler<FoliosV2>> = HandlerCell::new();
 
+        memfd_slots::init()?;
         Ok(Self {
+            _small: SMALL.register()?,
             _extents: EXTENTS.register()?,
             _folios_v2: FOLIOS_V2.register()?,
         })
@@ -189,7 +199,7 @@ trait Layout: 'static {
     fn check(attributes: &Attributes) -> Result;
 
     /// Lists the parts, which come in the order of the file.
-    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<Self::Parts>;
+    fn list(extents: &[PinnedExtent]) -> Result<Self::Parts>;
 
     /// Writes the header.
     fn write(header: &mut Block, attributes: &Attributes, parts: &Self::Parts) -> Result;
@@ -210,8 +220,8 @@ trait Layout: 'static {
     ) -> Result;
 }
 
-/// All of a memfd but its content.
-struct Attributes {
+/// All of a memfd but its content. The name is shorter than `NAME` bytes.
+struct Attributes<const NAME: usize = FILE_NAME_LEN> {
     position: u64,
     size: u64,
     seals: u32,
@@ -219,7 +229,7 @@ struct Attributes {
     /// User and group, if they are known.
     owner: Option<(u32, u32)>,
     open: OpenFlags,
-    name: Option<FileName>,
+    name: Option<Name<NAME>>,
 }
 
 /// The flags of open files that are carried over, as they are known here and there.
@@ -249,7 +259,7 @@ fn union<const N: usize>(table: [(u32, u32); N], holds: impl Fn(u32, u32) -> boo
         .fold((0, 0), |all, row| (all.0 | row.0, all.1 | row.1))
 }
 
-impl Attributes {
+impl<const NAME: usize> Attributes<NAME> {
     /// Looks at a file.
     ///
     /// # Errors
@@ -257,7 +267,6 @@ impl Attributes {
     /// - [`EOPNOTSUPP`] if it has seals that are not known here, or other restrictions that would
     ///   be lost: nobody may gain rights by a live update.
     /// - [`EBADF`] if it is open neither for reading nor for writing.
-    /// - [`ENOMEM`] if memory is short.
     fn of(memfd: &Memfd) -> Result<Self> {
         let seals = memfd.seals();
         if seals & !SEALS_KNOWN != 0 || memfd.has_other_restrictions() {
@@ -275,13 +284,13 @@ impl Attributes {
             mode: memfd.mode(),
             owner: Some(memfd.owner()),
             open: OpenFlags::from_bits(open).ok_or(EBADF)?,
-            name: FileName::from_cstr(&memfd.name()?).ok(),
+            name: memfd.with_name(|name| Name::from_cstr(name).ok()),
         })
     }
 
     /// Makes a file that is all of this, and a hole.
     fn build(&self) -> Result<NewMemfd> {
-        let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", FileName::as_cstr))?;
+        let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", Name::as_cstr))?;
 
         file.set_mode(self.mode);
         if let Some(owner) = self.owner {
@@ -309,6 +318,7 @@ impl Attributes {
 }
 
 /// A part of the content of an incoming memfd.
+#[derive(Clone, Copy)]
 struct Part {
     start: PhysAddr,
     index: u64,
@@ -321,6 +331,22 @@ struct Part {
 }
 
 impl Part {
+    /// The pages of an extent.
+    fn of(extent: &Extent) -> Result<Self> {
+        Ok(Self {
+            start: address(extent.start)?,
+            index: extent.index,
+            pages: usize::try_from(extent.pages)?,
+            folio: extent.kind != ExtentKind::Pages,
+            uptodate: true,
+        })
+    }
+
+    /// Checks that the pages are there, leaves them there, and reports if they are not.
+    fn find(&self) -> Result {
+        self.check().map_err(|e| not_there(e, self.start))
+    }
+
     /// Checks that the pages are there, and leaves them there.
     fn check(&self) -> Result {
         match self.folio {
@@ -330,20 +356,23 @@ impl Part {
         }
     }
 
-    /// Puts the pages into `file`, which has `file_pages` pages.
+    /// Puts a folio into `file`, which has `file_pages` pages.
     ///
-    /// Whatever happens, the pages are claimed.
+    /// Whatever happens, it is claimed.
     fn fill(&self, file: &mut Filling<'_>, file_pages: u64) -> Result {
         if self.folio && self.pages <= 1 << file.max_order() {
             return file.insert(RestoredFolio::claim(self.start)?, self.index, self.uptodate);
         }
 
-        // A kernel without large folios takes one apart. Some of it may lie behind the end.
+        // A kernel without large folios takes one apart.
         let pages = RestoredPages::claim(self.start, self.pages)?;
-        for (index, page) in (self.index..file_pages).zip(pages) {
-            file.insert(page, index, self.uptodate)?;
-        }
-        Ok(())
+        self.insert(pages, file, file_pages)
+    }
+
+    /// Puts pages into `file`, of which some may lie behind the end.
+    fn insert(&self, mut pages: RestoredPages, file: &mut Filling<'_>, file_pages: u64) -> Result {
+        pages.truncate(usize::try_from(file_pages.saturating_sub(self.index))?);
+        file.insert_pages(pages, self.index, self.uptodate)
     }
 
     /// Frees the pages.
@@ -353,6 +382,92 @@ impl Part {
             false => RestoredPages::claim(self.start, self.pages).map(drop),
         }
     }
+
+    /// Whether `next` is behind these pages in memory.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        self.end() == Some(next.start.get())
+    }
+
+    fn end(&self) -> Option<u64> {
+        let size = (self.pages as u64).checked_mul(PAGE_SIZE as u64)?;
+        self.start.get().checked_add(size)
+    }
+}
+
+/// The parts of a file that are single pages, in the order of memory.
+///
+/// What follows each other there was preserved as one, wherever it is in the file, and is claimed
+/// as one.
+struct Singles(KVVec<Part>);
+
+impl Singles {
+    /// Takes them out of a list. What else there is, is for `visit`.
+    fn of<L: Layout, M: Memory<Error = Error>>(
+        mem: &M,
+        list: &L::List,
+        mut visit: impl FnMut(&Part) -> Result,
+    ) -> Result<Self> {
+        let mut singles = KVVec::new();
+
+        L::walk(mem, list, |part| match part.folio {
+            true => visit(part),
+            false => Ok(singles.push(*part, GFP_KERNEL)?),
+        })?;
+        singles.sort_unstable_by_key(|part| part.start);
+        Ok(Self(singles))
+    }
+
+    /// Parts that follow each other, and how many pages they have.
+    fn runs(&self) -> impl Iterator<Item = (&[Part], PhysAddr, usize)> {
+        self.0
+            .chunk_by(Part::is_followed_by)
+            .filter_map(|run| Some((run, run.first()?.start, run.iter().map(|p| p.pages).sum())))
+    }
+
+    /// Checks that all pages are there, no page twice, and leaves them there.
+    fn find(&self) -> Result {
+        let twice = |(one, next): (&Part, &Part)| one.end() > Some(next.start.get());
+        if self.0.iter().zip(self.0.iter().skip(1)).any(twice) {
+            return Err(malformed("memfd: a page is used twice"));
+        }
+        for (_, start, pages) in self.runs() {
+            kho::check_pages(start, pages).map_err(|e| not_there(e, start))?;
+        }
+        Ok(())
+    }
+
+    /// Puts all pages into `file`. Whatever happens, they are claimed.
+    fn fill(&self, file: &mut Filling<'_>, file_pages: u64) -> Result {
+        let mut result = Ok(());
+
+        for (run, start, pages) in self.runs() {
+            let mut pages = match RestoredPages::claim(start, pages) {
+                Ok(pages) => pages,
+                Err(e) => {
+                    result = result.and(Err(e));
+                    continue;
+                }
+            };
+            for part in run {
+                let pages = pages.split(part.pages);
+                // After an error, what is left is of no use to anybody.
+                if result.is_ok() {
+                    result = part.insert(pages, file, file_pages);
+                }
+            }
+        }
+        result
+    }
+
+    /// Frees all pages.
+    fn free(&self) -> Result {
+        let mut result = Ok(());
+
+        for (_, start, pages) in self.runs() {
+            result = result.and(RestoredPages::claim(start, pages).map(drop));
+        }
+        result
+    }
 }
 
 /// What the next kernel finds of a file beside the header, and what keeps it as it is. Dropping it
@@ -360,7 +475,7 @@ impl Part {
 struct State<L: Layout> {
     parts: L::Parts,
     /// In the order of the file.
-    extents: KVVec<PreservedExtent>,
+    extents: PreservedExtents,
     /// While a kexec is going on: nobody fills holes.
     closed: Option<ClosedMapping>,
     mapping: FrozenMapping,
@@ -373,10 +488,12 @@ impl<L: Layout> State<L> {
         let attributes = Attributes::of(memfd)?;
         L::check(&attributes)?;
 
-        let mut extents = KVVec::new();
-        preserve_pages::<L>(&mapping, 0..u64::MAX, &mut extents)?;
+        let mut pinned = KVVec::new();
+        pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
+        let mut extents = PreservedExtents::default();
+        extents.add(pinned)?;
 
-        let parts = L::list(extents.iter())?;
+        let parts = L::list(&extents)?;
         let mut header = Preserved::<Block>::new()?;
         L::write(&mut header, &attributes, &parts)?;
 
@@ -424,24 +541,20 @@ impl<L: Layout> State<L> {
 
         let mut late = KVVec::new();
         for hole in holes(&self.extents, u64::MAX) {
-            preserve_pages::<L>(&self.mapping, hole, &mut late)?;
+            pin_pages::<L>(&self.mapping, hole, &mut late)?;
         }
         if late.is_empty() {
             return Ok(());
         }
 
-        self.extents.reserve(late.len(), GFP_KERNEL_ACCOUNT)?;
-        self.parts = L::list(merge(&self.extents, &late))?;
-        for extent in late {
-            self.extents.push(extent, GFP_KERNEL_ACCOUNT)?;
-        }
-        self.extents.sort_unstable_by_key(|extent| extent.index());
+        self.extents.add(late)?;
+        self.parts = L::list(&self.extents)?;
         Ok(())
     }
 }
 
 /// Where no extent is, up to the index `end`.
-fn holes(extents: &[PreservedExtent], end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+fn holes(extents: &[PinnedExtent], end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
     let mut extents = extents.iter();
     let mut next = Some(0);
 
@@ -457,13 +570,13 @@ fn holes(extents: &[PreservedExtent], end: u64) -> impl Iterator<Item = Range<u6
     })
 }
 
-/// Pins and preserves the pages that are there in a range of the file.
-fn preserve_pages<L: Layout>(
+/// Pins the pages that are there in a range of the file.
+fn pin_pages<L: Layout>(
     mapping: &FrozenMapping,
     range: Range<u64>,
-    extents: &mut KVVec<PreservedExtent>,
+    extents: &mut KVVec<PinnedExtent>,
 ) -> Result {
-    let mut pins = mapping.pins(range)?;
+    let mut pins = mapping.pins(range, L::RUNS)?;
     let Some(mut run) = pins.next()? else {
         return Ok(());
     };
@@ -471,10 +584,10 @@ fn preserve_pages<L: Layout>(
     while let Some(next) = pins.next()? {
         if let Err(next) = append::<L>(&mut run, next) {
             let done = core::mem::replace(&mut run, next);
-            extents.push(done.preserve()?, GFP_KERNEL_ACCOUNT)?;
+            extents.push(done, GFP_KERNEL_ACCOUNT)?;
         }
     }
-    extents.push(run.preserve()?, GFP_KERNEL_ACCOUNT)?;
+    extents.push(run, GFP_KERNEL_ACCOUNT)?;
     Ok(())
 }
 
@@ -493,21 +606,6 @@ fn pages_of(size: u64) -> u64 {
 
 fn end_of(extent: &PinnedExtent) -> u64 {
     extent.index().saturating_add(extent.pages().into())
-}
-
-/// Two lists in the order of the file as one.
-fn merge<'a>(
-    some: &'a [PreservedExtent],
-    others: &'a [PreservedExtent],
-) -> impl Iterator<Item = &'a PreservedExtent> {
-    let mut some = some.iter().peekable();
-    let mut others = others.iter().peekable();
-
-    core::iter::from_fn(move || match (some.peek(), others.peek()) {
-        (Some(one), Some(other)) if one.index() < other.index() => some.next(),
-        (_, Some(_)) => others.next(),
-        _ => some.next(),
-    })
 }
 
 /// The handler for memfds in one layout.
@@ -551,9 +649,7 @@ impl<L: Layout> FileHandler for Handler<L> {
         match read {
             Ok((file, found)) => Ok(found.fill(file, header)?),
             // Nothing was claimed. If it was for a shortage, one may try again.
-            Err(e @ (ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN)) => {
-                Err(RetrieveError::Again(e, header))
-            }
+            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, header)),
             // What the header lists may still be there when the file is finished.
             Err(e) => {
                 header.leave();
@@ -576,6 +672,7 @@ impl<L: Layout> FileHandler for Handler<L> {
 struct Found<L: Layout> {
     attributes: Attributes,
     list: L::List,
+    singles: Singles,
 }
 
 impl<L: Layout> Found<L> {
@@ -584,21 +681,25 @@ impl<L: Layout> Found<L> {
         let page = header.copy().map_err(|e| not_there(e, header.phys()))?;
         let (attributes, list) = L::read(&page)?;
 
-        L::walk(&Look, &list, |part| {
-            part.check().map_err(|e| not_there(e, part.start))
-        })?;
+        let singles = Singles::of::<L, _>(&Look, &list, Part::find)?;
+        singles.find()?;
 
-        Ok(Self { attributes, list })
+        Ok(Self {
+            attributes,
+            list,
+            singles,
+        })
     }
 
     /// Claims the pages and puts them into `file`. The description goes away.
     fn fill(self, mut file: NewMemfd, header: Unclaimed<Block>) -> Result<ARef<File>> {
         let file_pages = pages_of(self.attributes.size);
         let mut filling = file.fill();
-        let mut result = Ok(());
+        let mut result = self.singles.fill(&mut filling, file_pages);
 
         let walked = L::walk(&Claim, &self.list, |part| {
             match result {
+                _ if !part.folio => {}
                 Ok(()) => result = part.fill(&mut filling, file_pages),
                 // What is left is of no use to anybody.
                 Err(_) => drop(part.free()),
@@ -620,7 +721,9 @@ fn discard<L: Layout>(header: Unclaimed<Block>) {
         return;
     };
 
-    let freed = L::read_list(&header).and_then(|list| L::walk(&Claim, &list, Part::free));
+    let freed = L::read_list(&header)
+        .and_then(|list| Singles::of::<L, _>(&Claim, &list, Part::free))
+        .and_then(|singles| singles.free());
     if freed.is_err() {
         pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
     }
@@ -658,6 +761,26 @@ fn address(at: Phys) -> Result<PhysAddr> {
 
 fn phys_of(at: PhysAddr) -> Result<Phys> {
     Phys::new(at.get()).ok_or(EINVAL)
+}
+
+/// An extent as the layouts have it.
+fn extent_of(extent: &PinnedExtent) -> Result<Extent> {
+    Ok(Extent {
+        start: phys_of(extent.phys()?)?,
+        index: extent.index(),
+        pages: extent.pages(),
+        kind: match extent.order() {
+            0 => ExtentKind::Pages,
+            order => ExtentKind::Folio {
+                order: u16::try_from(order)?,
+            },
+        },
+    })
+}
+
+/// Whether it makes sense to try again after an error.
+fn is_shortage(error: Error) -> bool {
+    matches!(error, ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN)
 }
 
 /// Reports what is wrong with a description.
@@ -769,7 +892,7 @@ impl Layout for Extents {
         Ok(())
     }
 
-    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<ExtentBlocks> {
+    fn list(extents: &[PinnedExtent]) -> Result<ExtentBlocks> {
         let mut parts = ExtentBlocks {
             blocks: Pages::new(),
             extents: 0,
@@ -777,17 +900,7 @@ impl Layout for Extents {
         };
 
         for extent in extents {
-            let record = ExtentRecord::new(&Extent {
-                start: phys_of(extent.phys()?)?,
-                index: extent.index(),
-                pages: extent.pages(),
-                kind: match extent.order() {
-                    0 => ExtentKind::Pages,
-                    order => ExtentKind::Folio {
-                        order: u16::try_from(order)?,
-                    },
-                },
-            });
+            let record = ExtentRecord::new(&extent_of(extent)?);
             parts.blocks.put(
                 |block| block.push(&record).is_ok(),
                 |last, next| last.set_next(Some(next)),
@@ -852,13 +965,7 @@ impl Layout for Extents {
 
         chain::walk(mem, list.extents, blocks, |_, record: &ExtentRecord| {
             let extent = check.check(record).map_err(malformed)?;
-            visit(&Part {
-                start: address(extent.start)?,
-                index: extent.index,
-                pages: usize::try_from(extent.pages)?,
-                folio: extent.kind != ExtentKind::Pages,
-                uptodate: true,
-            })
+            visit(&Part::of(&extent)?)
         })
         .map_err(|e| match e.fault {
             Fault::Visit(cause) | Fault::Memory(cause) => cause,
@@ -936,7 +1043,7 @@ impl Layout for FoliosV2 {
         }
     }
 
-    fn list<'a>(extents: impl Iterator<Item = &'a PreservedExtent>) -> Result<FolioPages> {
+    fn list(extents: &[PinnedExtent]) -> Result<FolioPages> {
         const FLAGS: FolioFlags = FolioFlags {
             dirty: true,
             uptodate: true,
@@ -948,7 +1055,7 @@ impl Layout for FoliosV2 {
             folios: 0,
         };
 
-        for (extent, slot) in extents.zip((0..FOLIOS_PER_PAGE).cycle()) {
+        for (extent, slot) in extents.iter().zip((0..FOLIOS_PER_PAGE).cycle()) {
             let pfn = phys_of(extent.phys()?)?.pfn();
             let folio = FolioV2::new(pfn, FLAGS, extent.index()).ok_or(EINVAL)?;
             parts.push(slot, folio)?;

@@ -49,6 +49,7 @@ pub mod error;
 pub mod flb;
 pub mod memfd;
 pub mod memfd_extents;
+pub mod memfd_small;
 pub mod memfd_v2;
 pub mod name;
 pub mod phys;

@@ -21,9 +21,9 @@
 //!    64  u8[256]  name, may be empty
 //! ```
 //!
-//! An extent of pages was preserved as one range of single pages and is restored as that range. An
-//! extent of a folio was preserved, and is restored, as that one folio; it begins in the file but
-//! may reach beyond its end.
+//! Extents of pages are preserved as single pages: those that follow each other in memory as one
+//! range, wherever they are in the file. An extent of a folio was preserved, and is restored, as
+//! that one folio; it begins in the file but may reach beyond its end.
 
 use core::{
     ffi::CStr,
@@ -125,6 +125,23 @@ impl OpenFlags {
     pub const fn has(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
+}
+
+/// Checks how a file was opened, and who may do what with it.
+pub(super) fn check_rights(
+    open: u32,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<OpenFlags, MemfdError> {
+    let flags = OpenFlags::from_bits(open).ok_or(MemfdError::Open { open })?;
+    if mode & !PERMISSIONS != 0 {
+        return Err(MemfdError::Mode { mode });
+    }
+    if uid == NOBODY || gid == NOBODY {
+        return Err(MemfdError::Owner { uid, gid });
+    }
+    Ok(flags)
 }
 
 /// A memfd as it stands at the beginning of its page.
@@ -240,16 +257,7 @@ impl MemfdHeader {
         if self.flags != 0 {
             return Err(MemfdError::Flags { flags: self.flags });
         }
-        let open = OpenFlags::from_bits(self.open).ok_or(MemfdError::Open { open: self.open })?;
-        if self.mode & !PERMISSIONS != 0 {
-            return Err(MemfdError::Mode { mode: self.mode });
-        }
-        if self.uid == NOBODY || self.gid == NOBODY {
-            return Err(MemfdError::Owner {
-                uid: self.uid,
-                gid: self.gid,
-            });
-        }
+        let open = check_rights(self.open, self.mode, self.uid, self.gid)?;
         let name = match FileName::from_bytes(&self.name) {
             Ok(name) => Some(name),
             Err(NameError::Empty) => None,
@@ -353,6 +361,15 @@ impl Extent {
 }
 
 impl ExtentRecord {
+    /// No extent, where there may be one or none.
+    pub const NONE: Self = Self {
+        pfn: 0,
+        index: 0,
+        pages: 0,
+        kind: 0,
+        order: 0,
+    };
+
     /// The record of `extent`.
     pub fn new(extent: &Extent) -> Self {
         let (kind, order) = match extent.kind {

@@ -135,6 +135,162 @@ rust_helper_shmem_add_to_page_cache(struct folio *folio,
 	return shmem_add_to_page_cache(folio, mapping, index, expected, gfp);
 }
 
+/*
+ * Pins a large folio that begins at @index, or single pages that follow each
+ * other from there on, in the file as in memory, if they are fit to stay where
+ * they are: the walk of memfd_pin_folios() for the common case, in place. It
+ * ends before the first page that needs more care, and with the last one of a
+ * zone. Returns how many pages there are.
+ */
+__rust_helper unsigned long
+rust_helper_shmem_pin_run(struct address_space *mapping, pgoff_t index,
+			  unsigned long max, unsigned long *first,
+			  unsigned int *order)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+	unsigned long pfn, block = ULONG_MAX, count = 0;
+	struct zone *zone = NULL;
+	struct folio *folio;
+	bool large;
+	int refs;
+
+	*order = 0;
+	rcu_read_lock();
+	for (folio = xas_load(&xas); count < max; folio = xas_next(&xas)) {
+		if (!folio || xa_is_value(folio) || xas_retry(&xas, folio))
+			break;
+		pfn = folio_pfn(folio);
+		large = folio_test_large(folio);
+		if (count && (large || pfn != *first + count))
+			break;
+
+		/*
+		 * Who takes a page out of a file holds its lock from the look
+		 * at its references on: it was in time, or sees this one.
+		 */
+		refs = large ? 1 : GUP_PIN_COUNTING_BIAS;
+		if (!folio_ref_add_unless_zero(folio, refs))
+			break;
+		if (folio_test_locked(folio) || folio != xas_reload(&xas) ||
+		    folio_test_large(folio) != large ||
+		    !folio_test_uptodate(folio))
+			goto put;
+
+		if (pfn >> pageblock_order != block) {
+			if (!folio_is_longterm_pinnable(folio) ||
+			    (zone && zone != folio_zone(folio)))
+				goto put;
+			block = pfn >> pageblock_order;
+		}
+		if (large && (folio->index != index || !folio_has_pincount(folio)))
+			goto put;
+		zone = folio_zone(folio);
+		if (!folio_test_dirty(folio))
+			folio_mark_dirty(folio);
+		if (!count++)
+			*first = pfn;
+		if (large) {
+			atomic_inc(&folio->_pincount);
+			*order = folio_order(folio);
+			break;
+		}
+	}
+	goto unlock;
+put:
+	folio_put_refs(folio, refs);
+unlock:
+	rcu_read_unlock();
+
+	if (count)
+		mod_node_page_state(zone->zone_pgdat, NR_FOLL_PIN_ACQUIRED,
+				    count);
+	return count << *order;
+}
+
+/*
+ * Puts single pages, each with one reference that is the caller's, into a file
+ * that nobody else has: shmem_add_to_page_cache() and what is to be done before
+ * and after it, for many. The page cache takes the references over. *@done says
+ * how many it took.
+ */
+__rust_helper int
+rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
+			     unsigned long pfn, unsigned long count,
+			     bool uptodate, unsigned long *done)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_NOFAIL;
+	struct xa_node *node;
+	struct folio *folio;
+	unsigned long i;
+
+	*done = 0;
+	if (!mem_cgroup_disabled()) {
+		int err = 0;
+
+		for (i = 0; i < count && !err; i++)
+			err = mem_cgroup_charge(pfn_folio(pfn + i), NULL, gfp);
+		if (err)
+			return err;
+	}
+
+	gfp &= GFP_RECLAIM_MASK;
+	do {
+		xas_lock_irq(&xas);
+		for (; *done < count; xas_next(&xas)) {
+			if (xas_load(&xas)) {
+				xas_set_err(&xas, -EEXIST);
+				break;
+			}
+			xas_store(&xas, pfn_folio(pfn + *done));
+			if (xas_error(&xas))
+				break;
+			(*done)++;
+
+			/* The same for the rest of the node. */
+			for (node = xas.xa_node;
+			     node && *done < count &&
+			     xas.xa_offset + 1 < XA_CHUNK_SIZE &&
+			     !xa_entry_locked(xas.xa, node, xas.xa_offset + 1);
+			     (*done)++) {
+				xas.xa_offset++;
+				xas.xa_index++;
+				rcu_assign_pointer(node->slots[xas.xa_offset],
+						   pfn_folio(pfn + *done));
+				node->count++;
+			}
+		}
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, gfp));
+
+	if (!*done)
+		return xas_error(&xas);
+
+	xa_lock_irq(&mapping->i_pages);
+	mapping->nrpages += *done;
+	xa_unlock_irq(&mapping->i_pages);
+
+	for (i = 0; i < *done; i++) {
+		folio = pfn_folio(pfn + i);
+		folio->mapping = mapping;
+		folio->index = index + i;
+		__folio_set_swapbacked(folio);
+		folio_set_dirty(folio);
+		if (uptodate)
+			__folio_mark_uptodate(folio);
+		if (!mem_cgroup_disabled()) {
+			lruvec_stat_add_folio(folio, NR_FILE_PAGES);
+			lruvec_stat_add_folio(folio, NR_SHMEM);
+		}
+		folio_add_lru(folio);
+	}
+	if (mem_cgroup_disabled()) {
+		lruvec_stat_mod_folio(folio, NR_FILE_PAGES, *done);
+		lruvec_stat_mod_folio(folio, NR_SHMEM, *done);
+	}
+	return xas_error(&xas);
+}
+
 __rust_helper int rust_helper_shmem_inode_acct_blocks(struct inode *inode,
 						      long pages)
 {

@@ -23,11 +23,11 @@ use crate::{
     fs::File,
     kho::{
         PhysAddr,
-        RestoredFolio, //
+        RestoredFolio,
+        RestoredPages, //
     },
     page::PAGE_SHIFT,
     prelude::*,
-    str::CString,
     sync::{
         aref::{
             ARef,
@@ -171,12 +171,8 @@ impl Memfd {
         flags & (bindings::S_IMMUTABLE | bindings::S_APPEND) != 0 || (acl != 0 && acl % 2 == 0)
     }
 
-    /// The name, which begins with `memfd:` if `memfd_create()` made the file.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`] if memory is short.
-    pub fn name(&self) -> Result<CString> {
+    /// Does something with the name, which begins with `memfd:` if `memfd_create()` made the file.
+    pub fn with_name<T>(&self, act: impl FnOnce(&CStr) -> T) -> T {
         let mut snapshot = MaybeUninit::<bindings::name_snapshot>::uninit();
         let snapshot = snapshot.as_mut_ptr();
 
@@ -186,9 +182,9 @@ impl Memfd {
         unsafe {
             let dentry = (*self.as_ptr()).__bindgen_anon_1.f_path.dentry;
             bindings::take_dentry_name_snapshot(snapshot, dentry);
-            let name = CString::try_from(CStr::from_char_ptr((*snapshot).name.name.cast()));
+            let result = act(CStr::from_char_ptr((*snapshot).name.name.cast()));
             bindings::release_dentry_name_snapshot(snapshot);
-            Ok(name?)
+            result
         }
     }
 }
@@ -284,16 +280,18 @@ impl FrozenMapping {
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
     ///
     /// What lies behind the end of the file is left out. A folio that lies only partly in the
-    /// range counts as lying in it.
+    /// range counts as lying in it. Single pages that follow each other come as one, unless
+    /// `runs` says that each shall come alone.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if there can be no such range.
-    pub fn pins(&self, range: Range<u64>) -> Result<Pins<'_>> {
+    pub fn pins(&self, range: Range<u64>, runs: bool) -> Result<Pins<'_>> {
         let end = range.end.min(self.0.size().div_ceil(1 << PAGE_SHIFT));
 
         Ok(Pins {
             mapping: self,
+            max: if runs { RUN } else { 1 },
             at: usize::try_from(range.start)?,
             end: usize::try_from(end)?,
             present_until: 0,
@@ -353,6 +351,25 @@ const BATCH: usize = 512;
 /// How many pages are looked at in one go.
 const SCAN: usize = 1 << 16;
 
+/// How many pages are pinned, or put into a file, in one go.
+const RUN: usize = 1 << 12;
+
+/// Lets others run.
+///
+/// # Errors
+///
+/// [`EINTR`] if the task is being killed.
+fn pause() -> Result {
+    // SAFETY: Both are about the current task, which may sleep.
+    unsafe {
+        if bindings::fatal_signal_pending(bindings::get_current()) != 0 {
+            return Err(EINTR);
+        }
+        bindings::cond_resched();
+    }
+    Ok(())
+}
+
 /// Goes through the pages that are there in a range of a memfd, and pins them.
 ///
 /// Each folio is first brought into a state in which the next kernel can take it over: what is on
@@ -363,6 +380,8 @@ const SCAN: usize = 1 << 16;
 /// C counterpart: `memfd_pin_folios()`.
 pub struct Pins<'a> {
     mapping: &'a FrozenMapping,
+    /// How many single pages may come as one.
+    max: usize,
     at: usize,
     end: usize,
     /// Up to here there were pages without a hole when we looked.
@@ -372,7 +391,7 @@ pub struct Pins<'a> {
 }
 
 impl Pins<'_> {
-    /// The next folio, [`None`] at the end of the range.
+    /// The next pages, [`None`] at the end of the range.
     ///
     /// This is where long work can be interrupted, and where it lets others run.
     ///
@@ -384,6 +403,10 @@ impl Pins<'_> {
     pub fn next(&mut self) -> Result<Option<PinnedExtent>> {
         loop {
             let Some(folio) = self.batch.pop() else {
+                pause()?;
+                if let Some(run) = self.run() {
+                    return Ok(Some(run));
+                }
                 if !self.refill()? {
                     return Ok(None);
                 }
@@ -401,17 +424,35 @@ impl Pins<'_> {
         }
     }
 
+    /// Pins pages at `at` that are fit for the next kernel as they are, as nearly all are.
+    fn run(&mut self) -> Option<PinnedExtent> {
+        let (mut pfn, mut order) = (0, 0);
+        let max = self.max.min(self.end.saturating_sub(self.at));
+
+        // SAFETY: The mapping is valid, and belongs to shmem.
+        let pages = unsafe {
+            bindings::shmem_pin_run(self.mapping.0.mapping(), self.at, max, &mut pfn, &mut order)
+        };
+        if pages == 0 {
+            return None;
+        }
+
+        // INVARIANT: That many single pages were pinned, which follow each other, in one zone; or
+        // one folio of that order. In a frozen mapping they stay at their index.
+        let run = PinnedExtent {
+            pfn,
+            index: self.at,
+            // Lossless: there are at most `RUN`, or as many as a folio has.
+            pages: pages as u32,
+            order,
+        };
+        self.at = run.end_index();
+        Some(run)
+    }
+
     /// Pins some folios from `at` on, after a hole if there is one. False at the end of the range.
     fn refill(&mut self) -> Result<bool> {
         let memfd = &self.mapping.0;
-
-        // SAFETY: Both are about the current task, which may sleep.
-        unsafe {
-            if bindings::fatal_signal_pending(bindings::get_current()) != 0 {
-                return Err(EINTR);
-            }
-            bindings::cond_resched();
-        }
 
         if self.at >= self.present_until && !self.find() {
             return Ok(false);
@@ -588,15 +629,10 @@ impl PinnedExtent {
 
     /// Adds `next` behind our pages, or gives it back if it is not what follows them.
     pub fn append(&mut self, next: Self) -> Result<(), Self> {
-        let pages = self.pages.checked_add(next.pages);
-        let (Some(pages), 0, 0) = (pages, self.order, next.order) else {
+        let Some(pages) = self.pages.checked_add(next.pages) else {
             return Err(next);
         };
-
-        let follows = self.end_index() == next.index
-            && self.pfn + self.pages as usize == next.pfn
-            && self.zone() == next.zone();
-        if !follows {
+        if self.end_index() != next.index || !self.is_followed_by(&next) {
             return Err(next);
         }
 
@@ -604,6 +640,14 @@ impl PinnedExtent {
         self.pages = pages;
         core::mem::forget(next);
         Ok(())
+    }
+
+    /// Whether `next` is behind our pages in memory, so that together they are such pages.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        self.order == 0
+            && next.order == 0
+            && self.pfn + self.pages as usize == next.pfn
+            && self.zone() == next.zone()
     }
 
     /// The zone that the pages are of. KHO restores no range that lies in two.
@@ -617,22 +661,11 @@ impl PinnedExtent {
     /// # Errors
     ///
     /// [`ENOMEM`] if there is no memory for KHO's records.
-    ///
-    /// C counterparts: `kho_preserve_pages()`, `kho_preserve_folio()`.
     pub fn preserve(self) -> Result<PreservedExtent> {
-        // SAFETY: By the type invariant the pages are there, as a folio if the order says so.
-        to_result(unsafe {
-            match self.order {
-                0 => bindings::kho_preserve_pages(
-                    bindings::pfn_to_page(self.pfn),
-                    self.pages as usize,
-                ),
-                _ => bindings::kho_preserve_folio(bindings::pfn_folio(self.pfn)),
-            }
-        })?;
-
-        // INVARIANT: The pages have just been preserved.
-        Ok(PreservedExtent(self))
+        Ok(PreservedExtent {
+            _promise: Promise::new(self.pfn, self.pages as usize, self.order)?,
+            extent: self,
+        })
     }
 }
 
@@ -640,42 +673,129 @@ impl Drop for PinnedExtent {
     fn drop(&mut self) {
         // A large folio was pinned once.
         for pfn in (self.pfn..self.pfn + self.pages as usize).step_by(1 << self.order) {
-            // SAFETY: By the type invariant there is a folio, and a pin on it is ours.
-            unsafe { bindings::unpin_folio(bindings::pfn_folio(pfn)) };
+            // SAFETY: By the type invariant there is a folio, and a pin on it is ours. The current
+            // task may sleep, as all users of this module.
+            unsafe {
+                bindings::unpin_folio(bindings::pfn_folio(pfn));
+                if pfn % RUN == 0 {
+                    bindings::cond_resched();
+                }
+            }
         }
+    }
+}
 
-        // SAFETY: The current task may sleep, as all users of this module.
-        unsafe { bindings::cond_resched() };
+/// A promise to the next kernel that it will find some pages. Dropping it takes it back.
+///
+/// # Invariants
+///
+/// The pages are preserved by KHO: as one folio if `order` is not 0, else as a range.
+struct Promise {
+    pfn: usize,
+    pages: usize,
+    order: u32,
+}
+
+impl Promise {
+    /// C counterparts: `kho_preserve_pages()`, `kho_preserve_folio()`.
+    fn new(pfn: usize, pages: usize, order: u32) -> Result<Self> {
+        // SAFETY: KHO only takes down where the pages are. Those who call this own pins on them.
+        to_result(unsafe {
+            match order {
+                0 => bindings::kho_preserve_pages(bindings::pfn_to_page(pfn), pages),
+                _ => bindings::kho_preserve_folio(bindings::pfn_folio(pfn)),
+            }
+        })?;
+
+        // INVARIANT: The pages have just been preserved.
+        Ok(Self { pfn, pages, order })
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this is what was preserved.
+        unsafe {
+            match self.order {
+                0 => bindings::kho_unpreserve_pages(bindings::pfn_to_page(self.pfn), self.pages),
+                _ => bindings::kho_unpreserve_folio(bindings::pfn_folio(self.pfn)),
+            }
+        }
     }
 }
 
 /// A [`PinnedExtent`] that the next kernel will find. Dropping it takes back the promise.
-///
-/// # Invariants
-///
-/// The pages are preserved by KHO, as one range or as one folio.
-pub struct PreservedExtent(PinnedExtent);
+pub struct PreservedExtent {
+    _promise: Promise,
+    extent: PinnedExtent,
+}
 
 impl Deref for PreservedExtent {
     type Target = PinnedExtent;
 
     fn deref(&self) -> &PinnedExtent {
-        &self.0
+        &self.extent
     }
 }
 
-impl Drop for PreservedExtent {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant this is what was preserved.
-        unsafe {
-            match self.0.order {
-                0 => bindings::kho_unpreserve_pages(
-                    bindings::pfn_to_page(self.0.pfn),
-                    self.0.pages as usize,
-                ),
-                _ => bindings::kho_unpreserve_folio(bindings::pfn_folio(self.0.pfn)),
+/// Extents that the next kernel will find, in the order of the file.
+///
+/// What follows each other in memory is promised as one, wherever it is in the file: KHO's work in
+/// the next kernel grows with the number of blocks, and more than that.
+#[derive(Default)]
+pub struct PreservedExtents {
+    promises: KVVec<Promise>,
+    extents: KVVec<PinnedExtent>,
+}
+
+impl PreservedExtents {
+    /// Promises more extents to the next kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing has been added then.
+    pub fn add(&mut self, more: KVVec<PinnedExtent>) -> Result {
+        let before = self.promises.len();
+
+        self.extents.reserve(more.len(), GFP_KERNEL_ACCOUNT)?;
+        if let Err(e) = self.promise(&more) {
+            self.promises.truncate(before);
+            return Err(e);
+        }
+
+        let first = self.extents.is_empty();
+        for extent in more {
+            self.extents.push(extent, GFP_KERNEL_ACCOUNT)?;
+        }
+        if !first {
+            self.extents.sort_unstable_by_key(|extent| extent.index);
+        }
+        Ok(())
+    }
+
+    fn promise(&mut self, extents: &[PinnedExtent]) -> Result {
+        let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
+        for extent in extents {
+            sorted.push(extent, GFP_KERNEL)?;
+        }
+        sorted.sort_unstable_by_key(|extent| extent.pfn);
+
+        for run in sorted.chunk_by(|one, next| one.is_followed_by(next)) {
+            if let Some(first) = run.first() {
+                let pages = run.iter().map(|extent| extent.pages as usize).sum();
+                let promise = Promise::new(first.pfn, pages, first.order)?;
+                self.promises.push(promise, GFP_KERNEL_ACCOUNT)?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Deref for PreservedExtents {
+    type Target = [PinnedExtent];
+
+    fn deref(&self) -> &[PinnedExtent] {
+        &self.extents
     }
 }
 
@@ -818,6 +938,7 @@ impl NewMemfd {
         Filling {
             memfd: self,
             pages: 0,
+            ahead: 0,
         }
     }
 
@@ -831,7 +952,9 @@ impl NewMemfd {
 /// Puts pages into a [`NewMemfd`].
 pub struct Filling<'a> {
     memfd: &'a mut NewMemfd,
+    /// For how many pages the file's account was charged, and for how many of them in advance.
     pages: usize,
+    ahead: usize,
 }
 
 impl Filling<'_> {
@@ -909,9 +1032,62 @@ impl Filling<'_> {
     }
 }
 
+impl Filling<'_> {
+    /// Accounts for some pages more, a lot of them in advance.
+    fn account(&mut self, count: usize) -> Result {
+        if self.ahead < count {
+            let more = count.max(RUN);
+            // SAFETY: The inode is valid and belongs to shmem.
+            to_result(unsafe {
+                bindings::shmem_inode_acct_blocks(self.memfd.0.inode(), more as c_long)
+            })?;
+            self.pages += more;
+            self.ahead += more;
+        }
+        self.ahead -= count;
+        Ok(())
+    }
+
+    /// Puts single pages into the file, from the index `index` on: [`Filling::insert`] for many.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Filling::insert`]. What is not in the file then is given to the page allocator.
+    pub fn insert_pages(&mut self, mut pages: RestoredPages, index: u64, uptodate: bool) -> Result {
+        let mut index = usize::try_from(index)?;
+
+        while pages.len() > 0 {
+            // SAFETY: The current task may sleep, as all users of this module.
+            unsafe { bindings::cond_resched() };
+
+            let count = pages.len().min(RUN);
+            self.account(count)?;
+
+            let mut done = 0;
+            // SAFETY: The mapping is valid, belongs to shmem, and nobody else has the file. Of
+            // the pages we own the only references.
+            let result = to_result(unsafe {
+                bindings::shmem_insert_run(
+                    self.memfd.0.mapping(),
+                    index,
+                    pages.pfn(),
+                    count,
+                    uptodate,
+                    &mut done,
+                )
+            });
+            pages.give(done);
+            result?;
+            index += count;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Filling<'_> {
     fn drop(&mut self) {
-        // SAFETY: The inode is valid and belongs to shmem, and that many pages were added to it.
+        // What was accounted but is not there, this gives back.
+        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added.
         unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.pages as c_long, 0) };
     }
 }

@@ -55,18 +55,23 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
 /// # Errors
 ///
 /// - [`EINVAL`] if `phys` is not the start of a page, or there can be no such range.
-/// - [`ENOENT`] if they are not preserved as this very range, or somebody has claimed them.
+/// - [`ENOENT`] if they are not all of some preserved blocks, or somebody has claimed them.
 pub fn check_pages(phys: PhysAddr, pages: usize) -> Result {
+    blocks(phys, pages, |_, _| Ok(()))
+}
+
+/// Goes through the preserved blocks that a range consists of, each of 2^n pages.
+fn blocks(phys: PhysAddr, pages: usize, mut visit: impl FnMut(PhysAddr, u32) -> Result) -> Result {
     let (mut pfn, end) = pfn_range(phys, pages)?;
 
-    // A range consists of blocks of 2^n pages, each as large as place and alignment allow.
     while pfn < end {
-        let order = pfn.trailing_zeros().min((end - pfn).ilog2());
         let start = PhysAddr::new((pfn << PAGE_SHIFT) as u64).ok_or(EINVAL)?;
+        let order = order_at(start)?;
 
-        if order_at(start)? != order {
+        if order > pfn.trailing_zeros() || end - pfn < 1 << order {
             return Err(ENOENT);
         }
+        visit(start, order)?;
         pfn += 1 << order;
     }
     Ok(())
@@ -157,13 +162,13 @@ pub struct RestoredPages {
 }
 
 impl RestoredPages {
-    /// Claims `pages` pages from `phys` on, which must have been preserved as this very range. A
-    /// claim succeeds once. A folio counts as such a range, too, which then falls apart.
+    /// Claims `pages` pages from `phys` on, which must be all of some preserved blocks. A claim
+    /// succeeds once. A folio counts as such a block, too, which then falls apart.
     ///
     /// # Errors
     ///
     /// - [`EINVAL`] if `phys` is not the start of a page, or there can be no such range.
-    /// - [`ENOENT`] if they are not preserved as this very range, or somebody has claimed them.
+    /// - [`ENOENT`] if they are not all of some preserved blocks, or somebody has claimed them.
     ///
     /// C counterpart: `kho_restore_pages()`.
     pub fn claim(phys: PhysAddr, pages: usize) -> Result<Self> {
@@ -171,15 +176,50 @@ impl RestoredPages {
         check_pages(phys, pages)?;
         let (next, end) = pfn_range(phys, pages)?;
 
-        // SAFETY: The range is preserved, as just checked, and nobody claims any of it in between,
-        // as claims wait for each other.
-        let page = unsafe { bindings::kho_restore_pages(phys.get(), pages) };
-        if page.is_null() {
-            return Err(ENOENT);
-        }
+        blocks(phys, pages, |start, order| {
+            // SAFETY: The block is preserved, as just checked, and nobody claims it in between, as
+            // claims wait for each other.
+            let page = unsafe { bindings::kho_restore_pages(start.get(), 1 << order) };
+            if page.is_null() {
+                return Err(ENOENT);
+            }
+            Ok(())
+        })?;
 
         // INVARIANT: KHO made the pages for us, with one reference to each of them.
         Ok(Self { next, end })
+    }
+}
+
+impl RestoredPages {
+    /// The number of the first page that is left.
+    pub(crate) fn pfn(&self) -> usize {
+        self.next
+    }
+
+    /// Takes the first `count` pages out, or all if there are not more.
+    pub fn split(&mut self, count: usize) -> Self {
+        let next = self.next;
+        // INVARIANT: The range becomes shorter.
+        self.next = self.end.min(next.saturating_add(count));
+
+        // INVARIANT: The references to these pages, which the range has just lost, go over.
+        Self {
+            next,
+            end: self.next,
+        }
+    }
+
+    /// Gives all but the first `count` pages to the page allocator.
+    pub fn truncate(&mut self, count: usize) {
+        let keep = self.split(count);
+        *self = keep;
+    }
+
+    /// Gives the references to the first `count` pages away.
+    pub(crate) fn give(&mut self, count: usize) {
+        // INVARIANT: The range becomes shorter.
+        self.next = self.end.min(self.next.saturating_add(count));
     }
 }
 

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `memfd-small-v1`, for memfds of at most one page: many of them share a page of descriptions.
+//!
+//! What is handed over for a file is the address of its slot.
+//!
+//! ```text
+//!  page                                 slot, 128 bytes
+//!     0  u32  bit n: slot n is in use      0  u64  position
+//!     4       0                            8  u64  size
+//!   128  31 slots                         16  extent as in memfd-extents-v1; all 0 for a hole
+//!                                         40  u32  flags, 0
+//!                                         44  u32  seals
+//!                                         48  u32  open flags
+//!                                         52  u32  mode, permissions only
+//!                                         56  u32  user
+//!                                         60  u32  group
+//!                                         64  u8[64]  name, may be empty
+//! ```
+
+use core::{
+    ffi::CStr,
+    fmt, //
+};
+
+use zerocopy::IntoBytes;
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+use super::{
+    memfd::{
+        check_common,
+        file_pages,
+        MemfdError, //
+    },
+    memfd_extents::{
+        check_rights,
+        Extent,
+        ExtentError,
+        ExtentKind,
+        ExtentRecord,
+        OpenFlags, //
+    },
+    name::{
+        Name,
+        NameError, //
+    },
+    phys::{
+        Phys,
+        PAGE_SIZE, //
+    },
+};
+
+/// The compatible string.
+pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v1";
+
+/// Size of the field of the name, terminating NUL included.
+pub const SMALL_NAME_LEN: usize = 64;
+
+/// How many slots a page has.
+pub const SLOTS: usize = 31;
+
+/// The bits of the slots that there are.
+const ALL: u32 = u32::MAX >> 1;
+
+/// Size of a slot, and of what is before the first.
+const SLOT: u64 = 128;
+
+/// The largest file, in pages.
+pub const SMALL_PAGES: u64 = 1;
+
+/// A memfd as it stands in its slot.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SmallRecord {
+    pos: u64,
+    size: u64,
+    extent: ExtentRecord,
+    flags: u32,
+    seals: u32,
+    open: u32,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    name: [u8; SMALL_NAME_LEN],
+}
+
+/// A memfd that was read, or is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// Position.
+    pub pos: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Seals.
+    pub seals: u32,
+    /// Access mode and status flags.
+    pub open: OpenFlags,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Name, if it has one.
+    pub name: Option<Name<SMALL_NAME_LEN>>,
+    /// The page, or the folio that begins with it; none for a hole.
+    pub extent: Option<Extent>,
+}
+
+impl SmallRecord {
+    /// The description of `memfd`.
+    pub fn new(memfd: &Small) -> Self {
+        Self {
+            pos: memfd.pos,
+            size: memfd.size,
+            extent: memfd
+                .extent
+                .as_ref()
+                .map_or(ExtentRecord::NONE, ExtentRecord::new),
+            flags: 0,
+            seals: memfd.seals,
+            open: memfd.open.bits(),
+            mode: memfd.mode,
+            uid: memfd.uid,
+            gid: memfd.gid,
+            name: match &memfd.name {
+                Some(name) => name.to_bytes_padded(),
+                None => [0; SMALL_NAME_LEN],
+            },
+        }
+    }
+
+    /// Reads and validates the description.
+    ///
+    /// # Errors
+    ///
+    /// Any [`SmallError`].
+    pub fn parse(&self) -> Result<Small, SmallError> {
+        check_common(self.pos, self.size, self.seals)?;
+        if self.flags != 0 {
+            return Err(MemfdError::Flags { flags: self.flags }.into());
+        }
+        let open = check_rights(self.open, self.mode, self.uid, self.gid)?;
+        let name = match Name::from_bytes(&self.name) {
+            Ok(name) => Some(name),
+            Err(NameError::Empty) => None,
+            Err(_) => return Err(MemfdError::Name.into()),
+        };
+        if file_pages(self.size) > SMALL_PAGES {
+            return Err(MemfdError::Size { size: self.size }.into());
+        }
+        Ok(Small {
+            pos: self.pos,
+            size: self.size,
+            seals: self.seals,
+            open,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            name,
+            extent: self.extent()?,
+        })
+    }
+
+    /// Reads the extent alone, whatever else the file has.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtentError`].
+    pub fn extent(&self) -> Result<Option<Extent>, ExtentError> {
+        if self.extent.as_bytes().iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let extent = self.extent.parse()?;
+        let inside = match extent.kind {
+            ExtentKind::Pages => u64::from(extent.pages) <= SMALL_PAGES,
+            ExtentKind::Folio { .. } => true,
+        };
+        if extent.index != 0 || self.size == 0 || !inside {
+            return Err(ExtentError::Outside {
+                index: extent.index,
+                pages: extent.pages,
+                file: file_pages(self.size),
+            });
+        }
+        Ok(Some(extent))
+    }
+}
+
+/// Why the description of a small memfd is not usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmallError {
+    /// What is wrong with the file.
+    Memfd(MemfdError),
+    /// What is wrong with its page.
+    Extent(ExtentError),
+}
+
+impl From<MemfdError> for SmallError {
+    fn from(error: MemfdError) -> Self {
+        Self::Memfd(error)
+    }
+}
+
+impl From<ExtentError> for SmallError {
+    fn from(error: ExtentError) -> Self {
+        Self::Extent(error)
+    }
+}
+
+impl fmt::Display for SmallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memfd(error) => error.fmt(f),
+            Self::Extent(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A page of descriptions.
+///
+/// Its bytes may be anything: a slot that is not in use is not given out.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SmallPage {
+    used: u32,
+    unused: [u32; 31],
+    slots: [SmallRecord; SLOTS],
+}
+
+impl SmallPage {
+    /// Which slots are in use: bit n for slot n.
+    pub const fn used(&self) -> u32 {
+        self.used & ALL
+    }
+
+    /// Whether no slot is free.
+    pub const fn is_full(&self) -> bool {
+        self.used() == ALL
+    }
+
+    /// Puts a description into a free slot and returns its number; [`None`] if there is none.
+    pub fn add(&mut self, record: &SmallRecord) -> Option<usize> {
+        let index = usize::try_from(self.used.trailing_ones()).ok()?;
+        *self.slots.get_mut(index)? = *record;
+        self.used |= bit(index);
+        Some(index)
+    }
+
+    /// Frees a slot.
+    pub fn remove(&mut self, index: usize) {
+        self.used &= !bit(index);
+    }
+
+    /// The description in a slot; [`None`] if the slot is not in use.
+    pub fn get(&self, index: usize) -> Option<&SmallRecord> {
+        if self.used() & bit(index) == 0 {
+            return None;
+        }
+        self.slots.get(index)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut SmallRecord> {
+        if self.used() & bit(index) == 0 {
+            return None;
+        }
+        self.slots.get_mut(index)
+    }
+}
+
+/// The bit of a slot; 0 if there is no such slot.
+pub fn bit(index: usize) -> u32 {
+    u32::try_from(index)
+        .ok()
+        .and_then(|index| 1_u32.checked_shl(index))
+        .unwrap_or(0)
+        & ALL
+}
+
+/// The address of a slot in the page at `page`.
+pub fn slot_address(page: Phys, index: usize) -> Option<u64> {
+    let offset = SLOT.checked_mul(u64::try_from(index).ok()?)?;
+    page.get().checked_add(offset)?.checked_add(SLOT)
+}
+
+/// The page and the number of the slot at an address; [`None`] if no slot can be there.
+pub fn slot_at(address: u64) -> Option<(Phys, usize)> {
+    let offset = address.checked_rem(PAGE_SIZE)?;
+    let page = Phys::new(address.checked_sub(offset)?)?;
+    if offset.checked_rem(SLOT)? != 0 {
+        return None;
+    }
+    let index = offset.checked_div(SLOT)?.checked_sub(1)?;
+    Some((page, usize::try_from(index).ok()?))
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memfds of at most one page, of which there may be many: [`Small`], in the layout
+//! `memfd-small-v1`.
+//!
+//! The life of such a file is that of a larger one, but all that is to be told of it fits into a
+//! [slot](Slot) of fixed size.
+
+use kernel::{
+    fs::File,
+    liveupdate::{
+        FileHandler,
+        Outcome,
+        RetrieveError, //
+    },
+    prelude::*,
+    shmem::{
+        self,
+        ClosedMapping,
+        FrozenMapping,
+        Memfd,
+        NewMemfd,
+        PreservedExtent, //
+    },
+    sync::aref::ARef, //
+};
+
+use super::{
+    abi::memfd_small::{
+        self as layout,
+        Small as Description,
+        SmallError,
+        SmallRecord,
+        SMALL_NAME_LEN,
+        SMALL_PAGES, //
+    },
+    bad_header,
+    extent_of,
+    is_shortage,
+    malformed,
+    memfd_slots::{
+        Arrived,
+        Slot, //
+    },
+    pages_of,
+    prefer_v2,
+    Part, //
+};
+
+/// The attributes of a file, with a name that is not long.
+type Attributes = super::Attributes<SMALL_NAME_LEN>;
+
+/// The handler.
+pub(super) struct Small;
+
+/// What keeps a file as it is. Dropping it undoes all.
+pub(super) struct State {
+    /// The page, unless it is a hole.
+    extent: Option<PreservedExtent>,
+    /// While a kexec is going on, and there is a hole: nobody fills it.
+    closed: Option<ClosedMapping>,
+    mapping: FrozenMapping,
+}
+
+impl State {
+    /// Pins and preserves the page, if there is one now.
+    fn find_page(&mut self) -> Result {
+        if let Some(page) = self.mapping.pins(0..SMALL_PAGES, true)?.next()? {
+            self.extent = Some(page.preserve()?);
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> Result<SmallRecord> {
+        let attributes = Attributes::of(&self.mapping)?;
+        let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
+
+        Ok(SmallRecord::new(&Description {
+            pos: attributes.position,
+            size: attributes.size,
+            seals: attributes.seals,
+            open: attributes.open,
+            mode: attributes.mode,
+            uid,
+            gid,
+            name: attributes.name,
+            extent: self.extent.as_deref().map(extent_of).transpose()?,
+        }))
+    }
+}
+
+#[vtable]
+impl FileHandler for Small {
+    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_SMALL;
+    type Handle = Slot;
+    type State = State;
+
+    fn can_preserve(file: &File) -> bool {
+        !prefer_v2()
+            && Memfd::from_file(file).is_some_and(|memfd| {
+                pages_of(memfd.size()) <= SMALL_PAGES
+                    && memfd.with_name(|name| name.to_bytes().len() < SMALL_NAME_LEN)
+            })
+    }
+
+    fn id(file: &File) -> usize {
+        shmem::inode_id(file)
+    }
+
+    fn preserve(file: &File) -> Result<(Slot, State)> {
+        let mapping = FrozenMapping::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
+        if pages_of(mapping.size()) > SMALL_PAGES {
+            // It has become larger since it was looked at.
+            return Err(EAGAIN);
+        }
+
+        let mut state = State {
+            extent: None,
+            closed: None,
+            mapping,
+        };
+        state.find_page()?;
+        Ok((Slot::new(&state.describe()?)?, state))
+    }
+
+    fn freeze(_file: &File, state: &mut State, slot: &mut Slot) -> Result {
+        let closed = match state.extent {
+            None if state.mapping.size() > 0 => Some(state.mapping.close()?),
+            _ => None,
+        };
+        if closed.is_some() {
+            state.find_page()?;
+        }
+
+        slot.set(&state.describe()?)?;
+        state.closed = closed;
+        Ok(())
+    }
+
+    fn unfreeze(_file: &File, state: &mut State, _slot: &mut Slot) {
+        state.closed = None;
+    }
+
+    fn unpreserve(_file: &File, state: State, slot: Slot) {
+        drop(slot);
+        drop(state);
+    }
+
+    fn retrieve(arrived: Arrived) -> Result<ARef<File>, RetrieveError<Arrived>> {
+        let read = read(&arrived).and_then(|(attributes, part)| Ok((attributes.build()?, part)));
+
+        match read {
+            Ok((file, part)) => {
+                drop(arrived);
+                Ok(fill(file, part)?)
+            }
+            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, arrived)),
+            // The page may still be there when the file is finished.
+            Err(e) => {
+                arrived.leave();
+                Err(RetrieveError::Final(e))
+            }
+        }
+    }
+
+    fn finish(outcome: Outcome<'_, Arrived>) {
+        match outcome {
+            Outcome::Retrieved(_) => {}
+            Outcome::NeverAsked(arrived) => discard(arrived),
+            Outcome::Failed { left, .. } => drop(left.map(discard)),
+        }
+    }
+}
+
+/// Reads and validates the description, and claims nothing that is the file's own.
+fn read(arrived: &Arrived) -> Result<(Attributes, Option<Part>)> {
+    let memfd = arrived.read()?.parse().map_err(|e| match e {
+        SmallError::Memfd(e) => bad_header(e),
+        SmallError::Extent(e) => malformed(e),
+    })?;
+    let part = memfd.extent.as_ref().map(Part::of).transpose()?;
+    if let Some(part) = &part {
+        part.find()?;
+    }
+
+    let attributes = Attributes {
+        position: memfd.pos,
+        size: memfd.size,
+        seals: memfd.seals,
+        mode: memfd.mode,
+        owner: Some((memfd.uid, memfd.gid)),
+        open: memfd.open,
+        name: memfd.name,
+    };
+    Ok((attributes, part))
+}
+
+fn fill(mut file: NewMemfd, part: Option<Part>) -> Result<ARef<File>> {
+    if let Some(part) = part {
+        part.fill(&mut file.fill(), SMALL_PAGES)?;
+    }
+    Ok(file.into_file())
+}
+
+/// Frees all that is left of an incoming memfd.
+fn discard(arrived: Arrived) {
+    let freed = arrived
+        .read()
+        .and_then(|record| record.extent().map_err(malformed))
+        .and_then(|extent| match &extent {
+            Some(extent) => Part::of(extent)?.free(),
+            None => Ok(()),
+        });
+    if freed.is_err() {
+        pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
+    }
+}
