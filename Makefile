@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG
+export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long image ksrc check install-tree uninstall-tree clean distclean
+.PHONY: help run test test-long bench image ksrc check install-tree uninstall-tree clean distclean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ help:
 #:                              match; the last line is `N passed, N failed'
 #: make test-long               the same, from Linux 7.2 and to it, on a kernel that
 #:                              looks for mistakes, and with 200 ways of damage
+#: make bench [B=pattern]       what live updates cost, in instructions, beside the
+#:                              C implementation; all rows of the table, or those
+#:                              whose names match
 #: make check                   format, lints and documentation, without warnings
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
@@ -63,7 +66,7 @@ test:
 test-long:
 	@LUO_LONG=1 LUO_SEEDS=$(or $(LUO_SEEDS),200) $(ENTER) scripts/suite
 
-check image ksrc:
+bench check image ksrc:
 	@$(ENTER) scripts/$@
 
 # These two need nothing but Python, so the host's will do.

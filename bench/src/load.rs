@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is taken across the kexec: sessions, in each of them files, in each of these pages.
+
+use liveupdate::guest::CommandLine;
+use nix::sys::memfd::{
+    memfd_create,
+    MFdFlags, //
+};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt, //
+};
+
+/// Size of a page.
+pub const PAGE: usize = 4096;
+
+/// How many pages are read or written at once.
+const CHUNK: u64 = 256;
+
+/// How the pages of a file come into being.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// One after the other.
+    Order,
+    /// In random order.
+    Random,
+    /// In turn with those of a file that stays behind, so that no two are neighbours in memory.
+    Scattered,
+    /// There are only the first and the last one.
+    Holes,
+}
+
+/// A load.
+pub struct Load {
+    /// How many sessions.
+    pub sessions: usize,
+    /// How many files each of them has.
+    pub files: usize,
+    /// How many pages each of those has.
+    pub pages: u64,
+    /// How these are made.
+    pub fill: Fill,
+}
+
+impl Load {
+    /// The load that the kernel's command line asks for.
+    pub fn of(cmdline: &CommandLine) -> Result<Self, String> {
+        let number = |key| {
+            let text = cmdline.get(key).unwrap_or("0");
+            text.parse::<u32>()
+                .map_err(|_| format!("{key} is no number"))
+        };
+
+        Ok(Self {
+            sessions: number("bench.sessions")? as usize,
+            files: number("bench.files")? as usize,
+            pages: number("bench.pages")?.into(),
+            fill: match cmdline.get("bench.fill") {
+                None | Some("order") => Fill::Order,
+                Some("random") => Fill::Random,
+                Some("scattered") => Fill::Scattered,
+                Some("holes") => Fill::Holes,
+                Some(other) => return Err(format!("nobody knows how to fill '{other}'")),
+            },
+        })
+    }
+
+    /// The names of the sessions.
+    pub fn names(&self) -> Vec<String> {
+        (0..self.sessions).map(|n| format!("session-{n}")).collect()
+    }
+
+    /// Makes all files, in the order in which they are to be preserved, and what stays behind.
+    pub fn make(&self) -> io::Result<(Vec<File>, File)> {
+        let decoy = new_file()?;
+        let mut files = Vec::new();
+
+        for _ in 0..self.sessions * self.files {
+            let file = new_file()?;
+            self.fill(&file, &decoy)?;
+            files.push(file);
+        }
+        Ok((files, decoy))
+    }
+
+    fn fill(&self, file: &File, decoy: &File) -> io::Result<()> {
+        file.set_len(self.pages * PAGE as u64)?;
+
+        match self.fill {
+            Fill::Order => {
+                for first in (0..self.pages).step_by(CHUNK as usize) {
+                    write(file, first, CHUNK.min(self.pages - first))?;
+                }
+            }
+            Fill::Random => {
+                for index in shuffled(self.pages) {
+                    write(file, index, 1)?;
+                }
+            }
+            Fill::Scattered => {
+                for index in 0..self.pages {
+                    write(file, index, 1)?;
+                    write(decoy, index, 1)?;
+                }
+            }
+            Fill::Holes => {
+                write(file, 0, 1)?;
+                write(file, self.pages - 1, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all of a file.
+    ///
+    /// # Errors
+    ///
+    /// If a page is not what it was.
+    pub fn read(&self, file: &File) -> Result<(), String> {
+        let mut buffer = vec![0; CHUNK as usize * PAGE];
+
+        for first in (0..self.pages).step_by(CHUNK as usize) {
+            let len = CHUNK.min(self.pages - first) as usize * PAGE;
+            let buffer = &mut buffer[..len];
+
+            file.read_exact_at(buffer, first * PAGE as u64)
+                .map_err(|err| err.to_string())?;
+            for (index, page) in (first..).zip(buffer.chunks_exact(PAGE)) {
+                if page[..8] != self.stamp(index) {
+                    return Err(format!("page {index} is not what it was"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a page begins with.
+    fn stamp(&self, index: u64) -> [u8; 8] {
+        match self.fill {
+            Fill::Holes if index != 0 && index != self.pages - 1 => [0; 8],
+            _ => stamp(index),
+        }
+    }
+}
+
+fn stamp(index: u64) -> [u8; 8] {
+    (index + 1).to_le_bytes()
+}
+
+fn new_file() -> io::Result<File> {
+    Ok(memfd_create("bench", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// Writes some pages, each of which begins with a stamp.
+fn write(file: &File, first: u64, count: u64) -> io::Result<()> {
+    let mut buffer = vec![0; count as usize * PAGE];
+
+    for (index, page) in (first..).zip(buffer.chunks_exact_mut(PAGE)) {
+        page[..8].copy_from_slice(&stamp(index));
+    }
+    file.write_all_at(&buffer, first * PAGE as u64)
+}
+
+/// The numbers below `count` in an order that looks random and is always the same.
+fn shuffled(count: u64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..count).collect();
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+
+    for last in (1..numbers.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        numbers.swap(last, (state % (last as u64 + 1)) as usize);
+    }
+    numbers
+}
