@@ -37,11 +37,12 @@ use std::{
     },
     io::{
         ErrorKind,
-        Read,
-        Seek,
         Write, //
     },
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{
+        FileExt,
+        OpenOptionsExt, //
+    },
     thread,
     time::Duration, //
 };
@@ -79,20 +80,22 @@ impl Faults {
         Ok(Self { nth })
     }
 
-    fn set(&mut self, nth: u32) {
+    fn set(&self, nth: u32) {
+        let text = nth.to_string();
         // What is still armed may hit this as well, and is gone then.
-        while self.nth.rewind().is_err() || write!(self.nth, "{nth}").is_err() {}
+        let set = (0..2).any(|_| self.nth.write_at(text.as_bytes(), 0).is_ok());
+        assert!(set, "fail-nth cannot be set");
     }
 
     /// Runs `f` with its `nth` allocation or copy failing, and says whether there was one.
-    fn hit<T>(&mut self, nth: u32, f: impl FnOnce() -> T) -> (T, bool) {
+    fn hit<T>(&self, nth: u32, f: impl FnOnce() -> T) -> (T, bool) {
         let mut left = [0; 16];
 
         self.set(nth);
         let result = f();
         // Reading what is left is a copy, too: if that is hit, then `f` was not.
-        let hit = self.nth.rewind().is_ok()
-            && matches!(self.nth.read(&mut left), Ok(len) if left[..len].trim_ascii() == b"0");
+        let len = self.nth.read_at(&mut left, 0);
+        let hit = matches!(len, Ok(len) if left[..len].trim_ascii() == b"0");
         self.set(0);
         (result, hit)
     }
@@ -167,7 +170,7 @@ fn expected() -> Vec<u8> {
 
 /// Opening the device.
 pub fn open(stage: &mut Stage) -> Outcome {
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let fds = sys::open_fds()?;
 
     without_leak(stage, || {
@@ -196,7 +199,7 @@ pub fn open(stage: &mut Stage) -> Outcome {
 
 /// Making a session, and closing it.
 pub fn create(stage: &mut Stage) -> Outcome {
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let device = Device::open()?;
     let fds = sys::open_fds()?;
     let name = stage.name;
@@ -224,7 +227,7 @@ pub fn create(stage: &mut Stage) -> Outcome {
 
 /// Preserving a file, asking for the session's name, and closing it.
 pub fn preserve(stage: &mut Stage) -> Outcome {
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let device = Device::open()?;
     let memory = memory()?;
     let name = stage.name;
@@ -263,7 +266,7 @@ pub fn preserve(stage: &mut Stage) -> Outcome {
 /// Preserving a file whose handler depends on state that files share.
 pub fn driver(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let device = Device::open()?;
     let name = stage.name;
     let toy = driver.toy(Kind::First, 1)?;
@@ -294,7 +297,7 @@ const CLOSED: u32 = 20;
 
 /// The kexec, until it happens.
 pub fn kexec_before(stage: &mut Stage) -> Outcome {
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let device = Device::open()?;
     let session = device.create_session(stage.name)?;
     let memory = memory()?;
@@ -330,7 +333,7 @@ pub fn kexec_before(stage: &mut Stage) -> Outcome {
 
 /// Getting sessions and files back, and finishing.
 pub fn kexec_after(stage: &mut Stage) -> Outcome {
-    let mut faults = Faults::new()?;
+    let faults = Faults::new()?;
     let device = Device::open()?;
     let fds = sys::open_fds()?;
     let mut notes = Vec::new();
