@@ -118,6 +118,9 @@ impl Drop for Claim {
     }
 }
 
+/// How often a file that changes while it is preserved is offered to the handlers once more.
+const CHANGES: usize = 8;
+
 /// A preserved file. Dropping it undoes the preservation: the handler's first, then that of the
 /// FLBs; then the file may be preserved again, and at last our reference to it goes.
 struct PreservedFile {
@@ -186,8 +189,7 @@ impl PreservedFiles {
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result {
-        self.add(token, || {
-            let file = fget(fd)?;
+        let preserve = |file: ARef<File>| {
             let bound = handlers.for_file(&file)?;
             let memory = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
             let claim = claims.claim(bound.handler.id(&file), memory)?;
@@ -207,6 +209,19 @@ impl PreservedFiles {
                     );
                 }
             })
+        };
+
+        self.add(token, || {
+            let file = fget(fd)?;
+            let mut result = preserve(file.clone());
+            for _ in 0..CHANGES {
+                // It has changed, and may be one for another handler now.
+                if !result.as_ref().is_err_and(|e| *e == EAGAIN) {
+                    break;
+                }
+                result = preserve(file.clone());
+            }
+            result
         })
     }
 

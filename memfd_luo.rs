@@ -490,7 +490,7 @@ impl<L: Layout> State<L> {
 
         let mut pinned = KVVec::new();
         pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
-        let mut extents = PreservedExtents::default();
+        let mut extents = PreservedExtents::new(L::RUNS);
         extents.add(pinned)?;
 
         let parts = L::list(&extents)?;

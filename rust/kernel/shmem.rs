@@ -741,14 +741,25 @@ impl Deref for PreservedExtent {
 /// Extents that the next kernel will find, in the order of the file.
 ///
 /// What follows each other in memory is promised as one, wherever it is in the file: KHO's work in
-/// the next kernel grows with the number of blocks, and more than that.
-#[derive(Default)]
+/// the next kernel grows with the number of blocks, and more than that. A next kernel that claims
+/// each extent by itself cannot have that.
 pub struct PreservedExtents {
+    /// Whether what follows each other is promised as one.
+    runs: bool,
     promises: KVVec<Promise>,
     extents: KVVec<PinnedExtent>,
 }
 
 impl PreservedExtents {
+    /// None yet. `runs` says whether those that follow each other in memory become one promise.
+    pub fn new(runs: bool) -> Self {
+        Self {
+            runs,
+            promises: KVVec::new(),
+            extents: KVVec::new(),
+        }
+    }
+
     /// Promises more extents to the next kernel.
     ///
     /// # Errors
@@ -780,7 +791,7 @@ impl PreservedExtents {
         }
         sorted.sort_unstable_by_key(|extent| extent.pfn);
 
-        for run in sorted.chunk_by(|one, next| one.is_followed_by(next)) {
+        for run in sorted.chunk_by(|one, next| self.runs && one.is_followed_by(next)) {
             if let Some(first) = run.first() {
                 let pages = run.iter().map(|extent| extent.pages as usize).sum();
                 let promise = Promise::new(first.pfn, pages, first.order)?;

@@ -147,7 +147,9 @@ pub trait FileHandler: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// Any; the agent gets it. Nothing must remain then of what the method did.
+    /// Any; the agent gets it. Nothing must remain then of what the method did. [`EAGAIN`] says that
+    /// the file has changed since [`FileHandler::can_preserve`] and may be one for another handler:
+    /// LUO in Rust asks them again, a few times.
     fn preserve(file: &File) -> Result<(Self::Handle, Self::State)>;
 
     /// The last chance to update what was saved: user space does not run any more. Called in the
