@@ -148,6 +148,7 @@ const TESTS: &[Test] = &[
         "race-retrieve",
         &[race::retrieve_before, race::retrieve_after],
     )
+    .c_differs()
     .alone(),
     Test::new("race-reboot", &[race::reboot_before, race::reboot_after])
         .c_differs()
