@@ -255,7 +255,8 @@ class Bench:
             if not missing and outcome.alarms():
                 self.results.add(f"{prefix}{boot}/console", story(outcome))
 
-        guest.side_by_side([lambda boot=boot: run(*boot) for boot in boots.items()])
+        for boot, tests in boots.items():
+            run(boot, tests)
 
 
 @dataclass(frozen=True)

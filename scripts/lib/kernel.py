@@ -263,8 +263,7 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
         others = [path.parent for path in folder.parent.glob("*/.luo-done")]
         if others:
             # Kbuild knows what another configuration changes, and makes only that again.
-            nearest = max(others, key=lambda path: (path.name.split("-")[0] == variant.core,
-                                                    path.stat().st_mtime))
+            nearest = max(others, key=lambda path: path.stat().st_mtime)
             new = folder.with_name(folder.name + ".new")
             shutil.rmtree(new, ignore_errors=True)
             quiet(["cp", "-a", str(nearest), str(new)], "copying a build folder")

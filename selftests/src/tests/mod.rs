@@ -365,6 +365,7 @@ const TESTS: &[Test] = &[
         .needs("FAULT_INJECTION"),
     Test::new("faults-preserve", &[faults::preserve])
         .timeout(600)
+        .c_differs()
         .needs("FAULT_INJECTION"),
     Test::new("faults-driver", &[faults::driver])
         .timeout(300)
@@ -373,6 +374,7 @@ const TESTS: &[Test] = &[
         .timeout(600)
         .c_differs()
         .needs("FAULT_INJECTION")
+        .long()
         .alone(),
     Test::new(
         "sample-rust-rust",
