@@ -19,7 +19,10 @@ use kernel::{
     liveupdate::Handover,
     new_mutex,
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
     sync::{
         Mutex,
         MutexGuard,
@@ -116,10 +119,12 @@ impl Pages {
 
         if self.incoming.get(&at).is_none() {
             let place = address(phys)?;
+            // First: a page that was claimed and then has no place here would be lost.
+            let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
             let page = Restored::<SmallPage>::claim(place).map_err(|e| not_there(e, place))?;
             let left = page.used();
             self.incoming
-                .try_create_and_insert(at, ClaimedPage { page, left }, GFP_KERNEL)?;
+                .insert(node.into_node(at, ClaimedPage { page, left }));
         }
 
         let claimed = self.incoming.get(&at).ok_or(EINVAL)?;
