@@ -359,7 +359,7 @@ impl Part {
     /// Puts a folio into `file`, which has `file_pages` pages.
     ///
     /// Whatever happens, it is claimed.
-    fn fill(&self, file: &mut Filling<'_>, file_pages: u64) -> Result {
+    fn fill(&self, file: &mut Filling, file_pages: u64) -> Result {
         if self.folio && self.pages <= 1 << file.max_order() {
             return file.insert(RestoredFolio::claim(self.start)?, self.index, self.uptodate);
         }
@@ -370,7 +370,7 @@ impl Part {
     }
 
     /// Puts pages into `file`, of which some may lie behind the end.
-    fn insert(&self, mut pages: RestoredPages, file: &mut Filling<'_>, file_pages: u64) -> Result {
+    fn insert(&self, mut pages: RestoredPages, file: &mut Filling, file_pages: u64) -> Result {
         pages.truncate(usize::try_from(file_pages.saturating_sub(self.index))?);
         file.insert_pages(pages, self.index, self.uptodate)
     }
@@ -424,6 +424,11 @@ impl Singles {
             .filter_map(|run| Some((run, run.first()?.start, run.iter().map(|p| p.pages).sum())))
     }
 
+    /// How many pages there are, if no page is there twice.
+    fn pages(&self) -> usize {
+        self.0.iter().map(|part| part.pages).sum()
+    }
+
     /// Checks that all pages are there, no page twice, and leaves them there.
     fn find(&self) -> Result {
         let twice = |(one, next): (&Part, &Part)| one.end() > Some(next.start.get());
@@ -437,7 +442,7 @@ impl Singles {
     }
 
     /// Puts all pages into `file`. Whatever happens, they are claimed.
-    fn fill(&self, file: &mut Filling<'_>, file_pages: u64) -> Result {
+    fn fill(&self, file: &mut Filling, file_pages: u64) -> Result {
         let mut result = Ok(());
 
         for (run, start, pages) in self.runs() {
@@ -643,8 +648,8 @@ impl<L: Layout> FileHandler for Handler<L> {
     }
 
     fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
-        let read =
-            Found::<L>::read(&header).and_then(|found| Ok((found.attributes.build()?, found)));
+        let read = Found::<L>::read(&header)
+            .and_then(|found| Ok((found.attributes.build()?.fill(found.pages)?, found)));
 
         match read {
             Ok((file, found)) => Ok(found.fill(file, header)?),
@@ -673,6 +678,8 @@ struct Found<L: Layout> {
     attributes: Attributes,
     list: L::List,
     singles: Singles,
+    /// Of all folios and single pages.
+    pages: usize,
 }
 
 impl<L: Layout> Found<L> {
@@ -681,33 +688,37 @@ impl<L: Layout> Found<L> {
         let page = header.copy().map_err(|e| not_there(e, header.phys()))?;
         let (attributes, list) = L::read(&page)?;
 
-        let singles = Singles::of::<L, _>(&Look, &list, Part::find)?;
+        let mut pages = 0_usize;
+        let singles = Singles::of::<L, _>(&Look, &list, |folio| {
+            pages = pages.checked_add(folio.pages).ok_or(EINVAL)?;
+            folio.find()
+        })?;
         singles.find()?;
+        pages = pages.checked_add(singles.pages()).ok_or(EINVAL)?;
 
         Ok(Self {
             attributes,
             list,
             singles,
+            pages,
         })
     }
 
     /// Claims the pages and puts them into `file`. The description goes away.
-    fn fill(self, mut file: NewMemfd, header: Unclaimed<Block>) -> Result<ARef<File>> {
+    fn fill(self, mut file: Filling, header: Unclaimed<Block>) -> Result<ARef<File>> {
         let file_pages = pages_of(self.attributes.size);
-        let mut filling = file.fill();
-        let mut result = self.singles.fill(&mut filling, file_pages);
+        let mut result = self.singles.fill(&mut file, file_pages);
 
         let walked = L::walk(&Claim, &self.list, |part| {
             match result {
                 _ if !part.folio => {}
-                Ok(()) => result = part.fill(&mut filling, file_pages),
+                Ok(()) => result = part.fill(&mut file, file_pages),
                 // What is left is of no use to anybody.
                 Err(_) => drop(part.free()),
             }
             Ok(())
         });
 
-        drop(filling);
         drop(header);
         result?;
         walked?;
@@ -780,7 +791,7 @@ fn extent_of(extent: &PinnedExtent) -> Result<Extent> {
 
 /// Whether it makes sense to try again after an error.
 fn is_shortage(error: Error) -> bool {
-    matches!(error, ENOMEM | ENFILE | EMFILE | EINTR | EAGAIN)
+    matches!(error, ENOMEM | ENOSPC | ENFILE | EMFILE | EINTR | EAGAIN)
 }
 
 /// Reports what is wrong with a description.

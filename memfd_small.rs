@@ -17,9 +17,9 @@ use kernel::{
     shmem::{
         self,
         ClosedMapping,
+        Filling,
         FrozenMapping,
         Memfd,
-        NewMemfd,
         PreservedExtent, //
     },
     sync::aref::ARef, //
@@ -147,7 +147,10 @@ impl FileHandler for Small {
     }
 
     fn retrieve(arrived: Arrived) -> Result<ARef<File>, RetrieveError<Arrived>> {
-        let read = read(&arrived).and_then(|(attributes, part)| Ok((attributes.build()?, part)));
+        let read = read(&arrived).and_then(|(attributes, part)| {
+            let pages = part.map_or(0, |part| part.pages);
+            Ok((attributes.build()?.fill(pages)?, part))
+        });
 
         match read {
             Ok((file, part)) => {
@@ -195,9 +198,9 @@ fn read(arrived: &Arrived) -> Result<(Attributes, Option<Part>)> {
     Ok((attributes, part))
 }
 
-fn fill(mut file: NewMemfd, part: Option<Part>) -> Result<ARef<File>> {
+fn fill(mut file: Filling, part: Option<Part>) -> Result<ARef<File>> {
     if let Some(part) = part {
-        part.fill(&mut file.fill(), SMALL_PAGES)?;
+        part.fill(&mut file, SMALL_PAGES)?;
     }
     Ok(file.into_file())
 }

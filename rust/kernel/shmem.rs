@@ -354,6 +354,12 @@ const SCAN: usize = 1 << 16;
 /// How many pages are pinned, or put into a file, in one go.
 const RUN: usize = 1 << 12;
 
+/// How often the pinning of pages is tried again that must move, but are in use by somebody.
+const MOVES: usize = 20;
+
+/// Longer than somebody uses a page who copies to or from it.
+const USE_TIME: Delta = Delta::from_micros(2_000);
+
 /// Lets others run.
 ///
 /// # Errors
@@ -452,17 +458,34 @@ impl Pins<'_> {
 
     /// Pins some folios from `at` on, after a hole if there is one. False at the end of the range.
     fn refill(&mut self) -> Result<bool> {
-        let memfd = &self.mapping.0;
-
         if self.at >= self.present_until && !self.find() {
             return Ok(false);
         }
+
+        self.batch.reserve(BATCH, GFP_KERNEL)?;
+        for _ in 0..MOVES {
+            match self.pin_batch() {
+                // It says the same of a page that could not be moved because somebody was just
+                // using it, and of a lack of memory.
+                Err(ENOMEM) => {
+                    pause()?;
+                    fsleep(USE_TIME);
+                }
+                result => return result.map(|()| true),
+            }
+        }
+        self.pin_batch()?;
+        Ok(true)
+    }
+
+    /// Pins the folios from `at` on, as many as fit into the batch.
+    fn pin_batch(&mut self) -> Result {
+        let memfd = &self.mapping.0;
 
         // The end of the file need not be the end of a page.
         let start = (self.at as u64) << PAGE_SHIFT;
         let end = memfd.size().min((self.present_until as u64) << PAGE_SHIFT);
         let mut offset = 0;
-        self.batch.reserve(BATCH, GFP_KERNEL)?;
 
         // SAFETY: The file is valid, and there is place for `BATCH` pointers.
         let pinned = unsafe {
@@ -482,7 +505,7 @@ impl Pins<'_> {
         // SAFETY: That many folios were written behind the end, and the pins on them are ours.
         unsafe { self.batch.inc_len(pinned as usize) };
         self.batch.reverse();
-        Ok(true)
+        Ok(())
     }
 
     /// Finds the next pages that are there, from `at` on. False if there are none.
@@ -826,7 +849,7 @@ impl NewMemfd {
     /// # Errors
     ///
     /// - [`ENFILE`] if the system has too many open files.
-    /// - [`ENOMEM`] if memory is short.
+    /// - [`ENOMEM`] if memory is short, or [`ENOSPC`] if it is for an inode.
     ///
     /// C counterpart: `memfd_alloc_file()`.
     pub fn new(name: &CStr) -> Result<Self> {
@@ -944,31 +967,43 @@ impl NewMemfd {
         }
     }
 
-    /// Puts pages into the file. Dropping the result settles the file's account.
-    pub fn fill(&mut self) -> Filling<'_> {
-        Filling {
-            memfd: self,
-            pages: 0,
-            ahead: 0,
-        }
-    }
+    /// Begins to put pages into the file, and accounts for `pages` of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if the system's limits for memory are exceeded.
+    pub fn fill(self, pages: usize) -> Result<Filling> {
+        let inode = self.0.inode();
 
+        // SAFETY: The inode is valid and belongs to shmem.
+        to_result(unsafe { bindings::shmem_inode_acct_blocks(inode, c_long::try_from(pages)?) })?;
+        Ok(Filling {
+            memfd: self,
+            accounted: pages,
+            left: pages,
+        })
+    }
+}
+
+/// A [`NewMemfd`] that pages are put into.
+pub struct Filling {
+    memfd: NewMemfd,
+    /// For how many pages the file's account was charged, and how many of them are not there yet.
+    accounted: usize,
+    left: usize,
+}
+
+impl Filling {
     /// The finished file.
     pub fn into_file(self) -> ARef<File> {
+        let file = self.memfd.0.clone();
+
+        // What is left of the account is settled before anybody sees the file.
+        drop(self);
         // SAFETY: The layout of a `Memfd` is that of a `File`, and the reference goes over.
-        unsafe { ARef::from_raw(ARef::into_raw(self.0).cast()) }
+        unsafe { ARef::from_raw(ARef::into_raw(file).cast()) }
     }
-}
 
-/// Puts pages into a [`NewMemfd`].
-pub struct Filling<'a> {
-    memfd: &'a mut NewMemfd,
-    /// For how many pages the file's account was charged, and for how many of them in advance.
-    pages: usize,
-    ahead: usize,
-}
-
-impl Filling<'_> {
     /// The largest order of a folio that the file can hold.
     pub fn max_order(&self) -> u32 {
         // SAFETY: The mapping is valid.
@@ -985,7 +1020,7 @@ impl Filling<'_> {
     ///
     /// - [`EINVAL`] if a folio of its order cannot be at that index, or not in the file at all.
     /// - [`EEXIST`] if there is one already.
-    /// - [`ENOMEM`] or [`ENOSPC`] if the system's limits for shared memory are exceeded.
+    /// - [`ENOSPC`] if there are more pages than were accounted for.
     ///
     /// A shortage of memory is no error: the folio is there already, and what is in it would be
     /// lost. For the same reason it is charged to the current task's control group even beyond the
@@ -1000,8 +1035,8 @@ impl Filling<'_> {
         if order > self.max_order() || index % pages != 0 {
             return Err(EINVAL);
         }
+        self.take(pages)?;
 
-        let inode = self.memfd.0.inode();
         let mapping = self.memfd.0.mapping();
         // SAFETY: The mapping is valid.
         let gfp = unsafe { bindings::mapping_gfp_nofail(mapping) };
@@ -1023,39 +1058,8 @@ impl Filling<'_> {
                 bindings::folio_mark_uptodate(raw);
             }
             bindings::folio_mark_dirty(raw);
+            bindings::folio_add_lru(raw);
         }
-
-        let accounted = to_result(
-            // SAFETY: The inode is valid and belongs to shmem.
-            unsafe { bindings::shmem_inode_acct_blocks(inode, pages as c_long) },
-        );
-        // SAFETY: The folio is locked, and has just been put into the page cache.
-        unsafe {
-            match accounted {
-                Ok(()) => bindings::folio_add_lru(raw),
-                Err(_) => bindings::filemap_remove_folio(raw),
-            }
-        }
-        accounted?;
-
-        self.pages += pages;
-        Ok(())
-    }
-}
-
-impl Filling<'_> {
-    /// Accounts for some pages more, a lot of them in advance.
-    fn account(&mut self, count: usize) -> Result {
-        if self.ahead < count {
-            let more = count.max(RUN);
-            // SAFETY: The inode is valid and belongs to shmem.
-            to_result(unsafe {
-                bindings::shmem_inode_acct_blocks(self.memfd.0.inode(), more as c_long)
-            })?;
-            self.pages += more;
-            self.ahead += more;
-        }
-        self.ahead -= count;
         Ok(())
     }
 
@@ -1072,7 +1076,7 @@ impl Filling<'_> {
             unsafe { bindings::cond_resched() };
 
             let count = pages.len().min(RUN);
-            self.account(count)?;
+            self.take(count)?;
 
             let mut done = 0;
             // SAFETY: The mapping is valid, belongs to shmem, and nobody else has the file. Of
@@ -1093,13 +1097,22 @@ impl Filling<'_> {
         }
         Ok(())
     }
+
+    /// Takes some pages from the account.
+    fn take(&mut self, pages: usize) -> Result {
+        self.left = self.left.checked_sub(pages).ok_or(ENOSPC)?;
+        Ok(())
+    }
 }
 
-impl Drop for Filling<'_> {
+impl Drop for Filling {
     fn drop(&mut self) {
         // What was accounted but is not there, this gives back.
-        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added.
-        unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.pages as c_long, 0) };
+        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added,
+        // a number that has been a `c_long`.
+        unsafe {
+            bindings::shmem_recalc_inode(self.memfd.0.inode(), self.accounted as c_long, 0);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use nix::{
     fcntl::OFlag, //
 };
 use std::{
+    fmt::Display,
     fs::{
         File,
         OpenOptions, //
@@ -142,10 +143,14 @@ fn without_leak(stage: &mut Stage, mut failures: impl FnMut() -> Outcome<u32>) -
 }
 
 /// Checks that a failure is called what it is.
-fn is_shortage(errno: Errno) -> Outcome {
+fn shortage(err: &(impl HasErrno + Display), hit: bool) -> Outcome {
+    ensure!(hit, "failed without a fault: {err}");
     ensure!(
-        matches!(errno, Errno::ENOMEM | Errno::EFAULT | Errno::ENFILE),
-        "{errno}"
+        matches!(
+            err.errno(),
+            Errno::ENOMEM | Errno::ENOSPC | Errno::EFAULT | Errno::ENFILE
+        ),
+        "{err}"
     );
     Ok(())
 }
@@ -185,8 +190,7 @@ pub fn open(stage: &mut Stage) -> Outcome {
             match device {
                 Ok(device) => drop(device),
                 Err(err) => {
-                    ensure!(hit);
-                    is_shortage(err.errno())?;
+                    shortage(&err, hit)?;
                 }
             }
             ensure_eq!(sys::open_fds()?, fds);
@@ -214,8 +218,7 @@ pub fn create(stage: &mut Stage) -> Outcome {
                     faults.hit(nth, || drop(session));
                 }
                 Err(err) => {
-                    ensure!(hit);
-                    is_shortage(err.errno())?;
+                    shortage(&err, hit)?;
                 }
             }
             ensure_eq!(sys::open_fds()?, fds);
@@ -242,8 +245,7 @@ pub fn preserve(stage: &mut Stage) -> Outcome {
                     ensure_errno!(memory.set_len(0), EPERM);
                 }
                 Err(err) => {
-                    ensure!(hit);
-                    is_shortage(err.errno())?;
+                    shortage(&err, hit)?;
                     // Token and file are free, and the file can be changed.
                     memory.set_len(2 << 20)?;
                     memory.set_len(1 << 20)?;
@@ -252,7 +254,7 @@ pub fn preserve(stage: &mut Stage) -> Outcome {
             }
             match faults.hit(nth, || session.ask_name()).0 {
                 Ok(found) => ensure_eq!(found.to_string(), name),
-                Err(err) => is_shortage(err.errno())?,
+                Err(err) => shortage(&err, true)?,
             }
             faults.hit(nth, || drop(session));
             memory.set_len(2 << 20)?;
@@ -277,8 +279,7 @@ pub fn driver(stage: &mut Stage) -> Outcome {
             driver.log()?;
             let (preserved, hit) = faults.hit(nth, || session.preserve(&toy, 1));
             if let Err(err) = preserved {
-                ensure!(hit);
-                is_shortage(err.errno())?;
+                shortage(&err, hit)?;
             }
             drop(session);
             // Whatever was done has been undone.
@@ -316,7 +317,7 @@ pub fn kexec_before(stage: &mut Stage) -> Outcome {
     for nth in 1..MANY {
         let (error, hit) = faults.hit(nth, kexec::jump);
         ensure!(hit, "{error} without a cause");
-        is_shortage(error.errno())?;
+        shortage(&error, true)?;
         // All is as it was: sessions and files come and go, pages appear in holes.
         let extra = sys::memfd_of("extra", b"x")?;
         ensure_errno!(session.preserve(&memory, 3), EBUSY);
@@ -348,8 +349,7 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
             // One that came back in spite of a failure is there.
             Ok(retrieved) => session = Some(retrieved),
             Err(err) => {
-                ensure!(hit);
-                is_shortage(err.errno())?;
+                shortage(&err, hit)?;
                 ensure_eq!(sys::open_fds()?, fds);
             }
         }
@@ -366,8 +366,7 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
             match retrieved {
                 Ok(retrieved) => file = Some(File::from(retrieved)),
                 Err(err) => {
-                    ensure!(hit);
-                    is_shortage(err.errno())?;
+                    shortage(&err, hit)?;
                     ensure_eq!(sys::open_fds()?, fds);
                 }
             }
@@ -388,8 +387,7 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
     let count = each_failure(|nth| {
         let (finished, hit) = faults.hit(nth, || session.finish());
         if let Err(err) = &finished {
-            ensure!(hit);
-            is_shortage(err.errno())?;
+            shortage(err, hit)?;
         }
         Ok(finished.is_err())
     })?;

@@ -1010,6 +1010,71 @@ pub fn swapped_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Memfds that come back where the system, for a while, lets nobody have more memory.
+pub fn overcommit_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, size) in OVERCOMMIT {
+        session.preserve(
+            &sys::memfd_of("overcommit", &sys::pattern(token, size))?,
+            token,
+        )?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+const OVERCOMMIT: [(u64, usize); 2] = [(1, 3 << 20), (2, 2000)];
+
+/// See [`overcommit_before`].
+pub fn overcommit_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for (token, size) in OVERCOMMIT {
+        let refused = {
+            let _limits = [
+                Sysctl::set("vm/overcommit_memory", "2")?,
+                Sysctl::set("vm/overcommit_ratio", "0")?,
+            ];
+            session.retrieve(token)
+        };
+        ensure_errno!(refused, ENOSPC);
+
+        let file = retrieve(&session, token)?;
+        ensure!(
+            sys::content(&file)? == sys::pattern(token, size),
+            "token {token} came back with other content"
+        );
+        // What was put on its account is what is there.
+        let pages = size.div_ceil(PAGE) as u64;
+        ensure_eq!(file.metadata()?.blocks(), pages * PAGE as u64 / 512);
+    }
+    session.finish()?;
+    Ok(())
+}
+
+/// A setting of the kernel, which is as before when this is dropped.
+struct Sysctl {
+    path: String,
+    before: String,
+}
+
+impl Sysctl {
+    fn set(name: &str, value: &str) -> Outcome<Self> {
+        let path = format!("/proc/sys/{name}");
+        let before = std::fs::read_to_string(&path)?;
+
+        std::fs::write(&path, value)?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        std::fs::write(&self.path, &self.before).expect("what it was can be set");
+    }
+}
+
 const LARGE: usize = 160 << 20;
 
 /// A file of some size, as a guest's memory would be.

@@ -70,7 +70,7 @@ const TESTS: &[Test] = &[
     Test::new("preserve-sealed", &[preserve::sealed]),
     Test::new("preserve-access-modes", &[preserve::access_modes]),
     Test::new("preserve-huge-sparse", &[preserve::huge_sparse]).rust_memfd(),
-    Test::new("memfd-raced", &[memfd::raced]),
+    Test::new("memfd-raced", &[memfd::raced]).rust_memfd(),
     Test::new("lifetime-shared", &[lifetime::shared]),
     Test::new("lifetime-used-by-child", &[lifetime::used_by_child]),
     Test::new("lifetime-killed", &[lifetime::killed]),
@@ -255,6 +255,12 @@ const TESTS: &[Test] = &[
         &[memfd::swapped_before, memfd::swapped_after],
     )
     .alone(),
+    Test::new(
+        "memfd-overcommit",
+        &[memfd::overcommit_before, memfd::overcommit_after],
+    )
+    .rust_memfd()
+    .c_differs(),
     Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)
@@ -374,7 +380,6 @@ const TESTS: &[Test] = &[
         .timeout(600)
         .c_differs()
         .needs("FAULT_INJECTION")
-        .long()
         .alone(),
     Test::new(
         "sample-rust-rust",
