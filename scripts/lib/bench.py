@@ -129,7 +129,7 @@ class Kernel:
         number = len(list(self.folder.iterdir()))
         folder = self.folder / f"{number}-{load.sessions}-{load.files}-{load.pages}"
         folder.mkdir()
-        outcome = guest.boot(
+        outcome = guest.run(
             self.image, self.initramfs, folder, memory=load.memory, processors=1, timeout=1800,
             command_line=f"nokaslr loglevel=6 printk.time=1 {load.command_line}",
             options=("-icount", "shift=0,sleep=off", "-cpu", "max,-erms", "-seed", str(load.seed)))

@@ -83,7 +83,7 @@ class Bench:
         return 8 if self.built.variant.debug else 1
 
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
-             timeout: float, silence: float = 0, **options) -> guest.Outcome:
+             timeout: float, silence: float = 0, start: float = 40, **options) -> guest.Outcome:
         """A guest with the bench's kernel and archive; its logs go to `folder`."""
         if self.built.variant.debug:
             # KASAN sets an eighth of all memory aside. KHO would make its scratch area twice
@@ -92,7 +92,7 @@ class Bench:
             command_line = f"kho_scratch=16M,{memory // 8 + 256}M,64M {command_line}"
         return guest.boot(self.built.image, self.folder / "initramfs.cpio", folder or self.folder,
                           command_line=command_line, memory=memory, timeout=timeout * self.slow,
-                          silence=silence * self.slow, **options)
+                          silence=silence * self.slow, start=start * self.slow, **options)
 
     def harness(self, stock: programs.Stock) -> None:
         """The tree's liveupdate.c: every test of it must pass."""
@@ -168,7 +168,7 @@ class Bench:
             return
         with self.archive() as archive:
             busybox(archive, "")
-        outcome = self.boot(command_line="kunit.enable=1", timeout=300)
+        outcome = self.boot(command_line="kunit.enable=1", timeout=300, start=300)
         # An example in rust/kernel/a/b.rs is called after its file.
         examples = tuple("rust_doctest_kernel_" + re.sub("[/.]", "_", name) + "_"
                          for path in overlay.files()
