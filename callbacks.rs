@@ -112,10 +112,12 @@ impl Drop for ModuleRef {
 ///
 /// # Invariants
 ///
-/// `ptr` is valid, its `ops` too, and all callbacks that must be there are.
+/// `ptr` is valid, its `ops` too, and all callbacks that must be there are. `summarize` belongs to
+/// it.
 pub(crate) struct RegisteredHandler {
     ptr: NonNull<bindings::liveupdate_file_handler>,
     compatible: Compatible,
+    summarize: bindings::liveupdate_summarize_t,
 }
 
 // SAFETY: The C structure and its callbacks may be used from any thread.
@@ -134,8 +136,11 @@ impl RegisteredHandler {
     /// # Safety
     ///
     /// `ptr` must be a valid handler, and stay so as long as the value exists and any reference
-    /// to the module that owns it.
-    pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_file_handler>) -> Result<Self> {
+    /// to the module that owns it; so must `summarize`, if it is not null.
+    pub(crate) unsafe fn new(
+        ptr: NonNull<bindings::liveupdate_file_handler>,
+        summarize: bindings::liveupdate_summarize_t,
+    ) -> Result<Self> {
         // SAFETY: By the requirement of this function.
         let handler = unsafe { ptr.as_ref() };
         // SAFETY: By the requirement of this function, `ops` is null or valid.
@@ -154,6 +159,7 @@ impl RegisteredHandler {
         Ok(Self {
             ptr,
             compatible: compatible_of(&handler.compatible)?,
+            summarize,
         })
     }
 
@@ -184,6 +190,7 @@ impl RegisteredHandler {
         Some(Handler {
             ptr: self.ptr,
             compatible: self.compatible,
+            summarize: self.summarize,
             _module: module,
         })
     }
@@ -198,11 +205,12 @@ impl RegisteredHandler {
 ///
 /// # Invariants
 ///
-/// `ptr` is valid as in [`RegisteredHandler`].
+/// `ptr` is valid as in [`RegisteredHandler`], and `summarize` belongs to it.
 #[derive(Clone)]
 pub(crate) struct Handler {
     ptr: NonNull<bindings::liveupdate_file_handler>,
     compatible: Compatible,
+    summarize: bindings::liveupdate_summarize_t,
     _module: ModuleRef,
 }
 
@@ -298,6 +306,30 @@ impl Handler {
         }
     }
 
+    /// What the handler says of a file that came in, if anything.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn summary(&self, outcome: Outcome<'_, ()>, data: u64) -> Result<KVec<u8>> {
+        self.summary_by(self.args_of(outcome, data))
+    }
+
+    /// `args` must be those of a file of the handler.
+    fn summary_by(&self, mut args: bindings::liveupdate_file_op_args) -> Result<KVec<u8>> {
+        /// How long a summary may be.
+        const MAX: usize = 96;
+
+        let Some(summarize) = self.summarize else {
+            return Ok(KVec::new());
+        };
+        let mut text = KVec::from_elem(0, MAX, GFP_KERNEL)?;
+        // SAFETY: By the type invariant; `args`, the file and the buffer are valid for the call.
+        let written = unsafe { summarize(&mut args, text.as_mut_ptr().cast(), MAX) };
+        text.truncate(written);
+        Ok(text)
+    }
+
     /// What C is told of an outcome.
     fn args_of(&self, outcome: Outcome<'_, ()>, data: u64) -> bindings::liveupdate_file_op_args {
         match outcome {
@@ -377,6 +409,15 @@ impl Saved {
             // the file.
             unsafe { unfreeze(&mut self.args()) };
         }
+    }
+
+    /// What the handler says of the file, if anything.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn summary(&self) -> Result<KVec<u8>> {
+        self.handler.summary_by(self.args())
     }
 
     fn args(&self) -> bindings::liveupdate_file_op_args {

@@ -134,11 +134,27 @@ extern "C" {
 pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
     handler: *mut bindings::liveupdate_file_handler,
 ) -> c_int {
+    // SAFETY: By the requirement of this function.
+    unsafe { liveupdate_register_described_handler(handler, None) }
+}
+
+/// Registers a file handler that can describe its files, if `summarize` is not null.
+///
+/// Returns and context as for [`liveupdate_register_file_handler`].
+///
+/// # Safety
+///
+/// As for [`liveupdate_register_file_handler`], and `summarize` must be what the header says.
+#[export]
+pub(crate) unsafe extern "C" fn liveupdate_register_described_handler(
+    handler: *mut bindings::liveupdate_file_handler,
+    summarize: bindings::liveupdate_summarize_t,
+) -> c_int {
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
-        let registered = unsafe { RegisteredHandler::new(ptr) }?;
+        let registered = unsafe { RegisteredHandler::new(ptr, summarize) }?;
         luo.handlers.register(registered)?;
 
         #[cfg(CONFIG_LIVEUPDATE_TEST)]

@@ -9,6 +9,7 @@
 #include <linux/export.h>
 #include <linux/liveupdate.h>
 #include <linux/liveupdate_subsystem.h>
+#include <linux/liveupdate_summary.h>
 
 EXPORT_SYMBOL_GPL(liveupdate_enabled);
 EXPORT_SYMBOL_GPL(liveupdate_register_file_handler);
@@ -21,6 +22,7 @@ EXPORT_SYMBOL_GPL(liveupdate_flb_get_outgoing);
 EXPORT_SYMBOL_GPL(liveupdate_flb_put_outgoing);
 
 #ifdef CONFIG_LIVEUPDATE_RUST
+EXPORT_SYMBOL_GPL(liveupdate_register_described_handler);
 EXPORT_SYMBOL_GPL(liveupdate_register_notifier);
 EXPORT_SYMBOL_GPL(liveupdate_unregister_notifier);
 EXPORT_SYMBOL_GPL(liveupdate_register_subsystem);

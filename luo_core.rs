@@ -17,6 +17,7 @@
 //!                                                    luo_trace  for who listens
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
 //!                                                    luo_check  their checksums
+//!                                                    luo_quarantine  what is damaged
 //!  ---------------------------------------------------------------------------------------
 //!  capi           C calls LUO                        callbacks  LUO calls C     (`unsafe`)
 //!  ---------------------------------------------------------------------------------------
@@ -101,6 +102,7 @@ mod luo_flb;
 mod luo_fmt;
 mod luo_handler;
 mod luo_ioctl;
+mod luo_quarantine;
 mod luo_session;
 mod luo_state;
 mod luo_subsystem;

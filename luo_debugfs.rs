@@ -3,13 +3,15 @@
 //! What `/sys/kernel/debug/liveupdate/` shows: all sessions and their files, subsystems, FLBs, and
 //! how long the phases of the last update took. For people who look into a problem, and no interface.
 //!
-//! Of the highest layer. Nothing is kept for it. A reader goes from session to session, and in a
-//! session from one piece to the next, and holds no lock of theirs while it prints: what changes
-//! meanwhile is seen as it was before or after, and a kexec does not wait for it.
+//! Of the highest layer. Nothing is kept for it but the reasons why something is quarantined. A reader
+//! goes from session to session, and in a session from one piece to the next, and keeps no lock of
+//! theirs for longer: what changes meanwhile is seen as it was before or after, and a kexec does not
+//! wait for all of it.
 
 use core::fmt::{
     Formatter,
-    Result as Shown, //
+    Result as Shown,
+    Write, //
 };
 
 use kernel::{
@@ -70,10 +72,7 @@ fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
     };
 
     show_sessions(f, |name| luo.incoming.after(name))?;
-    if luo.incoming.is_damaged() {
-        writeln!(f, "more sessions, quarantined: damaged")?;
-    }
-    Ok(())
+    luo.incoming.quarantine().map_or(Ok(()), |all| all.show(f))
 }
 
 /// Shows sessions, of which `after` gives that which comes after another one.
@@ -102,9 +101,7 @@ fn show_sessions<S: SessionInfo>(
             }
             seen = seen.saturating_add(PIECE);
         }
-        if this.is_damaged() {
-            writeln!(f, "  more files, quarantined: damaged")?;
-        }
+        this.show_quarantine(f)?;
         session = after(Some(&name));
     }
     Ok(())
@@ -116,11 +113,21 @@ fn show_file(f: &mut Formatter<'_>, file: &FileInfo) -> Shown {
         handler,
         state,
         error,
+        summary,
     } = file;
 
     write!(f, "  token {token:#x} handler '{handler}' {state}")?;
     if let Some(e) = error {
         write!(f, " {e:?}")?;
+    }
+    if !summary.is_empty() {
+        f.write_str(": ")?;
+    }
+    for byte in summary {
+        f.write_char(match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '?',
+        })?;
     }
     writeln!(f)
 }

@@ -11,6 +11,7 @@
 //! freezes them.
 
 use kernel::{
+    fmt,
     fs::File,
     liveupdate::{
         Outcome,
@@ -60,10 +61,8 @@ use crate::{
         Expected,
         Handlers, //
     },
-    luo_trace::{
-        quarantined,
-        Trace, //
-    }, //
+    luo_quarantine::Quarantine,
+    luo_trace::Trace, //
 };
 
 /// What there is to be seen of a file.
@@ -73,6 +72,8 @@ pub(crate) struct FileInfo {
     pub(crate) state: &'static str,
     /// Why it is in that state, if it failed.
     pub(crate) error: Option<Error>,
+    /// What its handler says of it, if anything.
+    pub(crate) summary: KVec<u8>,
 }
 
 /// Which files are preserved or retrieved now, by the number that their handler gives them, so
@@ -189,16 +190,15 @@ impl PreservedFiles {
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result {
-        let preserve = |file: ARef<File>| {
+        let mut known = None;
+        let mut preserve = |file: ARef<File>| {
             let bound = handlers.for_file(&file)?;
+            let handler = *bound.handler.compatible();
+            known = Some(handler);
             let memory = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
             let claim = claims.claim(bound.handler.id(&file), memory)?;
-            let handler = *bound.handler.compatible();
 
-            let trace = Trace::<tracepoint::Preserve>::begin();
-            let result = PreservedFile::new(token, file, bound, Some(claim));
-            trace.file(session, token, Some(&handler), &result);
-            result.inspect_err(|e| {
+            PreservedFile::new(token, file, bound, Some(claim)).inspect_err(|e| {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': preserve failed: {:?}\n",
@@ -211,7 +211,8 @@ impl PreservedFiles {
             })
         };
 
-        self.add(token, || {
+        let trace = Trace::<tracepoint::Preserve>::begin();
+        let result = self.add(token, || {
             let file = fget(fd)?;
             let mut result = preserve(file.clone());
             for _ in 0..CHANGES {
@@ -222,7 +223,9 @@ impl PreservedFiles {
                 result = preserve(file.clone());
             }
             result
-        })
+        });
+        trace.file(session, token, known.as_ref(), &result);
+        result
     }
 
     /// How many files there are.
@@ -344,6 +347,7 @@ impl PreservedFiles {
                 handler: *file.saved.handler().compatible(),
                 state: "preserved",
                 error: None,
+                summary: file.saved.summary()?,
             };
             to.push(info, GFP_KERNEL)?;
         }
@@ -487,6 +491,21 @@ impl IncomingFile {
         }
     }
 
+    /// What the handler says of it, if it is there and has not failed.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    fn summary(&self, handlers: &Handlers) -> Result<KVec<u8>> {
+        if matches!(self.state, State::Failed(_)) {
+            return Ok(KVec::new());
+        }
+        match handlers.for_compatible(self.expected.compatible()) {
+            Some(bound) => bound.handler.summary(self.outcome(), self.data),
+            None => Ok(KVec::new()),
+        }
+    }
+
     /// Whether [`IncomingFile::finish`] may be called, for which there must be a handler.
     fn can_finish(&mut self, handlers: &Handlers) -> bool {
         // Anew, since the handler may have come to depend on an FLB that finishes with the file.
@@ -516,31 +535,30 @@ impl IncomingFile {
 pub(crate) struct IncomingFiles {
     files: KVVec<IncomingFile>,
     tokens: RBTree<u64, usize>,
-    /// Whether there were more files, which are quarantined: damaged, so that not even their token
-    /// can be relied on.
-    damaged: bool,
+    /// More files, so damaged that not even their token can be relied on.
+    quarantine: Quarantine,
 }
 
 impl IncomingFiles {
     /// Reads what the previous kernel left of a session's files, and tells whether anything was
     /// damaged.
     ///
-    /// A file that is damaged is reported and left out.
+    /// A file that is damaged is quarantined.
     ///
     /// # Errors
     ///
-    /// - [`EINVAL`] if it cannot be read; that has been reported.
-    /// - [`ENOMEM`].
+    /// [`EINVAL`] if it cannot be read; then it is in the `quarantine`.
     pub(crate) fn read(
         session: &SessionInfo,
         checks: Option<Spanned<'_>>,
         handlers: &'static Handlers,
+        quarantine: &mut Quarantine,
     ) -> Result<(Self, bool)> {
         // INVARIANT: Both are empty.
         let mut files = Self {
             files: KVVec::new(),
             tokens: RBTree::new(),
-            damaged: false,
+            quarantine: Quarantine::new(),
         };
 
         let walked = check::walk(
@@ -550,12 +568,18 @@ impl IncomingFiles {
             |index, record: Option<&FileRecord>| files.push(session, index, record, handlers),
         )
         .map_err(|e| {
-            pr_err!("incoming session '{}': {}\n", session.name, e);
+            quarantine.add(
+                Some(&session.name),
+                fmt!("session '{}': {}", session.name, e),
+            );
             EINVAL
         })?;
 
         session.check_total(walked.records).map_err(|e| {
-            pr_err!("incoming session '{}': {}\n", session.name, e);
+            quarantine.add(
+                Some(&session.name),
+                fmt!("session '{}': {}", session.name, e),
+            );
             EINVAL
         })?;
         if walked.damaged_header {
@@ -564,11 +588,11 @@ impl IncomingFiles {
                 session.name,
             );
         }
-        let damaged = files.damaged || walked.damaged_header;
+        let damaged = files.is_damaged() || walked.damaged_header;
         Ok((files, damaged))
     }
 
-    /// Takes in one file. One that cannot be read is reported and left out.
+    /// Takes in one file. One that cannot be read is quarantined.
     fn push(
         &mut self,
         session: &SessionInfo,
@@ -576,38 +600,19 @@ impl IncomingFiles {
         record: Option<&FileRecord>,
         handlers: &'static Handlers,
     ) -> Result {
+        let name = &session.name;
+        let mut quarantine = |why: fmt::Arguments<'_>| {
+            self.quarantine
+                .add(Some(name), fmt!("session '{}': {}", name, why));
+            Ok(())
+        };
         let record = match record.map(FileRecord::parse) {
             Some(Ok(record)) if self.tokens.get(&record.token).is_some() => {
-                pr_err!(
-                    "incoming session '{}': token {:#x} is there twice\n",
-                    session.name,
-                    record.token,
-                );
-                None
+                return quarantine(fmt!("token {:#x} is there twice", record.token));
             }
-            Some(Ok(record)) => Some(record),
-            Some(Err(e)) => {
-                pr_err!(
-                    "incoming session '{}': file {}: {}\n",
-                    session.name,
-                    index,
-                    e
-                );
-                None
-            }
-            None => {
-                pr_err!(
-                    "incoming session '{}': file {}: checksum does not match\n",
-                    session.name,
-                    index,
-                );
-                None
-            }
-        };
-        let Some(record) = record else {
-            quarantined(Some(&session.name), 0, EUCLEAN);
-            self.damaged = true;
-            return Ok(());
+            Some(Ok(record)) => record,
+            Some(Err(e)) => return quarantine(fmt!("file {}: {}", index, e)),
+            None => return quarantine(fmt!("file {}: checksum does not match", index)),
         };
 
         // INVARIANT: The file gets into both, or into none.
@@ -634,11 +639,22 @@ impl IncomingFiles {
 
     /// Whether there were more files, which are damaged.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.damaged
+        !self.quarantine.is_empty()
+    }
+
+    /// Why, a line each.
+    pub(crate) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
     }
 
     /// Adds what there is to be seen of some files to `to`.
-    pub(crate) fn show(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
+    pub(crate) fn show(
+        &self,
+        first: usize,
+        count: usize,
+        handlers: &Handlers,
+        to: &mut KVec<FileInfo>,
+    ) -> Result {
         for file in self.files.iter().skip(first).take(count) {
             let (state, error) = match &file.state {
                 State::Waiting => ("waiting", None),
@@ -650,6 +666,7 @@ impl IncomingFiles {
                 handler: *file.expected.compatible(),
                 state,
                 error,
+                summary: file.summary(handlers)?,
             };
             to.push(info, GFP_KERNEL)?;
         }
@@ -672,7 +689,7 @@ impl IncomingFiles {
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
-        let missing = if self.damaged { EUCLEAN } else { ENOENT };
+        let missing = if self.is_damaged() { EUCLEAN } else { ENOENT };
         let index = *self.tokens.get(&token).ok_or(missing)?;
 
         self.files
@@ -698,7 +715,7 @@ impl IncomingFiles {
     ) -> Result<PreservedFiles> {
         let mut preserved = PreservedFiles::new();
 
-        if self.damaged && may_print() {
+        if self.is_damaged() && may_print() {
             pr_warn!("session '{}': damaged files are left behind\n", session);
         }
         for incoming in &mut self.files {
@@ -762,7 +779,7 @@ impl IncomingFiles {
             file.finish();
         }
         self.files = KVVec::new();
-        self.damaged = false;
+        self.quarantine = Quarantine::new();
         Ok(())
     }
 }

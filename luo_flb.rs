@@ -46,7 +46,8 @@ use crate::{
         RegisteredFlb,
         Retrieved, //
     },
-    luo_check::Spanned, //
+    luo_check::Spanned,
+    luo_quarantine::Quarantine, //
 };
 
 /// One FLB, by its compatible string.
@@ -408,8 +409,8 @@ pub(crate) struct Flbs {
     #[pin]
     table: Mutex<KVec<Entry>>,
     has_incoming: bool,
-    /// Whether there were more incoming ones, which are damaged.
-    damaged: bool,
+    /// More incoming ones, so damaged that not even their name can be relied on.
+    quarantine: Quarantine,
 }
 
 /// An FLB, and who stands behind it now.
@@ -424,15 +425,12 @@ impl Flbs {
     /// `incoming` are the FLBs of the previous kernel; [`None`] if it left none at all.
     pub(crate) fn new(incoming: Option<IncomingFlbs>) -> impl PinInit<Self> {
         let has_incoming = incoming.is_some();
-        let damaged = incoming.as_ref().is_some_and(|incoming| incoming.damaged);
+        let IncomingFlbs { table, quarantine } = incoming.unwrap_or(IncomingFlbs::none());
 
         pin_init!(Self {
-            table <- new_mutex!(
-                incoming.map_or(KVec::new(), |incoming| incoming.table),
-                "luo::Flbs"
-            ),
+            table <- new_mutex!(table, "luo::Flbs"),
             has_incoming,
-            damaged,
+            quarantine,
         })
     }
 
@@ -526,7 +524,10 @@ impl Flbs {
         if !self.has_incoming {
             return Err(ENODATA);
         }
-        let missing = if self.damaged { EUCLEAN } else { ENOENT };
+        let missing = match self.quarantine.is_empty() {
+            true => ENOENT,
+            false => EUCLEAN,
+        };
         self.find(flb)
             .filter(|found| found.came_in)
             .ok_or(missing)?
@@ -565,10 +566,7 @@ impl Flbs {
         for flb in &all {
             flb.show(f)?;
         }
-        if self.damaged {
-            writeln!(f, "more, quarantined: damaged")?;
-        }
-        Ok(())
+        self.quarantine.show(f)
     }
 
     /// All FLBs, so that one can be locked without the table being: its callbacks may ask for
@@ -594,7 +592,7 @@ impl Flbs {
 /// The FLBs of the previous kernel.
 pub(crate) struct IncomingFlbs {
     table: KVec<Entry>,
-    damaged: bool,
+    quarantine: Quarantine,
 }
 
 impl IncomingFlbs {
@@ -602,7 +600,7 @@ impl IncomingFlbs {
     pub(crate) fn none() -> Self {
         Self {
             table: KVec::new(),
-            damaged: false,
+            quarantine: Quarantine::new(),
         }
     }
 
@@ -620,7 +618,7 @@ impl IncomingFlbs {
                 EINVAL
             })?;
             records.iter().try_for_each(|record| flbs.push(record))?;
-            let damaged = flbs.damaged;
+            let damaged = !flbs.quarantine.is_empty();
             return Ok((flbs, damaged));
         };
 
@@ -634,11 +632,11 @@ impl IncomingFlbs {
             if checks.checks().record_is_whole(span, index, record) {
                 flbs.push(record)?;
             } else {
-                pr_err!("incoming FLB {}: checksum does not match\n", index);
-                flbs.damaged = true;
+                flbs.quarantine
+                    .add(None, fmt!("FLB {}: checksum does not match", index));
             }
         }
-        let damaged = flbs.damaged || !whole;
+        let damaged = !flbs.quarantine.is_empty() || !whole;
         Ok((flbs, damaged))
     }
 
@@ -646,8 +644,8 @@ impl IncomingFlbs {
     fn push(&mut self, record: &FlbRecord) -> Result {
         match record.parse() {
             Ok(flb) if self.table.iter().any(|e| e.flb.name == flb.name) => {
-                pr_err!("incoming FLB {}: there are two of that name\n", flb.name);
-                self.damaged = true;
+                self.quarantine
+                    .add(None, fmt!("FLB {}: there are two of that name", flb.name));
             }
             Ok(flb) => self.table.push(
                 Entry {
@@ -656,10 +654,7 @@ impl IncomingFlbs {
                 },
                 GFP_KERNEL,
             )?,
-            Err(e) => {
-                pr_err!("incoming {}\n", e);
-                self.damaged = true;
-            }
+            Err(e) => self.quarantine.add(None, fmt!("{}", e)),
         }
         Ok(())
     }

@@ -22,6 +22,11 @@
 //! outgoing session. Callbacks of drivers run under the lock of their session, at the kexec also
 //! under that of its table.
 
+use core::fmt::{
+    Formatter,
+    Result as Shown, //
+};
+
 use kernel::{
     anon_inode::{
         self,
@@ -46,7 +51,8 @@ use kernel::{
         },
         Arc,
         ArcBorrow,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     time::{
         Instant,
@@ -87,11 +93,9 @@ use crate::{
         Argument,
         RawArgument, //
     },
+    luo_quarantine::Quarantine,
     luo_state::Tally,
-    luo_trace::{
-        quarantined,
-        Trace, //
-    },
+    luo_trace::Trace,
     uapi::{
         self,
         Request, //
@@ -111,8 +115,8 @@ pub(crate) trait SessionInfo {
     /// [`ENOMEM`].
     fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result;
 
-    /// Whether there are more, which are damaged.
-    fn is_damaged(&self) -> bool;
+    /// Shows why there are not more.
+    fn show_quarantine(&self, f: &mut Formatter<'_>) -> Shown;
 }
 
 impl SessionInfo for Arc<Session<Outgoing>> {
@@ -131,8 +135,8 @@ impl SessionInfo for Arc<Session<Outgoing>> {
         self.state.lock().files.show(first, count, to)
     }
 
-    fn is_damaged(&self) -> bool {
-        false
+    fn show_quarantine(&self, _f: &mut Formatter<'_>) -> Shown {
+        Ok(())
     }
 }
 
@@ -151,11 +155,13 @@ impl SessionInfo for Arc<Session<Incoming>> {
     }
 
     fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
-        self.state.lock().files.show(first, count, to)
+        let handlers = &self.luo.handlers;
+
+        self.state.lock().files.show(first, count, handlers, to)
     }
 
-    fn is_damaged(&self) -> bool {
-        self.state.lock().files.is_damaged()
+    fn show_quarantine(&self, f: &mut Formatter<'_>) -> Shown {
+        self.state.lock().files.quarantine().show(f)
     }
 }
 
@@ -862,9 +868,8 @@ impl Retrieved {
 pub(crate) struct IncomingSessions {
     #[pin]
     table: Mutex<RBTree<SessionName, Arc<Session<Incoming>>>>,
-    /// Whether there were more, which are quarantined: damaged, so that not even their name can be
-    /// relied on.
-    damaged: Atomic<bool>,
+    /// More sessions, so damaged that not even their name can be relied on.
+    quarantine: SetOnce<Quarantine>,
 }
 
 /// How much there is.
@@ -894,12 +899,11 @@ impl IncomingSessions {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             table <- new_mutex!(RBTree::new(), "luo::IncomingSessions"),
-            damaged: Atomic::new(false),
+            quarantine: SetOnce::new(),
         })
     }
 
-    /// Reads what the previous kernel left. What cannot be read is reported and left alone: its
-    /// memory stays reserved.
+    /// Reads what the previous kernel left, once. What cannot be read is quarantined.
     pub(crate) fn read(
         &self,
         head: Option<Phys>,
@@ -907,6 +911,7 @@ impl IncomingSessions {
         luo: &'static Luo,
     ) -> Counts {
         let mut counts = Counts::default();
+        let mut quarantine = Quarantine::new();
         let of_sessions = checks.map(IncomingChecks::sessions);
 
         let result = check::walk(
@@ -914,15 +919,9 @@ impl IncomingSessions {
             head,
             of_sessions.map(|(checks, span)| (checks.checks(), span)),
             |index, record: Option<&SessionRecord>| {
-                match self.insert(index, record, checks, luo) {
-                    Ok(files) => {
-                        counts.add(files.count);
-                        counts.damaged |= files.damaged;
-                    }
-                    Err(_) => {
-                        self.damaged.store(true, Release);
-                        counts.damaged = true;
-                    }
+                if let Ok(files) = self.insert(index, record, checks, luo, &mut quarantine) {
+                    counts.add(files.count);
+                    counts.damaged |= files.damaged;
                 }
                 Ok(())
             },
@@ -935,12 +934,10 @@ impl IncomingSessions {
                 );
             }
             Ok(_) => {}
-            Err(e) => {
-                pr_err!("incoming sessions from here on are lost: {}\n", e);
-                self.damaged.store(true, Release);
-                counts.damaged = true;
-            }
+            Err(e) => quarantine.add(None, fmt!("sessions from here on are lost: {}", e)),
         }
+        counts.damaged |= !quarantine.is_empty();
+        self.quarantine.populate(quarantine);
         counts
     }
 
@@ -948,30 +945,29 @@ impl IncomingSessions {
     ///
     /// # Errors
     ///
-    /// If that is not possible, which has been reported.
+    /// If that is not possible; then it is in the `quarantine`.
     fn insert(
         &self,
         index: u64,
         record: Option<&SessionRecord>,
         checks: Option<&IncomingChecks>,
         luo: &'static Luo,
+        quarantine: &mut Quarantine,
     ) -> Result<FilesInfo> {
         let Some(record) = record else {
-            pr_err!("incoming session {}: checksum does not match\n", index);
-            quarantined(None, 0, EUCLEAN);
+            quarantine.add(None, fmt!("session {}: checksum does not match", index));
             return Err(EUCLEAN);
         };
         let info = record.parse().map_err(|e| {
-            pr_err!("incoming session {}: {}\n", index, e);
-            quarantined(None, 0, EUCLEAN);
+            quarantine.add(None, fmt!("session {}: {}", index, e));
             EUCLEAN
         })?;
 
         let mut table = self.table.lock();
         if table.get(&info.name).is_some() {
-            pr_err!(
-                "incoming session '{}': there are two of that name\n",
-                info.name
+            quarantine.add(
+                Some(&info.name),
+                fmt!("session '{}': there are two of that name", info.name),
             );
             return Err(EEXIST);
         }
@@ -980,9 +976,9 @@ impl IncomingSessions {
         let trace = Trace::<tracepoint::Validate>::begin();
         let result = checks
             .transpose()
-            .and_then(|checks| IncomingFiles::read(&info, checks, &luo.handlers));
+            .and_then(|checks| IncomingFiles::read(&info, checks, &luo.handlers, quarantine));
         trace.session(&info.name, &result);
-        let (files, damaged) = result.inspect_err(|e| quarantined(Some(&info.name), 0, *e))?;
+        let (files, damaged) = result?;
         let files_count = files.len();
         let result = FilesInfo {
             // Lossless: no kernel has wider sizes.
@@ -1006,7 +1002,9 @@ impl IncomingSessions {
         );
         session
             .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
-            .inspect_err(|e| pr_err!("incoming session '{}': {:?}\n", info.name, e))?;
+            .inspect_err(|e| {
+                quarantine.add(Some(&info.name), fmt!("session '{}': {:?}", info.name, e));
+            })?;
         luo.standing.incoming.add_session();
         luo.standing.incoming.add_files(files_count);
         Ok(result)
@@ -1021,9 +1019,9 @@ impl IncomingSessions {
     /// - [`EINVAL`] if somebody has it.
     /// - [`ENFILE`], [`ENOMEM`].
     pub(crate) fn retrieve(&self, name: &SessionName) -> Result<Retrieved> {
-        let missing = || match self.is_damaged() {
-            true => EUCLEAN,
-            false => ENOENT,
+        let missing = || match self.quarantine() {
+            Some(_) => EUCLEAN,
+            None => ENOENT,
         };
         let session = self.table.lock().get(name).ok_or_else(missing)?.clone();
 
@@ -1059,9 +1057,9 @@ impl IncomingSessions {
         session_after(&self.table.lock(), name)
     }
 
-    /// Whether there were more, which are damaged.
-    pub(crate) fn is_damaged(&self) -> bool {
-        self.damaged.load(Acquire)
+    /// What there was besides, if there was.
+    pub(crate) fn quarantine(&self) -> Option<&Quarantine> {
+        self.quarantine.as_ref().filter(|all| !all.is_empty())
     }
 
     /// Preserves all sessions again and writes them down among the outgoing ones.

@@ -83,10 +83,10 @@ impl<T: Tracepoint> Trace<T> {
 }
 
 /// Tells of something that is damaged, as far as it is known.
-pub(crate) fn quarantined(session: Option<&SessionName>, token: u64, error: Error) {
+pub(crate) fn quarantined(session: Option<&SessionName>, error: Error) {
     use crate::callbacks::tracepoint::Quarantine;
 
     if Quarantine::is_on() {
-        Trace::<Quarantine>::begin().tell(session, token, None, Some(&error));
+        Trace::<Quarantine>::begin().tell(session, 0, None, Some(&error));
     }
 }

@@ -25,7 +25,10 @@
 #![deny(unsafe_code)]
 
 use core::{
-    fmt::Display,
+    fmt::{
+        self,
+        Display, //
+    },
     marker::PhantomData,
     ops::{
         Deref,
@@ -53,7 +56,8 @@ use kernel::{
         Outcome,
         OutgoingAbi,
         Registration,
-        RetrieveError, //
+        RetrieveError,
+        Seen, //
     },
     page::{
         PAGE_SHIFT,
@@ -209,6 +213,13 @@ trait Layout: 'static {
 
     /// Reads from the header where the list is, whatever else the file has.
     fn read_list(header: &Block) -> Result<Self::List>;
+
+    /// Describes what stands in the header, for people.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if that makes no sense, without a word about it.
+    fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result;
 
     /// Goes through the list.
     ///
@@ -671,6 +682,37 @@ impl<L: Layout> FileHandler for Handler<L> {
             Outcome::Failed { left, .. } => drop(left.map(discard::<L>)),
         }
     }
+
+    fn summarize(seen: Seen<'_, Self>, to: &mut dyn fmt::Write) -> Result {
+        match seen {
+            Seen::Preserved { state, .. } => summarize(&state.mapping, &state.extents, to),
+            Seen::Waiting(header) => L::summarize(&*header.copy()?, to),
+            Seen::Retrieved(file) => summarize_file(file, to),
+        }
+    }
+}
+
+/// Describes a file that is preserved, for people.
+fn summarize(memfd: &Memfd, extents: &[PinnedExtent], to: &mut dyn fmt::Write) -> Result {
+    let (mut pages, mut folios) = (0_u64, 0_u64);
+
+    for extent in extents {
+        let count = u64::from(extent.pages());
+        pages = pages.saturating_add(count);
+        folios = folios.saturating_add(if extent.order() == 0 { count } else { 1 });
+    }
+    let (size, extents) = (memfd.size(), extents.len());
+    Ok(write!(
+        to,
+        "size {size}, {pages} pages, {folios} folios, {extents} extents"
+    )?)
+}
+
+/// Describes a file that is there again, for people.
+fn summarize_file(file: &File, to: &mut dyn fmt::Write) -> Result {
+    let memfd = Memfd::from_file(file).ok_or(EINVAL)?;
+
+    Ok(write!(to, "size {}", memfd.size())?)
 }
 
 /// An incoming memfd whose description was found to be right.
@@ -956,6 +998,17 @@ impl Layout for Extents {
         Ok((attributes, memfd))
     }
 
+    fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
+        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(|_| EINVAL)?;
+
+        Ok(write!(
+            to,
+            "size {}, {} pages, {} extents",
+            memfd.size, memfd.nr_pages, memfd.nr_extents
+        )?)
+    }
+
     fn read_list(header: &Block) -> Result<layout::Memfd> {
         let mut header = *MemfdHeader::of(header).ok_or(EINVAL)?;
 
@@ -1098,6 +1151,17 @@ impl Layout for FoliosV2 {
             name: None,
         };
         Ok((attributes, memfd))
+    }
+
+    fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
+        let header = MemfdV2::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(|_| EINVAL)?;
+
+        Ok(write!(
+            to,
+            "size {}, {} folios",
+            memfd.size, memfd.nr_folios
+        )?)
     }
 
     fn read_list(header: &Block) -> Result<FoundV2> {

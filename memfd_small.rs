@@ -6,12 +6,18 @@
 //! The life of such a file is that of a larger one, but all that is to be told of it fits into a
 //! [slot](Slot) of fixed size.
 
+use core::{
+    fmt,
+    slice, //
+};
+
 use kernel::{
     fs::File,
     liveupdate::{
         FileHandler,
         Outcome,
-        RetrieveError, //
+        RetrieveError,
+        Seen, //
     },
     prelude::*,
     shmem::{
@@ -44,6 +50,8 @@ use super::{
     },
     pages_of,
     prefer_v2,
+    summarize,
+    summarize_file,
     Part, //
 };
 
@@ -171,6 +179,22 @@ impl FileHandler for Small {
             Outcome::Retrieved(_) => {}
             Outcome::NeverAsked(arrived) => discard(arrived),
             Outcome::Failed { left, .. } => drop(left.map(discard)),
+        }
+    }
+
+    fn summarize(seen: Seen<'_, Self>, to: &mut dyn fmt::Write) -> Result {
+        match seen {
+            Seen::Preserved { state, .. } => {
+                let extents = state.extent.as_deref().map_or(&[][..], slice::from_ref);
+                summarize(&state.mapping, extents, to)
+            }
+            Seen::Waiting(arrived) => {
+                let memfd = arrived.read()?.parse().map_err(|_| EINVAL)?;
+                let (size, extent) = (memfd.size, memfd.extent);
+                let (pages, extents) = extent.map_or((0, 0), |extent| (extent.pages, 1));
+                Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
+            }
+            Seen::Retrieved(file) => summarize_file(file, to),
         }
     }
 }

@@ -105,6 +105,7 @@ pub use self::{
         Outcome,
         Registration,
         RetrieveError,
+        Seen,
         RETRIEVE_AGAIN, //
     },
     flb::{

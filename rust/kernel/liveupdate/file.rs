@@ -8,6 +8,8 @@ use super::{
     Handover,
     Token, //
 };
+#[cfg(CONFIG_LIVEUPDATE_RUST)]
+use crate::str::RawFormatter;
 use crate::{
     bindings,
     error::{
@@ -29,6 +31,7 @@ use crate::{
     types::Opaque, //
 };
 use core::{
+    fmt,
     marker::PhantomData,
     ptr::NonNull, //
 };
@@ -68,6 +71,23 @@ impl<H> From<Error> for RetrieveError<H> {
     fn from(error: Error) -> Self {
         Self::Final(error)
     }
+}
+
+/// What there is of a file that [`FileHandler::summarize`] is to describe.
+pub enum Seen<'a, T: FileHandler> {
+    /// It is preserved.
+    Preserved {
+        /// The file.
+        file: &'a File,
+        /// What the handler remembers of it.
+        state: &'a T::State,
+        /// What is to cross.
+        handle: &'a T::Handle,
+    },
+    /// It came in, and nobody has asked for it yet.
+    Waiting(&'a Arrived<T>),
+    /// [`FileHandler::retrieve`] made this file.
+    Retrieved(&'a File),
 }
 
 /// What the handover of a [`FileHandler`] is in the new kernel.
@@ -184,6 +204,16 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Describes a file in a few words on one line, such as how large it is, for people who look
+    /// into debugfs. Nothing may change by it. Under the C implementation it is never called.
+    ///
+    /// # Errors
+    ///
+    /// Any, if there is nothing to be said.
+    fn summarize(_seen: Seen<'_, Self>, _to: &mut dyn fmt::Write) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Ends LUO's part: after this the file is an ordinary one. What `outcome` has of the handover
     /// is disposed of by dropping it, if it is memory. Cannot fail.
     fn finish(outcome: Outcome<'_, Arrived<Self>>);
@@ -242,7 +272,7 @@ impl<T: FileHandler> HandlerCell<T> {
 
         let handler = self.handler.get();
         // SAFETY: The cell is a static with the handler initialized, and it is not registered.
-        to_result(unsafe { bindings::liveupdate_register_file_handler(handler) })
+        to_result(unsafe { FileHandlerVtable::<T>::register(handler) })
             .inspect_err(|_| self.registered.store(false, Release))?;
 
         // From here on a drop takes it back, the FLBs included.
@@ -307,6 +337,21 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         get_id: if T::HAS_ID { Some(Self::get_id) } else { None },
         owner: this_module::<T::OwnerModule>().as_ptr(),
     };
+
+    /// # Safety
+    ///
+    /// As for `liveupdate_register_file_handler()`; its callbacks must be [`Self::OPS`].
+    unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
+        #[cfg(CONFIG_LIVEUPDATE_RUST)]
+        if T::HAS_SUMMARIZE {
+            // SAFETY: By the requirement of this function.
+            return unsafe {
+                bindings::liveupdate_register_described_handler(handler, Some(Self::summarize))
+            };
+        }
+        // SAFETY: By the requirement of this function.
+        unsafe { bindings::liveupdate_register_file_handler(handler) }
+    }
 
     /// # Safety
     ///
@@ -443,6 +488,50 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         let outcome = unsafe { outcome(args, T::Handle::arrive) };
 
         T::finish(outcome);
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, with a reference to its file if any: with a file and a status of zero as `preserve` left it, else as for
+    /// `finish`. No other callback may run for the file. `buffer` must be valid for a write of `size`
+    /// bytes.
+    #[cfg(CONFIG_LIVEUPDATE_RUST)]
+    unsafe extern "C" fn summarize(
+        args: *mut bindings::liveupdate_file_op_args,
+        buffer: *mut c_char,
+        size: usize,
+    ) -> usize {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: By the requirement of this function.
+        let mut text = unsafe { RawFormatter::from_buffer(buffer.cast(), size) };
+
+        let file = NonNull::new(args.file).map(|file| {
+            // SAFETY: By the requirement of this function. LUO has a reference to the file, so
+            // whoever else has and uses its position locks it.
+            unsafe { File::from_raw_file(file.as_ptr()) }
+        });
+        let told = match (file, args.retrieve_status) {
+            (Some(file), 0) => {
+                // SAFETY: `preserve` put a box there, which is alive until `unpreserve`, and no
+                // other callback uses it now.
+                let Kept { handle, state } = unsafe { &*args.private_data.cast::<Kept<T>>() };
+                let seen = Seen::Preserved {
+                    file,
+                    state,
+                    handle,
+                };
+                T::summarize(seen, &mut text)
+            }
+            (Some(file), _) => T::summarize(Seen::Retrieved(file), &mut text),
+            (None, _) => T::Handle::arrive(args.serialized_data).and_then(|arrived| {
+                let told = T::summarize(Seen::Waiting(&arrived), &mut text);
+                T::Handle::leave(arrived);
+                told
+            }),
+        };
+
+        told.map_or(0, |()| text.bytes_written().min(size))
     }
 }
 
