@@ -228,7 +228,7 @@ pub struct Test {
     /// An option that the kernel must be configured with, if any: `CONFIG_` and this.
     pub needs: Option<&'static str>,
     /// What to change on the command line of the boot that follows the first.
-    pub next_parameter: Option<(&'static str, &'static str)>,
+    pub next_parameters: &'static [(&'static str, &'static str)],
 }
 
 impl Test {
@@ -244,7 +244,7 @@ impl Test {
             c_differs: false,
             long: false,
             needs: None,
-            next_parameter: None,
+            next_parameters: &[],
         }
     }
 
@@ -290,9 +290,12 @@ impl Test {
         self
     }
 
-    /// Sets a parameter of the kernel in the second boot.
-    pub const fn next_parameter(mut self, key: &'static str, value: &'static str) -> Self {
-        self.next_parameter = Some((key, value));
+    /// Sets parameters of the kernel from the second boot on.
+    pub const fn next_parameters(
+        mut self,
+        parameters: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.next_parameters = parameters;
         self.alone()
     }
 

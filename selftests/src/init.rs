@@ -224,7 +224,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
 
     let slow = cmdline.get("luo.slow").and_then(|text| text.parse().ok());
     let mut over = Vec::new();
-    let mut next_parameter = None;
+    let mut next_parameters = Vec::new();
     for test in &selected {
         let last = test.parts.len() == number;
         let start = Instant::now();
@@ -234,7 +234,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
 
         report.line(&format!("# {} part {number}: {elapsed:.2} s", test.name));
         if outcome.is_ok() && !last {
-            next_parameter = next_parameter.or(test.next_parameter);
+            next_parameters.extend(test.next_parameters);
             continue;
         }
         if !last {
@@ -273,7 +273,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
     let state = state.to_string();
     cmdline.set("luo.state", &state);
     cmdline.set("luo.stage", &(number + 1).to_string());
-    if let Some((key, value)) = next_parameter {
+    for (key, value) in next_parameters {
         cmdline.set(key, value);
     }
     let err = next_kernel(&cmdline, number);

@@ -6,6 +6,7 @@
 //! here, and the suite judges whether that is right (`scripts/lib/corrupt.py`). What is never
 //! right fails the test: wrong content, or another errno than the one for damage.
 
+use super::look;
 use crate::{
     harness::{
         ensure,
@@ -15,7 +16,10 @@ use crate::{
     },
     sys,
 };
-use liveupdate::Device;
+use liveupdate::{
+    guest,
+    Device, //
+};
 use nix::errno::Errno;
 
 /// More than a block of them.
@@ -56,12 +60,15 @@ pub fn after(stage: &mut Stage) -> Outcome {
         }
     };
 
+    let told = look::quarantined()?;
+    let mut lost = 0_usize;
     for number in 0..SESSIONS {
         let session = match device.retrieve_session(&name_of(number)) {
             Ok(session) => session,
             Err(err) => {
                 ensure_eq!(err.errno(), Errno::EUCLEAN, "session {number}");
                 stage.note(format!("lost: session {number}"));
+                lost += 1;
                 continue;
             }
         };
@@ -77,15 +84,30 @@ pub fn after(stage: &mut Stage) -> Outcome {
                 Err(err) => {
                     ensure_eq!(err.errno(), Errno::EUCLEAN, "{number}, token {token}");
                     stage.note(format!("lost: file {number} {token}"));
+                    lost += 1;
                 }
             }
         }
         session.finish()?;
     }
+    was_told(&told, lost)?;
 
     // Freed memory is used again; what is reserved would show if it were not.
     let memory = sys::memfd_of("m", &sys::pattern(1, 64 << 20))?;
     ensure!(sys::content(&memory)? == sys::pattern(1, 64 << 20));
+    Ok(())
+}
+
+/// Fails unless debugfs said why something was lost, if so, in the words of the log.
+fn was_told(told: &[String], lost: usize) -> Outcome {
+    ensure_eq!(told.is_empty(), lost == 0, "{told:?}, {lost} lost");
+    ensure!(told.len() <= lost, "{told:?}, {lost} lost");
+
+    let log = guest::kernel_log(0)?;
+    for why in told.iter().filter(|why| !why.ends_with(", see the log")) {
+        let line = format!("luo: incoming {why}");
+        ensure!(log.iter().any(|record| record.text == line), "{line}");
+    }
     Ok(())
 }
 

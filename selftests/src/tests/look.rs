@@ -2,10 +2,12 @@
 
 //! What debugfs shows and tracepoints tell, against what was done.
 
+use super::subsystem;
 use crate::{
     harness::{
         ensure,
         ensure_eq,
+        ensure_errno,
         Failure,
         Outcome,
         Stage, //
@@ -14,6 +16,7 @@ use crate::{
 };
 use liveupdate::Device;
 use nix::{
+    libc,
     mount::{
         mount,
         MsFlags, //
@@ -73,6 +76,22 @@ fn sessions(name: &str) -> Outcome<BTreeMap<String, (String, Vec<String>)>> {
     Ok(found)
 }
 
+/// In which state a file is, of which this is the line.
+fn state_of(file: &str) -> &str {
+    let state = file.rsplit("' ").next().unwrap_or_default();
+
+    state.split(':').next().unwrap_or_default()
+}
+
+/// What is said to be quarantined, and why.
+pub fn quarantined() -> Outcome<Vec<String>> {
+    Ok(view("incoming")?
+        .lines()
+        .filter_map(|line| line.split_once("quarantined: "))
+        .map(|(_, why)| why.to_owned())
+        .collect())
+}
+
 /// Nobody in particular sees names.
 pub fn secret(_: &mut Stage) -> Outcome {
     view("outgoing")?;
@@ -121,7 +140,7 @@ pub fn before(stage: &mut Stage) -> Outcome {
                 file.starts_with(&format!("token {token:#x} handler 'memfd-")),
                 "{file}"
             );
-            ensure!(file.ends_with("' preserved"), "{file}");
+            ensure_eq!(state_of(file), "preserved", "{file}");
         }
     }
     Ok(())
@@ -134,7 +153,7 @@ pub fn after(_: &mut Stage) -> Outcome {
     ensure_eq!(found.len(), MANY);
     let (state, files) = &found["look-0007"];
     ensure_eq!(state, "waiting, 300 files");
-    ensure!(files.iter().all(|file| file.ends_with("' waiting")));
+    ensure!(files.iter().all(|file| state_of(file) == "waiting"));
 
     let session = device.retrieve_session("look-0007")?;
     for token in 0..100 {
@@ -144,8 +163,8 @@ pub fn after(_: &mut Stage) -> Outcome {
     let (state, files) = &found["look-0007"];
     ensure_eq!(state, "retrieved, 300 files");
     let (first, rest) = files.split_at(100);
-    ensure!(first.iter().all(|file| file.ends_with("' retrieved")));
-    ensure!(rest.iter().all(|file| file.ends_with("' waiting")));
+    ensure!(first.iter().all(|file| state_of(file) == "retrieved"));
+    ensure!(rest.iter().all(|file| state_of(file) == "waiting"));
     session.finish()?;
     ensure_eq!(sessions("incoming")?["look-0007"].0, "finished, 0 files");
     drop(session);
@@ -214,8 +233,120 @@ pub fn raced(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Sizes of memfds, and how many pages of each are there; the sparse one has its pages apart.
+const MEMFDS: [(u64, u64); 5] = [
+    (0, 0),
+    (100, 1),
+    (4096, 0),
+    (3 * 4096, 3),
+    (1000 * 4096 + 5, 3),
+];
+
+fn numbers_in(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+/// What the handler says of each file of the session `name`, and in which state that is.
+fn summaries(side: &str, name: &str) -> Outcome<Vec<(String, String)>> {
+    let (_, files) = sessions(side)?
+        .remove(name)
+        .ok_or_else(|| Failure::here(format_args!("no session '{name}'")))?;
+
+    files
+        .iter()
+        .map(|file| {
+            let (_, rest) = file.split_once(": ").ok_or_else(|| Failure::here(file))?;
+            Ok((state_of(file).to_owned(), rest.to_owned()))
+        })
+        .collect()
+}
+
+/// Handlers describe their files.
+pub fn summary_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session("summary")?;
+
+    for (token, (size, pages)) in (0..).zip(MEMFDS) {
+        let memfd = sys::memfd("m")?;
+        memfd.set_len(size)?;
+        for page in 0..pages {
+            // From the end, apart if there is room for that.
+            let apart = if size > 0x100_000 { 400 } else { 1 };
+            sys::write_at(&memfd, page * apart * 4096, b"x")?;
+        }
+        session.preserve(&memfd, token)?;
+    }
+
+    let found = summaries("outgoing", "summary")?;
+    ensure_eq!(found.len(), MEMFDS.len());
+    for ((size, pages), (state, text)) in MEMFDS.iter().zip(&found) {
+        ensure_eq!(state, "preserved");
+        let numbers = numbers_in(text);
+        ensure_eq!(numbers.len(), 4, "{text}");
+        let extents = if *pages > 1 && *size > 0x100_000 {
+            3..=3
+        } else {
+            u64::from(*pages > 0)..=*pages
+        };
+        ensure!(extents.contains(&numbers[3]), "{text}");
+        ensure_eq!(numbers[..3], [*size, *pages, *pages], "{text}");
+        ensure_eq!(
+            *text,
+            format!(
+                "size {size}, {pages} pages, {pages} folios, {} extents",
+                numbers[3]
+            )
+        );
+    }
+    stage.note(format!("{found:?}"));
+    stage.keep(session);
+    Ok(())
+}
+
+/// What came in is described before anybody asks for it, and that takes nothing away.
+pub fn summary_after(_: &mut Stage) -> Outcome {
+    for _ in 0..3 {
+        let found = summaries("incoming", "summary")?;
+        ensure_eq!(found.len(), MEMFDS.len());
+        for ((size, pages), (state, text)) in MEMFDS.iter().zip(&found) {
+            ensure_eq!(state, "waiting");
+            ensure!(
+                text.starts_with(&format!("size {size}, {pages} pages, ")),
+                "{text}"
+            );
+            ensure!(text.ends_with(" extents"), "{text}");
+        }
+    }
+
+    let session = Device::open()?.retrieve_session("summary")?;
+    let mut files = Vec::new();
+    for (token, (size, _)) in (0..).zip(MEMFDS) {
+        let file = std::fs::File::from(session.retrieve(token)?);
+        ensure_eq!(file.metadata()?.len(), size);
+        files.push(file);
+    }
+    // What they are now, not what they were.
+    files[3].set_len(7)?;
+    for ((index, (size, _)), (state, text)) in MEMFDS
+        .iter()
+        .enumerate()
+        .zip(summaries("incoming", "summary")?)
+    {
+        ensure_eq!(state, "retrieved");
+        ensure_eq!(text, format!("size {}", if index == 3 { 7 } else { *size }));
+    }
+    session.finish()?;
+    Ok(())
+}
+
 fn trace(name: &str) -> Outcome<String> {
     Ok(fs::read_to_string(Path::new(TRACEFS).join(name))?)
+}
+
+/// An event, without the time it took.
+fn event(name: &str, token: u64, handler: &str, result: i32) -> String {
+    format!("{name}: session=traced token={token:#x} handler={handler} result={result}")
 }
 
 /// The events since the trace was cleared: name, then fields, without the time it took.
@@ -247,6 +378,15 @@ fn trace_on() -> Outcome {
     Ok(())
 }
 
+/// The name of a handler in an event.
+fn handler_in(event: &str) -> Outcome<String> {
+    let (_, rest) = event
+        .split_once("handler=")
+        .ok_or_else(|| Failure::here(event))?;
+
+    Ok(rest.split(' ').next().unwrap_or_default().to_owned())
+}
+
 /// What is done is told, whether it works or not.
 pub fn traced_before(stage: &mut Stage) -> Outcome {
     trace_on()?;
@@ -256,28 +396,32 @@ pub fn traced_before(stage: &mut Stage) -> Outcome {
     let session = device.create_session("traced")?;
     ensure!(device.create_session("traced").is_err());
     session.preserve(&memory, 0x11)?;
+    ensure_errno!(session.preserve(&memory, 0x12), EBUSY);
     let events = traced()?;
-    let handler = events
-        .get(2)
-        .and_then(|event| event.split("handler=").nth(1))
-        .and_then(|rest| rest.split(' ').next())
-        .ok_or_else(|| Failure::here(format_args!("{events:?}")))?
-        .to_owned();
+    ensure_eq!(events.len(), 4);
+    let handler = handler_in(&events[2])?;
+    ensure!(handler.starts_with("memfd-"), "{handler}");
     ensure_eq!(
         events,
         [
-            "create: session=traced token=0x0 handler= result=0".to_owned(),
-            "create: session=traced token=0x0 handler= result=-17".to_owned(),
-            format!("preserve: session=traced token=0x11 handler={handler} result=0"),
+            event("create", 0, "", 0),
+            event("create", 0, "", -libc::EEXIST),
+            event("preserve", 0x11, &handler, 0),
+            event("preserve", 0x12, &handler, -libc::EBUSY),
+        ]
+    );
+
+    // A kexec that is refused after all has been written down.
+    subsystem::refuse_kexec()?;
+    ensure_eq!(
+        traced()?,
+        [
+            event("freeze", 0x11, &handler, 0),
+            event("serialize", 0, "", 0),
         ]
     );
     drop(session);
-    ensure_eq!(
-        traced()?,
-        [format!(
-            "unpreserve: session=traced token=0x11 handler={handler} result=0"
-        )]
-    );
+    ensure_eq!(traced()?, [event("unpreserve", 0x11, &handler, 0)]);
 
     // Nobody listens, nothing is told.
     fs::write(Path::new(TRACEFS).join("events/liveupdate/enable"), "0")?;
@@ -288,20 +432,51 @@ pub fn traced_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The same for what comes in.
-pub fn traced_after(_: &mut Stage) -> Outcome {
-    trace_on()?;
-    let session = Device::open()?.retrieve_session("traced")?;
-    session.retrieve(1)?;
-    session.finish()?;
+/// The same for what comes in. The kernel has told from the first moment on.
+pub fn traced_between(stage: &mut Stage) -> Outcome {
+    mounted("tracefs", TRACEFS)?;
+    let events = traced()?;
+    ensure_eq!(events, [event("validate", 0, "", 0)]);
 
+    let session = Device::open()?.retrieve_session("traced")?;
+    let memory = session.retrieve(1)?;
+    ensure!(session.retrieve(2).is_err());
+    session.finish()?;
     let events = traced()?;
     ensure_eq!(events.len(), 2);
-    ensure!(events[0].starts_with("retrieve: session=traced token=0x1 handler=memfd-"));
-    ensure!(events[0].ends_with(" result=0"));
+    let handler = handler_in(&events[0])?;
     ensure_eq!(
-        events[1],
-        "finish: session=traced token=0x0 handler= result=0"
+        events,
+        [event("retrieve", 1, &handler, 0), event("finish", 0, "", 0)]
     );
+    drop(session);
+    ensure_eq!(traced()?, [event("finish", 0, "", 0)]);
+
+    // The first of these is going to be damaged.
+    let session = Device::open()?.create_session("traced")?;
+    session.preserve(&memory, 1)?;
+    session.preserve(&sys::memfd_of("m", b"x")?, 2)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// What is damaged is told, too, and why.
+pub fn traced_after(_: &mut Stage) -> Outcome {
+    mounted("tracefs", TRACEFS)?;
+    ensure_eq!(
+        traced()?,
+        [
+            event("quarantine", 0, "", -libc::EUCLEAN),
+            event("validate", 0, "", 0)
+        ]
+    );
+    let why = "session 'traced': file 0: checksum does not match";
+    ensure_eq!(quarantined()?, [why]);
+
+    let session = Device::open()?.retrieve_session("traced")?;
+    ensure_errno!(session.retrieve(1), EUCLEAN);
+    session.retrieve(2)?;
+    session.finish()?;
+    ensure_eq!(quarantined()?, Vec::<String>::new());
     Ok(())
 }

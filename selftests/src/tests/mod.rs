@@ -232,7 +232,7 @@ const TESTS: &[Test] = &[
         "kexec-switched-off",
         &[device::leave_for_nobody, device::switched_off],
     )
-    .next_parameter("liveupdate", "off"),
+    .next_parameters(&[("liveupdate", "off")]),
     Test::new(
         "memfd-content",
         &[memfd::content_before, memfd::content_after],
@@ -306,7 +306,7 @@ const TESTS: &[Test] = &[
             reboot::refused_after,
         ],
     )
-    .next_parameter("liveupdate.abi", "luo-v5")
+    .next_parameters(&[("liveupdate.abi", "luo-v5")])
     .c_differs()
     .rust_memfd(),
     Test::new(
@@ -416,9 +416,25 @@ const TESTS: &[Test] = &[
         .timeout(120)
         .c_differs()
         .alone(),
-    Test::new("look-traced", &[look::traced_before, look::traced_after])
+    Test::new("look-summary", &[look::summary_before, look::summary_after])
         .c_differs()
-        .needs("EVENT_TRACING"),
+        .rust_memfd()
+        .alone(),
+    Test::new(
+        "look-traced",
+        &[
+            look::traced_before,
+            look::traced_between,
+            look::traced_after,
+        ],
+    )
+    .next_parameters(&[
+        ("trace_event", "liveupdate:*"),
+        // The token of the first file.
+        ("liveupdate.corrupt", "files:72:9"),
+    ])
+    .c_differs()
+    .needs("EVENT_TRACING"),
     Test::new("subsystem-events", &[subsystem::events])
         .c_differs()
         .alone(),
@@ -450,7 +466,7 @@ const TESTS: &[Test] = &[
         .c_differs()
         .alone(),
     Test::new("sysfs-off", &[device::leave_for_nobody, sysfs::off])
-        .next_parameter("liveupdate", "off")
+        .next_parameters(&[("liveupdate", "off")])
         .c_differs(),
     // These two are there for the suite's group `corrupt'; without damage they just pass.
     Test::new("corrupt-checked", &[corrupt::before, corrupt::after])

@@ -150,6 +150,15 @@ pub fn cancel_fails(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Has a kexec refused once all sessions have been written down.
+pub fn refuse_kexec() -> Outcome {
+    RUST.load()?;
+    RUST.set("fail", "1")?;
+    next_kernel_is_loaded()?;
+    ensure_eq!(kexec::jump().errno(), Errno::ENXIO);
+    Ok(module::unload(RUST.module)?)
+}
+
 /// Each refuses the kexec in turn; what is left is as before. Then it goes well.
 pub fn refuse_before(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.create_session(stage.name)?;
