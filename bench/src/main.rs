@@ -3,7 +3,7 @@
 //! What a live update costs, in instructions.
 //!
 //! The program is the first process of an initramfs that has nothing else but `/boot/kernel`. It
-//! makes a [load](load), takes it across a kexec and reports what each step took, on the second
+//! makes a [load], takes it across a kexec and reports what each step took, on the second
 //! serial port, as lines of a name and a number; the last line is `done`. In a virtual machine
 //! whose clock counts instructions (`-icount shift=0`) these figures repeat exactly.
 //!

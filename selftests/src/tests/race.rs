@@ -301,7 +301,7 @@ pub fn passed(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let mut dice = Dice(4);
     let mut held: Vec<(usize, OwnedFd)> = Vec::new();
-    let mut post = vec![Post::new()?, Post::new()?];
+    let mut post = [Post::new()?, Post::new()?];
     let name = |which| format!("passed-{which}");
     let mut steps = 0;
 
