@@ -112,12 +112,12 @@ impl Drop for ModuleRef {
 ///
 /// # Invariants
 ///
-/// `ptr` is valid, its `ops` too, and all callbacks that must be there are. `summarize` belongs to
-/// it.
+/// `ptr` is valid, its `ops` too, and all callbacks that must be there are. So is `description`, if
+/// it is not null.
 pub(crate) struct RegisteredHandler {
     ptr: NonNull<bindings::liveupdate_file_handler>,
     compatible: Compatible,
-    summarize: bindings::liveupdate_summarize_t,
+    description: *const bindings::liveupdate_file_description,
 }
 
 // SAFETY: The C structure and its callbacks may be used from any thread.
@@ -136,10 +136,10 @@ impl RegisteredHandler {
     /// # Safety
     ///
     /// `ptr` must be a valid handler, and stay so as long as the value exists and any reference
-    /// to the module that owns it; so must `summarize`, if it is not null.
+    /// to the module that owns it; so must `description`, if it is not null.
     pub(crate) unsafe fn new(
         ptr: NonNull<bindings::liveupdate_file_handler>,
-        summarize: bindings::liveupdate_summarize_t,
+        description: *const bindings::liveupdate_file_description,
     ) -> Result<Self> {
         // SAFETY: By the requirement of this function.
         let handler = unsafe { ptr.as_ref() };
@@ -159,7 +159,7 @@ impl RegisteredHandler {
         Ok(Self {
             ptr,
             compatible: compatible_of(&handler.compatible)?,
-            summarize,
+            description,
         })
     }
 
@@ -190,7 +190,7 @@ impl RegisteredHandler {
         Some(Handler {
             ptr: self.ptr,
             compatible: self.compatible,
-            summarize: self.summarize,
+            description: self.description,
             _module: module,
         })
     }
@@ -205,12 +205,12 @@ impl RegisteredHandler {
 ///
 /// # Invariants
 ///
-/// `ptr` is valid as in [`RegisteredHandler`], and `summarize` belongs to it.
+/// `ptr` and `description` are valid as in [`RegisteredHandler`].
 #[derive(Clone)]
 pub(crate) struct Handler {
     ptr: NonNull<bindings::liveupdate_file_handler>,
     compatible: Compatible,
-    summarize: bindings::liveupdate_summarize_t,
+    description: *const bindings::liveupdate_file_description,
     _module: ModuleRef,
 }
 
@@ -320,7 +320,7 @@ impl Handler {
         /// How long a summary may be.
         const MAX: usize = 96;
 
-        let Some(summarize) = self.summarize else {
+        let Some(summarize) = self.description().and_then(|d| d.summarize) else {
             return Ok(KVec::new());
         };
         let mut text = KVec::from_elem(0, MAX, GFP_KERNEL)?;
@@ -328,6 +328,11 @@ impl Handler {
         let written = unsafe { summarize(&mut args, text.as_mut_ptr().cast(), MAX) };
         text.truncate(written);
         Ok(text)
+    }
+
+    fn description(&self) -> Option<&bindings::liveupdate_file_description> {
+        // SAFETY: By the type invariant it is null or valid.
+        unsafe { self.description.as_ref() }
     }
 
     /// What C is told of an outcome.
@@ -418,6 +423,15 @@ impl Saved {
     /// [`ENOMEM`].
     pub(crate) fn summary(&self) -> Result<KVec<u8>> {
         self.handler.summary_by(self.args())
+    }
+
+    /// How many bytes of content cross for this file, as far as the handler tells.
+    pub(crate) fn content(&self) -> u64 {
+        match self.handler.description().and_then(|d| d.content) {
+            // SAFETY: By the type invariants; no other callback runs, as none does that shares it.
+            Some(content) => unsafe { content(&mut self.args()) },
+            None => 0,
+        }
     }
 
     fn args(&self) -> bindings::liveupdate_file_op_args {

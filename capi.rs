@@ -135,26 +135,26 @@ pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
     handler: *mut bindings::liveupdate_file_handler,
 ) -> c_int {
     // SAFETY: By the requirement of this function.
-    unsafe { liveupdate_register_described_handler(handler, None) }
+    unsafe { liveupdate_register_described_handler(handler, core::ptr::null()) }
 }
 
-/// Registers a file handler that can describe its files, if `summarize` is not null.
+/// Registers a file handler that can describe its files, if `description` is not null.
 ///
 /// Returns and context as for [`liveupdate_register_file_handler`].
 ///
 /// # Safety
 ///
-/// As for [`liveupdate_register_file_handler`], and `summarize` must be what the header says.
+/// As for [`liveupdate_register_file_handler`], and likewise for `description`, if it is not null.
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_register_described_handler(
     handler: *mut bindings::liveupdate_file_handler,
-    summarize: bindings::liveupdate_summarize_t,
+    description: *const bindings::liveupdate_file_description,
 ) -> c_int {
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
-        let registered = unsafe { RegisteredHandler::new(ptr, summarize) }?;
+        let registered = unsafe { RegisteredHandler::new(ptr, description) }?;
         luo.handlers.register(registered)?;
 
         #[cfg(CONFIG_LIVEUPDATE_TEST)]

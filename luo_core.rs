@@ -121,6 +121,7 @@ use abi::{
         TreeBuilder, //
     },
     stamp::{
+        self,
         PhaseTimes,
         Stamp, //
     },
@@ -364,6 +365,7 @@ struct IncomingRoot {
     checks: Option<IncomingChecks>,
     stamp: Option<Stamp>,
     times: Option<PhaseTimes>,
+    content: Option<u64>,
     subsystems: SubsystemRecords,
     /// Whether there were subsystems, but damaged.
     damaged: bool,
@@ -410,6 +412,7 @@ fn read_root() -> Result<Option<IncomingRoot>> {
                 checks,
                 stamp: Stamp::from_tree(&tree),
                 times: PhaseTimes::from_tree(&tree),
+                content: stamp::content_from_tree(&tree),
                 damaged: subsystems.is_err(),
                 subsystems: subsystems.unwrap_or(SubsystemRecords::NONE),
             }))
@@ -420,6 +423,7 @@ fn read_root() -> Result<Option<IncomingRoot>> {
             checks: None,
             stamp: None,
             times: None,
+            content: None,
             subsystems: SubsystemRecords::NONE,
             damaged: false,
         })),
@@ -548,10 +552,12 @@ fn early_init() -> Result {
             .read(incoming.root.sessions, incoming.checks.as_ref(), luo);
         luo.standing.timings.rebuilt(micros_since(rebuild));
         pr_info!(
-            "{} sessions with {} files came in, {} subsystems, read in {} us, liveupdate number: {}\n",
+            "{} sessions with {} files came in, {} subsystems, {} bytes of records, {} of content, read in {} us, liveupdate number: {}\n",
             counts.sessions,
             counts.files,
             luo.subsystems.incoming(),
+            counts.records(),
+            incoming.content.unwrap_or(0),
             micros_since(begin),
             number,
         );
@@ -649,6 +655,7 @@ impl Luo {
         let extras = Extras {
             stamp,
             times: None,
+            content: Some(seal.counts().content),
             subsystems: &subsystems,
         };
         handover.write(&seal, &root, extras, times)?;
@@ -656,11 +663,13 @@ impl Luo {
         luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
 
         pr_info!(
-            "handing over {} sessions with {} files and {} FLBs, {} subsystems, in {} us, liveupdate number: {}\n",
+            "handing over {} sessions with {} files and {} FLBs, {} subsystems, {} bytes of records, {} of content, in {} us, liveupdate number: {}\n",
             seal.counts().sessions,
             seal.counts().files,
             flbs,
             subsystems.len(),
+            seal.counts().records(),
+            seal.counts().content,
             micros_since(begin),
             root.number,
         );

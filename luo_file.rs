@@ -323,6 +323,13 @@ impl PreservedFiles {
         }
     }
 
+    /// How many bytes of content cross, as far as the handlers tell.
+    pub(crate) fn content(&self) -> u64 {
+        self.files
+            .iter()
+            .fold(0, |sum: u64, file| sum.saturating_add(file.saved.content()))
+    }
+
     /// What to tell the next kernel about the files of the session `name`.
     pub(crate) fn info(&self, name: &SessionName) -> SessionInfo {
         SessionInfo {

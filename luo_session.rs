@@ -65,6 +65,7 @@ use crate::{
         check,
         name::SESSION_NAME_LEN,
         session::{
+            FileRecord,
             Session as SessionHeader,
             SessionRecord, //
         },
@@ -273,7 +274,7 @@ impl Session<Outgoing> {
 
     /// Freezes the files, and says what to tell the next kernel; [`None`] if the session is about
     /// to go.
-    fn seal(&self) -> Result<Option<SessionHeader>> {
+    fn seal(&self, counts: &mut Counts) -> Result<Option<SessionHeader>> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Ok(None);
@@ -284,6 +285,7 @@ impl Session<Outgoing> {
         trace.session(&self.name, &result);
         result?;
         state.phase = Phase::Sealed { closed: false };
+        counts.add_content(state.files.content());
         Ok(Some(state.files.info(&self.name)))
     }
 
@@ -546,7 +548,7 @@ impl OutgoingTable {
 
         self.sealed = true;
         for session in self.sessions.values() {
-            if let Some(info) = session.seal()? {
+            if let Some(info) = session.seal(&mut counts)? {
                 self.records.push(&SessionRecord::new(&info))?;
                 counts.add(info.count);
             }
@@ -747,7 +749,7 @@ impl Session<Incoming> {
 
     /// Preserves the files again, and says what to tell the next kernel; [`None`] if the session
     /// is finished.
-    fn seal(&self) -> Result<Option<SessionHeader>> {
+    fn seal(&self, counts: &mut Counts) -> Result<Option<SessionHeader>> {
         let mut state = self.state.lock();
         if state.phase == IncomingPhase::Finished {
             return Ok(None);
@@ -761,6 +763,7 @@ impl Session<Incoming> {
         trace.session(&self.name, &result);
         let files = result?;
         let info = files.info(&self.name);
+        counts.add_content(files.content());
         state.sealed = Some(files);
         Ok(Some(info))
     }
@@ -877,6 +880,8 @@ pub(crate) struct IncomingSessions {
 pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) files: u64,
+    /// How many bytes of content, as far as handlers tell; of what goes out.
+    pub(crate) content: u64,
     /// Whether there was more, which is damaged.
     pub(crate) damaged: bool,
 }
@@ -892,6 +897,20 @@ impl Counts {
     fn add(&mut self, files: u64) {
         self.sessions = self.sessions.saturating_add(1);
         self.files = self.files.saturating_add(files);
+    }
+
+    fn add_content(&mut self, bytes: u64) {
+        self.content = self.content.saturating_add(bytes);
+    }
+
+    /// How many bytes their records have.
+    pub(crate) fn records(&self) -> u64 {
+        // Lossless: no kernel has wider sizes.
+        const SESSION: u64 = size_of::<SessionRecord>() as u64;
+        const FILE: u64 = size_of::<FileRecord>() as u64;
+
+        let sessions = self.sessions.saturating_mul(SESSION);
+        sessions.saturating_add(self.files.saturating_mul(FILE))
     }
 }
 
@@ -1076,7 +1095,7 @@ impl IncomingSessions {
                     "incoming session '{}' is left behind: there is a new one of that name\n",
                     session.name,
                 );
-            } else if let Some(info) = session.seal()? {
+            } else if let Some(info) = session.seal(counts)? {
                 outgoing.write_too(&info)?;
                 counts.add(info.count);
             }

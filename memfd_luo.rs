@@ -492,6 +492,8 @@ struct State<L: Layout> {
     parts: L::Parts,
     /// In the order of the file.
     extents: PreservedExtents,
+    /// How many pages they have.
+    pages: u64,
     /// While a kexec is going on: nobody fills holes.
     closed: Option<ClosedMapping>,
     mapping: FrozenMapping,
@@ -515,6 +517,7 @@ impl<L: Layout> State<L> {
 
         let state = Self {
             parts,
+            pages: pages_in(&extents),
             extents,
             closed: None,
             mapping,
@@ -546,12 +549,7 @@ impl<L: Layout> State<L> {
     /// Pins and preserves the pages that have appeared since.
     fn catch_up(&mut self) -> Result {
         // None of those that we know can have gone.
-        let known: u64 = self
-            .extents
-            .iter()
-            .map(|extent| u64::from(extent.pages()))
-            .sum();
-        if self.mapping.populated_pages() == known {
+        if self.mapping.populated_pages() == self.pages {
             return Ok(());
         }
 
@@ -564,9 +562,15 @@ impl<L: Layout> State<L> {
         }
 
         self.extents.add(late)?;
+        self.pages = pages_in(&self.extents);
         self.parts = L::list(&self.extents)?;
         Ok(())
     }
+}
+
+/// How many pages there are in extents.
+fn pages_in(extents: &[PinnedExtent]) -> u64 {
+    extents.iter().map(|extent| u64::from(extent.pages())).sum()
 }
 
 /// Where no extent is, up to the index `end`.
@@ -689,6 +693,10 @@ impl<L: Layout> FileHandler for Handler<L> {
             Seen::Waiting(header) => L::summarize(&*header.copy()?, to),
             Seen::Retrieved(file) => summarize_file(file, to),
         }
+    }
+
+    fn content(state: &State<L>, _header: &Preserved<Block>) -> u64 {
+        state.pages.saturating_mul(PAGE_SIZE as u64)
     }
 }
 

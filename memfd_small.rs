@@ -19,6 +19,7 @@ use kernel::{
         RetrieveError,
         Seen, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     shmem::{
         self,
@@ -196,6 +197,12 @@ impl FileHandler for Small {
             }
             Seen::Retrieved(file) => summarize_file(file, to),
         }
+    }
+
+    fn content(state: &State, _slot: &Slot) -> u64 {
+        let pages = state.extent.as_ref().map_or(0, |extent| extent.pages());
+
+        u64::from(pages).saturating_mul(PAGE_SIZE as u64)
     }
 }
 

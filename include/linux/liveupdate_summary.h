@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * A file handler that can say in a few words what a file of its is, for people
- * who look into debugfs.
+ * A file handler that can say what a file of its is, for people who look into
+ * debugfs or read the log.
  *
  * Documentation/driver-api/liveupdate.rst
  */
@@ -13,27 +13,30 @@
 #include <linux/types.h>
 
 /**
- * typedef liveupdate_summarize_t - Describes a file in a few words.
- * @args:   The file. One that is preserved is as its preserve callback left it.
- *          One that came in has no file while nobody has asked for it, which the
- *          callback must not make; else the file is there, and retrieve_status
- *          is 1.
- * @buffer: Where to write; no newline, and no NUL is needed.
- * @size:   How many bytes there is room for.
+ * struct liveupdate_file_description - What a handler says of its files.
+ * @summarize: Optional. Describes a file in a few words: writes them to the buffer,
+ *             for which @size bytes are there, without newline and NUL, and
+ *             returns how many bytes it wrote. A file that is preserved is as its
+ *             preserve callback left it. One that came in is not there while
+ *             nobody has asked for it, and the callback must not make it; else it
+ *             is there, and retrieve_status is 1.
+ * @content:   Optional. How many bytes of content of a preserved file cross. It
+ *             is asked at each kexec, for every file, so it must be quick.
  *
- * Nothing changes by it. No other callback runs for the file meanwhile. May
- * sleep.
- *
- * Return: how many bytes were written.
+ * Nothing changes by either. No other callback runs for the file meanwhile. They
+ * may sleep.
  */
-typedef size_t (*liveupdate_summarize_t)(struct liveupdate_file_op_args *args,
-					 char *buffer, size_t size);
+struct liveupdate_file_description {
+	size_t (*summarize)(struct liveupdate_file_op_args *args, char *buffer,
+			    size_t size);
+	u64 (*content)(struct liveupdate_file_op_args *args);
+};
 
 #ifdef CONFIG_LIVEUPDATE_RUST
 
 /* As liveupdate_register_file_handler(), for one whose files can be described. */
 int liveupdate_register_described_handler(struct liveupdate_file_handler *handler,
-					  liveupdate_summarize_t summarize);
+					  const struct liveupdate_file_description *description);
 
 #endif /* CONFIG_LIVEUPDATE_RUST */
 #endif /* _LINUX_LIVEUPDATE_SUMMARY_H */

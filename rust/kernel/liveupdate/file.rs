@@ -214,6 +214,12 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// How many bytes of content of a preserved file cross, for the log. Called in the blackout, for
+    /// each file, so be quick. Under the C implementation it is never called.
+    fn content(_state: &Self::State, _handle: &Self::Handle) -> u64 {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Ends LUO's part: after this the file is an ordinary one. What `outcome` has of the handover
     /// is disposed of by dropping it, if it is memory. Cannot fail.
     fn finish(outcome: Outcome<'_, Arrived<Self>>);
@@ -338,15 +344,30 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         owner: this_module::<T::OwnerModule>().as_ptr(),
     };
 
+    #[cfg(CONFIG_LIVEUPDATE_RUST)]
+    const DESCRIPTION: bindings::liveupdate_file_description =
+        bindings::liveupdate_file_description {
+            summarize: if T::HAS_SUMMARIZE {
+                Some(Self::summarize)
+            } else {
+                None
+            },
+            content: if T::HAS_CONTENT {
+                Some(Self::content)
+            } else {
+                None
+            },
+        };
+
     /// # Safety
     ///
     /// As for `liveupdate_register_file_handler()`; its callbacks must be [`Self::OPS`].
     unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
         #[cfg(CONFIG_LIVEUPDATE_RUST)]
-        if T::HAS_SUMMARIZE {
+        if T::HAS_SUMMARIZE || T::HAS_CONTENT {
             // SAFETY: By the requirement of this function.
             return unsafe {
-                bindings::liveupdate_register_described_handler(handler, Some(Self::summarize))
+                bindings::liveupdate_register_described_handler(handler, &Self::DESCRIPTION)
             };
         }
         // SAFETY: By the requirement of this function.
@@ -532,6 +553,18 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         };
 
         told.map_or(0, |()| text.bytes_written().min(size))
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, as `preserve` left it. No other callback may run for the file.
+    #[cfg(CONFIG_LIVEUPDATE_RUST)]
+    unsafe extern "C" fn content(args: *mut bindings::liveupdate_file_op_args) -> u64 {
+        // SAFETY: By the requirement of this function; `preserve` put a box there, which is alive
+        // until `unpreserve`.
+        let Kept { handle, state } = unsafe { &*(*args).private_data.cast::<Kept<T>>() };
+
+        T::content(state, handle)
     }
 }
 
