@@ -9,6 +9,7 @@ use core::fmt;
 
 use kernel::{
     kho::Clocks,
+    prelude::*,
     sync::{
         atomic::{
             Atomic,
@@ -46,6 +47,18 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// What subsystems, and how many sessions there are on either side, make. What is incoming has to
+    /// be finished first.
+    fn of(phase: Phase, incoming: usize, outgoing: usize) -> Self {
+        match phase {
+            Phase::Updated => Self::Updated,
+            _ if incoming > 0 => Self::Updated,
+            Phase::Prepared => Self::Prepared,
+            _ if outgoing > 0 => Self::Prepared,
+            Phase::Normal => Self::Normal,
+        }
+    }
+
     /// What user space calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -179,13 +192,11 @@ impl Standing {
 
     /// The state that all of it makes.
     pub(crate) fn state(&self, subsystems: &Subsystems) -> State {
-        match subsystems.phase() {
-            Phase::Updated => State::Updated,
-            _ if self.incoming.sessions() > 0 => State::Updated,
-            Phase::Prepared => State::Prepared,
-            _ if self.outgoing.sessions() > 0 => State::Prepared,
-            Phase::Normal => State::Normal,
-        }
+        State::of(
+            subsystems.phase(),
+            self.incoming.sessions(),
+            self.outgoing.sessions(),
+        )
     }
 
     /// Begins to tell user space.
@@ -229,4 +240,40 @@ pub(crate) fn now() -> Option<Stamp> {
         khz,
         seconds,
     })
+}
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kunit_tests(luo_state)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_in_counts_more_than_what_goes_out() {
+        for (phase, incoming, outgoing, state) in [
+            (Phase::Normal, 0, 0, State::Normal),
+            (Phase::Normal, 0, 1, State::Prepared),
+            (Phase::Normal, 1, 0, State::Updated),
+            (Phase::Normal, 1, 1, State::Updated),
+            (Phase::Prepared, 0, 0, State::Prepared),
+            (Phase::Prepared, 1, 0, State::Updated),
+            (Phase::Updated, 0, 0, State::Updated),
+            (Phase::Updated, 0, 1, State::Updated),
+        ] {
+            assert!(State::of(phase, incoming, outgoing) == state);
+        }
+    }
+
+    #[test]
+    fn only_the_first_and_the_last_session_make_a_difference() {
+        let tally = Tally::new();
+
+        assert!(tally.add_session());
+        assert!(!tally.add_session());
+        tally.add_files(3);
+        assert!(!tally.remove_session());
+        tally.remove_files(2);
+        assert!(tally.remove_session());
+        assert!(tally.sessions() == 0 && tally.files() == 1);
+        assert!(tally.add_session());
+    }
 }

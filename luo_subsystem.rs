@@ -456,3 +456,145 @@ impl Drop for Departure<'_> {
         self.subsystems.set(&self.table, phase);
     }
 }
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kunit_tests(luo_subsystem)]
+mod tests {
+    use crate::luo;
+    use core::sync::atomic::{
+        AtomicU64,
+        Ordering::Relaxed, //
+    };
+    use kernel::{
+        liveupdate::{
+            Priority,
+            Subsystem,
+            SubsystemCell, //
+        },
+        prelude::*, //
+    };
+
+    /// What subsystems were told, a digit an event, the first one leftmost.
+    static LOG: AtomicU64 = AtomicU64::new(0);
+
+    fn log(digit: u64) {
+        LOG.store(LOG.load(Relaxed) * 10 + digit, Relaxed);
+    }
+
+    fn logged() -> u64 {
+        LOG.swap(0, Relaxed)
+    }
+
+    /// Logs `N` when it is prepared, and `N + 4` when that is cancelled. The one with `N` = 4
+    /// refuses.
+    struct Logging<const N: u64>;
+
+    #[vtable]
+    impl<const N: u64> Subsystem for Logging<N> {
+        const COMPATIBLE: &'static CStr = match N {
+            1 => c"luo-kunit-subsystem-1",
+            2 => c"luo-kunit-subsystem-2",
+            3 => c"luo-kunit-subsystem-3",
+            _ => c"luo-kunit-subsystem-4",
+        };
+        const PRIORITY: Priority = match N {
+            1 => Priority::BeforeDevices,
+            4 => Priority::AfterDevices,
+            _ => Priority::WithDevices,
+        };
+        type Saved = u64;
+
+        fn prepare() -> Result<u64> {
+            log(N);
+            match N {
+                4 => Err(ENXIO),
+                _ => Ok(N),
+            }
+        }
+
+        fn cancel(saved: u64) {
+            assert!(saved == N);
+            log(N + 4);
+        }
+
+        fn restore(_saved: u64) -> Result {
+            log(9);
+            Ok(())
+        }
+    }
+
+    static FIRST: SubsystemCell<Logging<1>> = SubsystemCell::new();
+    static SECOND: SubsystemCell<Logging<2>> = SubsystemCell::new();
+    static THIRD: SubsystemCell<Logging<3>> = SubsystemCell::new();
+    static REFUSING: SubsystemCell<Logging<4>> = SubsystemCell::new();
+
+    #[test]
+    fn all_are_told_in_order_and_cancelled_in_reverse() -> Result {
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        // Priority comes first, then who registered first.
+        let _second = SECOND.register()?;
+        let _third = THIRD.register()?;
+        let _first = FIRST.register()?;
+        assert!(FIRST.register().err() == Some(EEXIST));
+        logged();
+
+        subsystems.prepare()?;
+        assert!(logged() == 123 && subsystems.outgoing() == 3);
+        assert!(subsystems.prepare().err() == Some(EINVAL));
+        subsystems.cancel()?;
+        assert!(logged() == 765 && subsystems.outgoing() == 0);
+        assert!(subsystems.cancel().err() == Some(EINVAL));
+        assert!(logged() == 0);
+        Ok(())
+    }
+
+    #[test]
+    fn those_before_one_that_refuses_are_cancelled() -> Result {
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let _refusing = REFUSING.register()?;
+        let _second = SECOND.register()?;
+        let _first = FIRST.register()?;
+        logged();
+
+        assert!(subsystems.prepare().err() == Some(ENXIO));
+        assert!(logged() == 12465 && subsystems.outgoing() == 0);
+        assert!(subsystems.depart().err() == Some(ENXIO));
+        assert!(logged() == 12465);
+        Ok(())
+    }
+
+    #[test]
+    fn a_kexec_that_fails_cancels_what_it_has_prepared() -> Result {
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let _first = FIRST.register()?;
+        logged();
+
+        // Before they have heard of the kexec, those prepared by hand stay so.
+        subsystems.prepare()?;
+        {
+            let _second = SECOND.register()?;
+            drop(subsystems.depart()?);
+            assert!(logged() == 126 && subsystems.outgoing() == 1);
+        }
+        // Afterwards they do not.
+        let mut departure = subsystems.depart()?;
+        assert!(departure.reboot()?.len() == 1);
+        drop(departure);
+        assert!(logged() == 5 && subsystems.outgoing() == 0);
+        Ok(())
+    }
+
+    #[test]
+    fn who_goes_is_cancelled() -> Result {
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let first = FIRST.register()?;
+        logged();
+
+        subsystems.prepare()?;
+        drop(first);
+        assert!(logged() == 15 && subsystems.outgoing() == 0);
+        subsystems.cancel()?;
+        assert!(logged() == 0);
+        Ok(())
+    }
+}

@@ -23,13 +23,8 @@ use kernel::{
         SubsystemCell,
         SubsystemRegistration, //
     },
-    new_mutex,
     prelude::*,
-    sync::{
-        Mutex,
-        MutexGuard,
-        SetOnce, //
-    },
+    static_mutex::StaticMutex,
     sysfs::{
         Attribute,
         Attributes,
@@ -45,10 +40,20 @@ module! {
     license: "GPL",
 }
 
-/// What the module owns: dropping it takes everything back.
+/// What the module owns: dropping it takes everything back, in this order.
 struct NoteModule {
     _directory: Directory,
     _note: SubsystemRegistration<Note>,
+    _content: Content,
+}
+
+/// Stands for what is in [`NOW`], which goes when this is dropped.
+struct Content;
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        *NOW.lock() = Now::EMPTY;
+    }
 }
 
 static NOTE: SubsystemCell<Note> = SubsystemCell::new();
@@ -61,14 +66,14 @@ static ATTRIBUTES: Attributes<4> = Attributes::new()
 
 impl kernel::Module for NoteModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        NOW.populate(KBox::pin_init(new_mutex!(Now::default()), GFP_KERNEL)?);
-
+        let content = Content;
         let note = NOTE.register()?;
         let directory = Directory::under_kernel(c"luo_note_rust")?;
         directory.add(&ATTRIBUTES)?;
         Ok(Self {
             _directory: directory,
             _note: note,
+            _content: content,
         })
     }
 }
@@ -86,7 +91,6 @@ struct SavedNote {
 }
 
 /// What there is now.
-#[derive(Default)]
 struct Now {
     updates: u64,
     text: KVec<u8>,
@@ -94,17 +98,16 @@ struct Now {
     fail: Option<u8>,
 }
 
-/// It is made when the module is loaded, and stays for ever.
-static NOW: SetOnce<Pin<KBox<Mutex<Now>>>> = SetOnce::new();
-
-/// # Errors
-///
-/// [`ENODEV`] if it is not there yet, which does not happen.
-fn now() -> Result<MutexGuard<'static, Now>> {
-    Ok(NOW.as_ref().ok_or(ENODEV)?.lock())
-}
+static NOW: StaticMutex<Now> = StaticMutex::new(Now::EMPTY);
 
 impl Now {
+    const EMPTY: Self = Self {
+        updates: 0,
+        text: KVec::new(),
+        events: KVec::new(),
+        fail: None,
+    };
+
     /// Notes an event, and fails at that which a test has named.
     fn tell(&mut self, event: u8, letter: u8) -> Result {
         self.events.push(letter, GFP_KERNEL)?;
@@ -134,7 +137,7 @@ impl Subsystem for Note {
     type Saved = Preserved<SavedNote>;
 
     fn prepare() -> Result<Self::Saved> {
-        let mut now = now()?;
+        let mut now = NOW.lock();
         now.tell(0, b'p')?;
 
         let mut saved = Preserved::new()?;
@@ -143,7 +146,7 @@ impl Subsystem for Note {
     }
 
     fn reboot(saved: &mut Self::Saved) -> Result {
-        let mut now = now()?;
+        let mut now = NOW.lock();
 
         now.tell(1, b'r')?;
         now.save(saved);
@@ -152,7 +155,7 @@ impl Subsystem for Note {
 
     fn cancel(_saved: Self::Saved) {
         // That it cannot fail means that nobody hears of it.
-        let _ = now().and_then(|mut now| now.tell(3, b'c'));
+        let _ = NOW.lock().tell(3, b'c');
     }
 
     fn restore(arrived: Unclaimed<SavedNote>) -> Result {
@@ -161,7 +164,7 @@ impl Subsystem for Note {
         let length = usize::try_from(saved.length)?;
         let text = saved.text.get(..length).ok_or(EINVAL)?;
 
-        let mut now = now()?;
+        let mut now = NOW.lock();
         now.text.clear();
         now.text.extend_from_slice(text, GFP_KERNEL)?;
         now.updates = saved.updates.saturating_add(1);
@@ -170,7 +173,7 @@ impl Subsystem for Note {
 
     fn finish() {
         // That it cannot fail means that nobody hears of it.
-        let _ = now().and_then(|mut now| now.tell(2, b'f'));
+        let _ = NOW.lock().tell(2, b'f');
     }
 }
 
@@ -189,14 +192,14 @@ impl Attribute for Text {
     const NAME: &'static CStr = c"text";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        write_bytes(to, &now()?.text)
+        write_bytes(to, &NOW.lock().text)
     }
 
     fn store(text: &[u8]) -> Result {
         if text.len() > MAX || !text.is_ascii() {
             return Err(EINVAL);
         }
-        let mut now = now()?;
+        let mut now = NOW.lock();
 
         now.text.clear();
         Ok(now.text.extend_from_slice(text, GFP_KERNEL)?)
@@ -211,7 +214,7 @@ impl Attribute for Updates {
     const NAME: &'static CStr = c"updates";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        Ok(writeln!(to, "{}", now()?.updates)?)
+        Ok(writeln!(to, "{}", NOW.lock().updates)?)
     }
 }
 
@@ -223,7 +226,7 @@ impl Attribute for Fail {
     const NAME: &'static CStr = c"fail";
 
     fn store(text: &[u8]) -> Result {
-        now()?.fail = match text.trim_ascii() {
+        NOW.lock().fail = match text.trim_ascii() {
             [digit @ b'0'..=b'3'] => Some(digit - b'0'),
             b"-1" => None,
             _ => return Err(EINVAL),
@@ -240,7 +243,7 @@ impl Attribute for Events {
     const NAME: &'static CStr = c"events";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        write_bytes(to, &now()?.events)?;
+        write_bytes(to, &NOW.lock().events)?;
         Ok(writeln!(to)?)
     }
 }

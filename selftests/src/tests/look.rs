@@ -432,6 +432,55 @@ pub fn traced_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Each of many does what it does once, whoever else is at it; and so it is told.
+pub fn traced_raced(_: &mut Stage) -> Outcome {
+    const THREADS: usize = 4;
+
+    trace_on()?;
+    fs::write(Path::new(TRACEFS).join("buffer_size_kb"), "8192")?;
+    let device = Device::open()?;
+
+    thread::scope(|scope| {
+        let work = |thread: usize| -> Outcome {
+            for number in (thread..MANY).step_by(THREADS) {
+                let session = device.create_session(&format!("many-{number}"))?;
+                session.preserve(&sys::memfd_of("m", b"x")?, number as u64)?;
+            }
+            Ok(())
+        };
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || work(thread)))
+            .collect();
+        for thread in threads {
+            let result = thread.join();
+            result.map_err(|_| Failure::here("a thread died"))??;
+        }
+        Ok::<_, Failure>(())
+    })?;
+
+    let mut found = BTreeMap::new();
+    for event in traced()? {
+        let (what, _) = event
+            .split_once(" handler=")
+            .ok_or_else(|| Failure::here(&event))?;
+        ensure!(event.ends_with(" result=0"), "{event}");
+        *found.entry(what.to_owned()).or_insert(0) += 1;
+    }
+    let mut wanted = BTreeMap::new();
+    for number in 0..MANY {
+        wanted.insert(format!("create: session=many-{number} token=0x0"), 1);
+        for what in ["preserve", "unpreserve"] {
+            wanted.insert(
+                format!("{what}: session=many-{number} token={number:#x}"),
+                1,
+            );
+        }
+    }
+    ensure_eq!(found.len(), wanted.len());
+    ensure!(found == wanted);
+    Ok(())
+}
+
 /// The same for what comes in. The kernel has told from the first moment on.
 pub fn traced_between(stage: &mut Stage) -> Outcome {
     mounted("tracefs", TRACEFS)?;

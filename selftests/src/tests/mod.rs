@@ -420,6 +420,11 @@ const TESTS: &[Test] = &[
         .c_differs()
         .rust_memfd()
         .alone(),
+    Test::new("look-traced-raced", &[look::traced_raced])
+        .timeout(120)
+        .c_differs()
+        .needs("EVENT_TRACING")
+        .alone(),
     Test::new(
         "look-traced",
         &[
@@ -456,6 +461,21 @@ const TESTS: &[Test] = &[
     )
     .c_differs()
     .alone(),
+    Test::new(
+        "subsystem-version",
+        &[subsystem::version_before, subsystem::version_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "subsystem-refused-state",
+        &[subsystem::version_before, subsystem::refused_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new("subsystem-unload", &[subsystem::unload])
+        .c_differs()
+        .alone(),
     Test::new(
         "subsystem-nothing",
         &[subsystem::nothing_before, subsystem::nothing_after],

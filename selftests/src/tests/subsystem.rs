@@ -13,6 +13,7 @@ use crate::{
         ensure,
         ensure_eq,
         ensure_errno,
+        Failure,
         Outcome,
         Part,
         Stage, //
@@ -213,10 +214,19 @@ pub fn refuse_after(stage: &mut Stage) -> Outcome {
     }
     // Sessions and subsystems are finished apart, and both have to be.
     ensure_errno!(store("prepare", "1"), EINVAL);
+    // That they fail at the end is reported, and that is all.
+    for note in BOTH {
+        note.set("fail", "2")?;
+    }
     store("finish", "1")?;
     for note in BOTH {
         note.told("f")?;
+        note.set("fail", "-1")?;
     }
+    let log = guest::kernel_log(0)?;
+    ensure!(log
+        .iter()
+        .any(|line| line.text.contains("finish must not fail: ENXIO")));
     ensure_errno!(store("finish", "1"), EINVAL);
     ensure_eq!(show("state")?, "updated\n");
     counts("incoming", 1, 1, 0)?;
@@ -306,5 +316,111 @@ pub fn nothing_after(_: &mut Stage) -> Outcome {
     C.load()?;
     ensure_eq!(show("state")?, "normal\n");
     C.told("")?;
+    Ok(())
+}
+
+const OTHER: &str = "luo_test_subsystem";
+
+/// What came in for the test's own subsystem.
+fn other_got() -> Outcome<String> {
+    let text = fs::read_to_string(format!("/sys/module/{OTHER}/parameters/got"))?;
+
+    Ok(text.trim_end().to_owned())
+}
+
+/// A session, the notes, and a subsystem of a newer version than the next kernel knows.
+pub fn version_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    session.preserve(&sys::memfd_of("m", b"content")?, 1)?;
+    for note in BOTH {
+        note.load()?;
+        note.set("text", note.module)?;
+    }
+    module::load(OTHER, "name=luo-test-subsystem-v2 number=7")?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// The version that is not known costs that subsystem, and nobody else; and it is said.
+pub fn version_after(stage: &mut Stage) -> Outcome {
+    counts("incoming", 1, 1, 2)?;
+    module::load(OTHER, "name=luo-test-subsystem-v1")?;
+    ensure_eq!(other_got()?, "0");
+    for note in BOTH {
+        note.load()?;
+        ensure_eq!(note.get("text")?, note.module);
+    }
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    ensure_eq!(sys::content(&session.retrieve(1)?.into())?, b"content");
+    session.finish()?;
+
+    store("finish", "1")?;
+    ensure_eq!(show("state")?, "normal\n");
+    let log = guest::kernel_log(0)?;
+    let said = "subsystem 'luo-test-subsystem-v2': nobody took its state";
+    ensure!(log.iter().any(|line| line.text.contains(said)));
+    ensure!(!log
+        .iter()
+        .any(|line| line.text.contains("luo-note") && line.text.contains("nobody")));
+
+    // Who understands it after all still gets it.
+    module::unload(OTHER)?;
+    module::load(OTHER, "name=luo-test-subsystem-v2")?;
+    ensure_eq!(other_got()?, "7");
+    Ok(())
+}
+
+/// As [`version_after`], if the subsystem is of that name and does not want what came in.
+pub fn refused_after(stage: &mut Stage) -> Outcome {
+    module::load(OTHER, "name=luo-test-subsystem-v2 refuse=1")?;
+    ensure_eq!(other_got()?, "7");
+    let log = guest::kernel_log(0)?;
+    let said = "restore failed: EPROTO";
+    ensure!(log
+        .iter()
+        .any(|line| line.text.contains("luo-test-subsystem-v2") && line.text.contains(said)));
+    for note in BOTH {
+        note.load()?;
+        ensure_eq!(note.get("text")?, note.module);
+    }
+    Device::open()?.retrieve_session(stage.name)?.finish()?;
+    store("finish", "1")?;
+    ensure_eq!(show("state")?, "normal\n");
+
+    // It was given once.
+    module::unload(OTHER)?;
+    module::load(OTHER, "name=luo-test-subsystem-v2")?;
+    ensure_eq!(other_got()?, "0");
+    Ok(())
+}
+
+/// Loading and unloading the samples takes no memory.
+pub fn unload(_: &mut Stage) -> Outcome {
+    const TIMES: u64 = 200;
+
+    let free = || {
+        // Not what is only cached.
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
+        sys::free_memory()
+    };
+    for note in BOTH {
+        let cycle = || {
+            note.load()?;
+            note.set("text", &"x".repeat(4080))?;
+            store("prepare", "1")?;
+            store("prepare", "0")?;
+            module::unload(note.module).map_err(Failure::from)
+        };
+        for _ in 0..20 {
+            cycle()?;
+        }
+        let before = free()?;
+        for _ in 0..TIMES {
+            cycle()?;
+        }
+        let lost = before.saturating_sub(free()?);
+        // A note each time, of four KiB, would be twice as much.
+        ensure!(lost < TIMES * 2, "{}: {lost} KiB", note.module);
+    }
     Ok(())
 }

@@ -127,6 +127,49 @@ const READABLE: [&str; 7] = [
 ];
 const WRITABLE: [&str; 2] = ["prepare", "finish"];
 
+/// Fails unless all files say what they should in this state. Of the counts only the form is known.
+fn all_say(state: &str, number: u64, came_as: &str) -> Outcome {
+    ensure_eq!(show("enabled")?, "1\n");
+    ensure_eq!(show("state")?, format!("{state}\n"));
+    ensure_eq!(show("number")?, format!("{number}\n"));
+    ensure_eq!(show("abi")?, format!("outgoing fdt\nincoming {came_as}\n"));
+    for name in ["incoming", "outgoing"] {
+        let text = show(name)?;
+        let keys: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .collect();
+        ensure_eq!(text.lines().count(), 3, "{text}");
+        for ((key, value), wanted) in keys.iter().zip(["sessions", "files", "subsystems"]) {
+            ensure_eq!(*key, wanted);
+            ensure!(value.parse::<usize>().is_ok(), "{text}");
+        }
+    }
+    let blackout = show("blackout_us")?;
+    ensure!(
+        blackout.is_empty() || blackout.trim_end().parse::<u64>().is_ok(),
+        "{blackout}"
+    );
+    for name in WRITABLE {
+        ensure_errno!(fs::read_to_string(path(name)), EACCES);
+    }
+    Ok(())
+}
+
+/// What may not be written in any state.
+fn wrong_values() -> Outcome {
+    for text in ["2", "-1", "x", "01", "1 1", "1\n1", "on", "\n"] {
+        for name in WRITABLE {
+            ensure_errno!(store(name, text), EINVAL);
+        }
+    }
+    ensure_errno!(store("finish", "0"), EINVAL);
+    for name in READABLE {
+        ensure_errno!(store(name, "1"), EACCES);
+    }
+    Ok(())
+}
+
 /// All files are there, for those who should have them.
 pub fn files(_: &mut Stage) -> Outcome {
     let mut names = Vec::new();
@@ -163,9 +206,7 @@ pub fn files(_: &mut Stage) -> Outcome {
 
 /// A machine that has seen no live update yet.
 pub fn cold(_: &mut Stage) -> Outcome {
-    ensure_eq!(show("enabled")?, "1\n");
-    ensure_eq!(show("number")?, "0\n");
-    ensure_eq!(show("abi")?, "outgoing fdt\nincoming none\n");
+    all_say("normal", 0, "none")?;
     counts("incoming", 0, 0, 0)?;
     counts("outgoing", 0, 0, 0)?;
 
@@ -194,15 +235,7 @@ pub fn cold(_: &mut Stage) -> Outcome {
 
 /// What may be written, and when.
 pub fn writes(_: &mut Stage) -> Outcome {
-    for text in ["", "2", "-1", "x", "01", "1 1", "1\n1", "on", "\n"] {
-        for name in WRITABLE {
-            if !text.is_empty() {
-                ensure_errno!(store(name, text), EINVAL);
-            }
-        }
-    }
-    ensure_errno!(store("finish", "0"), EINVAL);
-
+    wrong_values()?;
     let mut state = State::open()?;
     for newline in ["", "\n"] {
         ensure_errno!(store("finish", "1"), EINVAL);
@@ -213,6 +246,7 @@ pub fn writes(_: &mut Stage) -> Outcome {
         state.becomes("prepared")?;
         ensure_errno!(store("prepare", "1"), EINVAL);
         ensure_errno!(store("finish", "1"), EINVAL);
+        wrong_values()?;
         state.stays("prepared")?;
 
         // What sessions do is another matter, but the state is that of both.
@@ -237,16 +271,16 @@ pub fn update_before(stage: &mut Stage) -> Outcome {
         }
         stage.keep(session);
     }
-    ensure_eq!(show("state")?, "prepared\n");
+    all_say("prepared", 0, "none")?;
     counts("outgoing", 2, 3, 0)?;
     Ok(())
 }
 
 /// Finishes them, one after the other.
 pub fn update_after(stage: &mut Stage) -> Outcome {
-    ensure_eq!(show("enabled")?, "1\n");
-    ensure_eq!(show("number")?, "1\n");
-    ensure_eq!(show("abi")?, "outgoing fdt\nincoming fdt\n");
+    all_say("updated", 1, "fdt")?;
+    wrong_values()?;
+    ensure_errno!(store("prepare", "0"), EINVAL);
     counts("incoming", 2, 3, 0)?;
     counts("outgoing", 0, 0, 0)?;
     let mut state = State::open()?;
@@ -289,9 +323,10 @@ pub fn update_after(stage: &mut Stage) -> Outcome {
     let new = device.create_session("new")?;
     ensure_eq!(state.read()?, "updated");
     drop(other);
-    ensure_eq!(state.read()?, "prepared");
+    state.becomes("prepared")?;
     drop(new);
     state.becomes("normal")?;
+    all_say("normal", 1, "fdt")?;
     counts("incoming", 0, 0, 0)?;
     ensure_errno!(store("finish", "1"), EINVAL);
     drop(device);
