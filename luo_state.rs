@@ -3,7 +3,7 @@
 //! Where the machine stands: how much is on its way, and in which state that puts it.
 //!
 //! Below sessions, which count themselves here, and below what tells user space
-//! ([`luo_sysfs`](super::luo_sysfs)). Reading takes no lock, so it never waits for a kexec.
+//! ([`luo_sysfs`]). Reading takes no lock, so it never waits for a kexec.
 
 use core::fmt;
 

@@ -581,7 +581,7 @@ fn holes(extents: &[PinnedExtent], end: u64) -> impl Iterator<Item = Range<u64>>
     core::iter::from_fn(move || loop {
         let from = next?;
         let extent = extents.next();
-        next = extent.map(|extent| end_of(extent));
+        next = extent.map(end_of);
 
         let to = extent.map_or(end, |extent| extent.index());
         if from < to {

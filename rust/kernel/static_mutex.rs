@@ -63,7 +63,7 @@ const READY: u32 = 2;
 ///
 /// # Invariants
 ///
-/// `state` only grows. Who made it [`BEGUN`] has `mutex` alone; once it is [`READY`], `mutex` is
+/// `state` only grows. Who made it `BEGUN` has `mutex` alone; once it is `READY`, `mutex` is
 /// initialized, and `value` is only touched by who has locked it.
 pub struct StaticMutex<T> {
     state: Atomic<u32>,

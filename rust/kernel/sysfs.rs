@@ -101,6 +101,8 @@ unsafe impl Sync for RawAttribute {}
 struct Adapter<T: Attribute>(PhantomData<T>);
 
 impl<T: Attribute> Adapter<T> {
+    // With lockdep there are more fields.
+    #[allow(clippy::needless_update)]
     const RAW: &'static RawAttribute = &RawAttribute(bindings::kobj_attribute {
         attr: bindings::attribute {
             name: crate::str::as_char_ptr_in_const_context(T::NAME),
@@ -158,7 +160,7 @@ impl<T: Attribute> Adapter<T> {
 ///
 /// # Invariants
 ///
-/// All of `attributes` up to the first null pointer are part of a static [`RawAttribute`]. `end` is
+/// All of `attributes` up to the first null pointer are part of a static `RawAttribute`. `end` is
 /// null.
 #[repr(C)]
 pub struct Attributes<const N: usize> {
