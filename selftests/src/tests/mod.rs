@@ -474,6 +474,7 @@ const TESTS: &[Test] = &[
     .c_differs()
     .alone(),
     Test::new("subsystem-unload", &[subsystem::unload])
+        .timeout(240)
         .c_differs()
         .alone(),
     Test::new(
