@@ -378,6 +378,7 @@ const TESTS: &[Test] = &[
         .needs("FAULT_INJECTION"),
     Test::new("faults-kexec", &[faults::kexec_before, faults::kexec_after])
         .timeout(600)
+        .rust_memfd()
         .c_differs()
         .needs("FAULT_INJECTION")
         .alone(),
