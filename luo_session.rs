@@ -995,6 +995,12 @@ impl IncomingSessions {
         let trace = Trace::<tracepoint::Validate>::begin();
         let result = checks
             .transpose()
+            .inspect_err(|_| {
+                quarantine.add(
+                    Some(&info.name),
+                    fmt!("session '{}': there are no checks of its files", info.name),
+                );
+            })
             .and_then(|checks| IncomingFiles::read(&info, checks, &luo.handlers, quarantine));
         trace.session(&info.name, &result);
         let (files, damaged) = result?;
