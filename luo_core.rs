@@ -102,6 +102,8 @@ mod luo_flb;
 mod luo_fmt;
 mod luo_handler;
 mod luo_ioctl;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+mod luo_kunit;
 mod luo_quarantine;
 mod luo_session;
 mod luo_state;

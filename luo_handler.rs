@@ -278,10 +278,9 @@ impl Handlers {
 #[kunit_tests(luo_handler)]
 mod tests {
     use super::*;
-    use crate::luo;
-    use core::sync::atomic::{
-        AtomicU64,
-        Ordering::Relaxed, //
+    use crate::{
+        luo,
+        luo_kunit::CallLog, //
     };
     use kernel::{
         liveupdate::{
@@ -296,16 +295,8 @@ mod tests {
         sync::aref::ARef, //
     };
 
-    /// What the FLBs were asked to do, a digit a callback, the first one leftmost.
-    static LOG: AtomicU64 = AtomicU64::new(0);
-
-    fn log(digit: u64) {
-        LOG.store(LOG.load(Relaxed) * 10 + digit, Relaxed);
-    }
-
-    fn logged() -> u64 {
-        LOG.swap(0, Relaxed)
-    }
+    /// What the FLBs were asked to do.
+    static LOG: CallLog = CallLog::new();
 
     /// An FLB that logs `N` when it is preserved, and `N + 4` when that is undone. The one with
     /// `N` = 3 refuses.
@@ -323,7 +314,7 @@ mod tests {
         type Incoming = u64;
 
         fn preserve() -> Result<(u64, u64)> {
-            log(N);
+            LOG.add(N);
             if N == 3 {
                 return Err(ENXIO);
             }
@@ -332,7 +323,7 @@ mod tests {
 
         fn unpreserve(object: u64, handle: u64) {
             assert!(object == N && handle == N);
-            log(N + 4);
+            LOG.add(N + 4);
         }
 
         fn retrieve(_handle: u64) -> Result<u64> {
@@ -413,18 +404,18 @@ mod tests {
     #[test]
     fn flbs_live_from_the_first_file_to_the_last() -> Result {
         let _registration = NEEDS_TWO.register()?;
-        logged();
+        LOG.take();
 
         assert!(FIRST.outgoing().err() == Some(ENOENT));
         let one = bound::<2>()?.flbs.preserve()?;
         let other = bound::<2>()?.flbs.preserve()?;
-        assert!(logged() == 12);
+        assert!(LOG.take() == 12);
         assert!(*FIRST.outgoing()? == 1 && *SECOND.outgoing()? == 2);
 
         drop(one);
-        assert!(logged() == 0);
+        assert!(LOG.take() == 0);
         drop(other);
-        assert!(logged() == 65);
+        assert!(LOG.take() == 65);
         assert!(FIRST.outgoing().err() == Some(ENOENT));
         Ok(())
     }
@@ -432,25 +423,25 @@ mod tests {
     #[test]
     fn a_driver_keeps_an_object_alive() -> Result {
         let _registration = NEEDS_TWO.register()?;
-        logged();
+        LOG.take();
 
         let file = bound::<2>()?.flbs.preserve()?;
         let object = FIRST.outgoing()?;
         drop(file);
-        assert!(logged() == 126);
+        assert!(LOG.take() == 126);
         assert!(*object == 1);
         drop(object);
-        assert!(logged() == 5);
+        assert!(LOG.take() == 5);
         Ok(())
     }
 
     #[test]
     fn flbs_before_one_that_refuses_are_undone() -> Result {
         let _registration = NEEDS_THREE.register()?;
-        logged();
+        LOG.take();
 
         assert!(bound::<3>()?.flbs.preserve().err() == Some(ENXIO));
-        assert!(logged() == 12365);
+        assert!(LOG.take() == 12365);
         assert!(FIRST.outgoing().err() == Some(ENOENT));
         Ok(())
     }

@@ -460,10 +460,9 @@ impl Drop for Departure<'_> {
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
 #[kunit_tests(luo_subsystem)]
 mod tests {
-    use crate::luo;
-    use core::sync::atomic::{
-        AtomicU64,
-        Ordering::Relaxed, //
+    use crate::{
+        luo,
+        luo_kunit::CallLog, //
     };
     use kernel::{
         liveupdate::{
@@ -474,16 +473,8 @@ mod tests {
         prelude::*, //
     };
 
-    /// What subsystems were told, a digit an event, the first one leftmost.
-    static LOG: AtomicU64 = AtomicU64::new(0);
-
-    fn log(digit: u64) {
-        LOG.store(LOG.load(Relaxed) * 10 + digit, Relaxed);
-    }
-
-    fn logged() -> u64 {
-        LOG.swap(0, Relaxed)
-    }
+    /// What subsystems were told.
+    static LOG: CallLog = CallLog::new();
 
     /// Logs `N` when it is prepared, and `N + 4` when that is cancelled. The one with `N` = 4
     /// refuses.
@@ -505,7 +496,7 @@ mod tests {
         type Saved = u64;
 
         fn prepare() -> Result<u64> {
-            log(N);
+            LOG.add(N);
             match N {
                 4 => Err(ENXIO),
                 _ => Ok(N),
@@ -514,11 +505,11 @@ mod tests {
 
         fn cancel(saved: u64) {
             assert!(saved == N);
-            log(N + 4);
+            LOG.add(N + 4);
         }
 
         fn restore(_saved: u64) -> Result {
-            log(9);
+            LOG.add(9);
             Ok(())
         }
     }
@@ -536,15 +527,15 @@ mod tests {
         let _third = THIRD.register()?;
         let _first = FIRST.register()?;
         assert!(FIRST.register().err() == Some(EEXIST));
-        logged();
+        LOG.take();
 
         subsystems.prepare()?;
-        assert!(logged() == 123 && subsystems.outgoing() == 3);
+        assert!(LOG.take() == 123 && subsystems.outgoing() == 3);
         assert!(subsystems.prepare().err() == Some(EINVAL));
         subsystems.cancel()?;
-        assert!(logged() == 765 && subsystems.outgoing() == 0);
+        assert!(LOG.take() == 765 && subsystems.outgoing() == 0);
         assert!(subsystems.cancel().err() == Some(EINVAL));
-        assert!(logged() == 0);
+        assert!(LOG.take() == 0);
         Ok(())
     }
 
@@ -554,12 +545,12 @@ mod tests {
         let _refusing = REFUSING.register()?;
         let _second = SECOND.register()?;
         let _first = FIRST.register()?;
-        logged();
+        LOG.take();
 
         assert!(subsystems.prepare().err() == Some(ENXIO));
-        assert!(logged() == 12465 && subsystems.outgoing() == 0);
+        assert!(LOG.take() == 12465 && subsystems.outgoing() == 0);
         assert!(subsystems.depart().err() == Some(ENXIO));
-        assert!(logged() == 12465);
+        assert!(LOG.take() == 12465);
         Ok(())
     }
 
@@ -567,20 +558,20 @@ mod tests {
     fn a_kexec_that_fails_cancels_what_it_has_prepared() -> Result {
         let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
         let _first = FIRST.register()?;
-        logged();
+        LOG.take();
 
         // Before they have heard of the kexec, those prepared by hand stay so.
         subsystems.prepare()?;
         {
             let _second = SECOND.register()?;
             drop(subsystems.depart()?);
-            assert!(logged() == 126 && subsystems.outgoing() == 1);
+            assert!(LOG.take() == 126 && subsystems.outgoing() == 1);
         }
         // Afterwards they do not.
         let mut departure = subsystems.depart()?;
         assert!(departure.reboot()?.len() == 1);
         drop(departure);
-        assert!(logged() == 5 && subsystems.outgoing() == 0);
+        assert!(LOG.take() == 5 && subsystems.outgoing() == 0);
         Ok(())
     }
 
@@ -588,13 +579,13 @@ mod tests {
     fn who_goes_is_cancelled() -> Result {
         let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
         let first = FIRST.register()?;
-        logged();
+        LOG.take();
 
         subsystems.prepare()?;
         drop(first);
-        assert!(logged() == 15 && subsystems.outgoing() == 0);
+        assert!(LOG.take() == 15 && subsystems.outgoing() == 0);
         subsystems.cancel()?;
-        assert!(logged() == 0);
+        assert!(LOG.take() == 0);
         Ok(())
     }
 }
