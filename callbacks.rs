@@ -312,11 +312,15 @@ impl Handler {
     ///
     /// [`ENOMEM`].
     pub(crate) fn summary(&self, outcome: Outcome<'_, ()>, data: u64) -> Result<KVec<u8>> {
-        self.summary_by(self.args_of(outcome, data))
+        // SAFETY: `data` is what the handler left for the file, if it is the one by whose name the file
+        // was preserved; so it is for the other callbacks.
+        unsafe { self.summary_by(self.args_of(outcome, data)) }
     }
 
-    /// `args` must be those of a file of the handler.
-    fn summary_by(&self, mut args: bindings::liveupdate_file_op_args) -> Result<KVec<u8>> {
+    /// # Safety
+    ///
+    /// `args` must be those of a file of the handler, for which no other callback runs.
+    unsafe fn summary_by(&self, mut args: bindings::liveupdate_file_op_args) -> Result<KVec<u8>> {
         /// How long a summary may be.
         const MAX: usize = 96;
 
@@ -324,7 +328,8 @@ impl Handler {
             return Ok(KVec::new());
         };
         let mut text = KVec::from_elem(0, MAX, GFP_KERNEL)?;
-        // SAFETY: By the type invariant; `args`, the file and the buffer are valid for the call.
+        // SAFETY: By the type invariant and the requirement of this function. `args` and the buffer,
+        // which has `MAX` bytes, are valid for the call.
         let written = unsafe { summarize(&mut args, text.as_mut_ptr().cast(), MAX) };
         text.truncate(written);
         Ok(text)
@@ -422,13 +427,15 @@ impl Saved {
     ///
     /// [`ENOMEM`].
     pub(crate) fn summary(&self) -> Result<KVec<u8>> {
-        self.handler.summary_by(self.args())
+        // SAFETY: By the type invariants. This value is not `Sync`, so that nothing else runs for the
+        // file while somebody has it.
+        unsafe { self.handler.summary_by(self.args()) }
     }
 
     /// How many bytes of content cross for this file, as far as the handler tells.
     pub(crate) fn content(&self) -> u64 {
         match self.handler.description().and_then(|d| d.content) {
-            // SAFETY: By the type invariants; no other callback runs, as none does that shares it.
+            // SAFETY: As in `summary`.
             Some(content) => unsafe { content(&mut self.args()) },
             None => 0,
         }

@@ -973,13 +973,13 @@ impl NewMemfd {
     ///
     /// [`ENOSPC`] if the system's limits for memory are exceeded.
     pub fn fill(self, pages: usize) -> Result<Filling> {
-        let inode = self.0.inode();
+        let accounted = c_long::try_from(pages)?;
 
         // SAFETY: The inode is valid and belongs to shmem.
-        to_result(unsafe { bindings::shmem_inode_acct_blocks(inode, c_long::try_from(pages)?) })?;
+        to_result(unsafe { bindings::shmem_inode_acct_blocks(self.0.inode(), accounted) })?;
         Ok(Filling {
             memfd: self,
-            accounted: pages,
+            accounted,
             left: pages,
         })
     }
@@ -989,7 +989,7 @@ impl NewMemfd {
 pub struct Filling {
     memfd: NewMemfd,
     /// For how many pages the file's account was charged, and how many of them are not there yet.
-    accounted: usize,
+    accounted: c_long,
     left: usize,
 }
 
@@ -1108,11 +1108,8 @@ impl Filling {
 impl Drop for Filling {
     fn drop(&mut self) {
         // What was accounted but is not there, this gives back.
-        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added,
-        // a number that has been a `c_long`.
-        unsafe {
-            bindings::shmem_recalc_inode(self.memfd.0.inode(), self.accounted as c_long, 0);
-        }
+        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added.
+        unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.accounted, 0) };
     }
 }
 

@@ -46,7 +46,9 @@ const READY: u32 = 2;
 
 /// Data in a `static` that one at a time can use.
 ///
-/// All of them are of one lock class, so no two may be locked at once.
+/// All of them are of one lock class, so no two may be locked at once. Unlike those of
+/// [`global_lock!`](crate::sync::global_lock), it needs no `unsafe` in a module: the first who locks it
+/// makes it.
 ///
 /// # Examples
 ///

@@ -365,7 +365,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
         #[cfg(CONFIG_LIVEUPDATE_RUST)]
         if T::HAS_SUMMARIZE || T::HAS_CONTENT {
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function. The description is a constant, so this
+            // reference is to a static.
             return unsafe {
                 bindings::liveupdate_register_described_handler(handler, &Self::DESCRIPTION)
             };
@@ -513,9 +514,9 @@ impl<T: FileHandler> FileHandlerVtable<T> {
 
     /// # Safety
     ///
-    /// `args` must be valid, with a reference to its file if any: with a file and a status of zero as `preserve` left it, else as for
-    /// `finish`. No other callback may run for the file. `buffer` must be valid for a write of `size`
-    /// bytes.
+    /// `args` must be valid, with a reference to its file if there is one: as `preserve` left it if
+    /// there is a file and the status is zero, else as for `finish`. No other callback may run for the
+    /// file. `buffer` must be valid for a write of `size` bytes.
     #[cfg(CONFIG_LIVEUPDATE_RUST)]
     unsafe extern "C" fn summarize(
         args: *mut bindings::liveupdate_file_op_args,
