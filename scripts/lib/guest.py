@@ -101,6 +101,8 @@ def read_lines(path: Path) -> list[str]:
     return [line.rstrip("\r") for line in text.split("\n")]
 
 
+# How long a guest may take from power on to its first program, in seconds.
+START = 40
 NOT_STARTED = "no first program"
 
 
@@ -108,7 +110,7 @@ def started(console: Path) -> bool:
     return console.exists() and b" as init process" in console.read_bytes()
 
 
-def boot(*arguments, start: float = 40, **options) -> Outcome:
+def boot(*arguments, start: float = START, **options) -> Outcome:
     """Runs a guest to its end, as `run` does. It may take `start` seconds to its first program.
 
     On a busy host it happens, once in thousands, that an emulated machine hangs after power
@@ -147,7 +149,7 @@ def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
     ]
     begin = last = time.monotonic()
     seen, trouble, partial = 0, "", ""
-    done_at, is_up = None, False
+    done_at, is_up = None, start == math.inf
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
     try:
@@ -167,7 +169,7 @@ def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
                         done_at = now
             if ended:
                 break
-            is_up = is_up or start == math.inf or started(console)
+            is_up = is_up or started(console)
             if not is_up and now - begin > start:
                 trouble = f"{NOT_STARTED} after {start:.0f} s"
             elif now - begin > timeout:

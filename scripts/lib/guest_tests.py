@@ -83,7 +83,7 @@ class Bench:
         return 8 if self.built.variant.debug else 1
 
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
-             timeout: float, silence: float = 0, start: float = 40, **options) -> guest.Outcome:
+             timeout: float, silence: float = 0, start: float = guest.START, **options) -> guest.Outcome:
         """A guest with the bench's kernel and archive; its logs go to `folder`."""
         if self.built.variant.debug:
             # KASAN sets an eighth of all memory aside. KHO would make its scratch area twice
