@@ -142,7 +142,7 @@ fn without_leak(stage: &mut Stage, mut failures: impl FnMut() -> Outcome<u32>) -
     Ok(())
 }
 
-/// Checks that a failure is called what it is.
+/// Checks that a failure has a cause, and is called what it is.
 fn shortage(err: &(impl HasErrno + Display), hit: bool) -> Outcome {
     ensure!(hit, "failed without a fault: {err}");
     ensure!(
@@ -189,9 +189,7 @@ pub fn open(stage: &mut Stage) -> Outcome {
             });
             match device {
                 Ok(device) => drop(device),
-                Err(err) => {
-                    shortage(&err, hit)?;
-                }
+                Err(err) => shortage(&err, hit)?,
             }
             ensure_eq!(sys::open_fds()?, fds);
             // Nobody has it, whatever happened.
@@ -217,9 +215,7 @@ pub fn create(stage: &mut Stage) -> Outcome {
                     // Closing cannot fail.
                     faults.hit(nth, || drop(session));
                 }
-                Err(err) => {
-                    shortage(&err, hit)?;
-                }
+                Err(err) => shortage(&err, hit)?,
             }
             ensure_eq!(sys::open_fds()?, fds);
             drop(device.create_session(name)?);
@@ -252,9 +248,10 @@ pub fn preserve(stage: &mut Stage) -> Outcome {
                     session.preserve(&memory, 1)?;
                 }
             }
-            match faults.hit(nth, || session.ask_name()).0 {
+            let (asked, hit) = faults.hit(nth, || session.ask_name());
+            match asked {
                 Ok(found) => ensure_eq!(found.to_string(), name),
-                Err(err) => shortage(&err, true)?,
+                Err(err) => shortage(&err, hit)?,
             }
             faults.hit(nth, || drop(session));
             memory.set_len(2 << 20)?;
@@ -316,8 +313,7 @@ pub fn kexec_before(stage: &mut Stage) -> Outcome {
     }
     for nth in 1..MANY {
         let (error, hit) = faults.hit(nth, kexec::jump);
-        ensure!(hit, "{error} without a cause");
-        shortage(&error, true)?;
+        shortage(&error, hit)?;
         // All is as it was: sessions and files come and go, pages appear in holes.
         let extra = sys::memfd_of("extra", b"x")?;
         ensure_errno!(session.preserve(&memory, 3), EBUSY);

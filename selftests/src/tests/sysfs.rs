@@ -7,6 +7,7 @@ use crate::{
         ensure,
         ensure_eq,
         ensure_errno,
+        Failure,
         Outcome,
         Stage, //
     },
@@ -301,13 +302,10 @@ pub fn update_after(stage: &mut Stage) -> Outcome {
         "luo: 2 sessions with 3 files came in, 0 subsystems, {bytes} bytes of records, {content} of content, read in "
     );
     let line = log.iter().find(|line| line.text.starts_with(&said));
-    let line = line.ok_or_else(|| crate::harness::Failure::here("the log does not say so"))?;
+    let line = line.ok_or_else(|| Failure::here("the log does not say so"))?;
     ensure!(line.text.ends_with(" us, liveupdate number: 1"));
     if !blackout.is_empty() {
-        let micros: u64 = blackout
-            .trim_end()
-            .parse()
-            .map_err(crate::harness::Failure::here)?;
+        let micros: u64 = blackout.trim_end().parse().map_err(Failure::here)?;
         ensure!((1_000..100_000_000).contains(&micros), "{micros}");
     }
 
