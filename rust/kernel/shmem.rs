@@ -462,7 +462,6 @@ impl Pins<'_> {
             return Ok(false);
         }
 
-        self.batch.reserve(BATCH, GFP_KERNEL)?;
         for _ in 0..MOVES {
             match self.pin_batch() {
                 // It says the same of a page that could not be moved because somebody was just
@@ -486,6 +485,7 @@ impl Pins<'_> {
         let start = (self.at as u64) << PAGE_SHIFT;
         let end = memfd.size().min((self.present_until as u64) << PAGE_SHIFT);
         let mut offset = 0;
+        self.batch.reserve(BATCH, GFP_KERNEL)?;
 
         // SAFETY: The file is valid, and there is place for `BATCH` pointers.
         let pinned = unsafe {
