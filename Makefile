@@ -37,8 +37,8 @@ help:
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
 #: make test [T=pattern]        the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed'
-#: make test-long               the same, from Linux 7.2 and to it, on a kernel that
-#:                              looks for mistakes, and with 200 ways of damage
+#: make test-long               the same, on a kernel that looks for mistakes,
+#:                              and with 200 ways of damage
 #: make bench [B=pattern]       what live updates cost, in instructions, beside the
 #:                              C implementation; all rows of the table, or those
 #:                              whose names match
