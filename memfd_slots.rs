@@ -79,20 +79,28 @@ fn pages() -> Result<MutexGuard<'static, Pages>> {
     Ok(PAGES.as_ref().ok_or(ENODEV)?.lock())
 }
 
+fn address_of(page: &Preserved<SmallPage>, index: usize) -> Result<u64> {
+    slot_address(phys_of(page.phys())?, index).ok_or(EINVAL)
+}
+
 impl Pages {
     /// Puts a record into a slot and returns the slot's address.
     fn add(&mut self, record: &SmallRecord) -> Result<u64> {
-        let has_room = self.outgoing.get(&self.open).is_some_and(|p| !p.is_full());
-        if !has_room {
-            let page = Preserved::<SmallPage>::new()?;
-            let at = page.phys().get();
-            self.outgoing.try_create_and_insert(at, page, GFP_KERNEL)?;
-            self.open = at;
+        if let Some(page) = self.outgoing.get_mut(&self.open) {
+            if let Some(index) = page.add(record) {
+                return address_of(page, index);
+            }
         }
 
-        let page = self.outgoing.get_mut(&self.open).ok_or(ENOMEM)?;
-        let index = page.add(record).ok_or(ENOMEM)?;
-        slot_address(phys_of(page.phys())?, index).ok_or(EINVAL)
+        let mut page = Preserved::<SmallPage>::new()?;
+        let at = page.phys().get();
+        let slot = page
+            .add(record)
+            .ok_or(ENOMEM)
+            .and_then(|index| address_of(&page, index))?;
+        self.outgoing.try_create_and_insert(at, page, GFP_KERNEL)?;
+        self.open = at;
+        Ok(slot)
     }
 
     fn remove(&mut self, slot: u64) {

@@ -239,11 +239,6 @@ impl SmallPage {
         self.used & ALL
     }
 
-    /// Whether no slot is free.
-    pub const fn is_full(&self) -> bool {
-        self.used() == ALL
-    }
-
     /// Puts a description into a free slot and returns its number; [`None`] if there is none.
     pub fn add(&mut self, record: &SmallRecord) -> Option<usize> {
         let index = usize::try_from(self.used.trailing_ones()).ok()?;

@@ -47,7 +47,7 @@ impl<const N: usize> Name<N> {
             .iter()
             .position(|byte| *byte == 0)
             .ok_or(NameError::Unterminated)?;
-        Self::from_str_bytes(field.get(..len).unwrap_or_default())
+        Self::without_nul(field.get(..len).unwrap_or_default())
     }
 
     /// Makes a name of text that has neither a NUL nor padding.
@@ -57,6 +57,14 @@ impl<const N: usize> Name<N> {
     /// [`NameError::Empty`], [`NameError::TooLong`] if no place remains for the NUL, and
     /// [`NameError::EmbeddedNul`].
     pub fn from_str_bytes(text: &[u8]) -> Result<Self, NameError> {
+        match Self::without_nul(text) {
+            Ok(_) if text.contains(&0) => Err(NameError::EmbeddedNul),
+            result => result,
+        }
+    }
+
+    /// Makes a name of text of which it is known that it has no NUL.
+    fn without_nul(text: &[u8]) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
@@ -65,9 +73,6 @@ impl<const N: usize> Name<N> {
                 len: text.len(),
                 max: N.saturating_sub(1),
             });
-        }
-        if text.contains(&0) {
-            return Err(NameError::EmbeddedNul);
         }
         let mut bytes = [0; N];
         for (to, from) in bytes.iter_mut().zip(text) {
@@ -82,9 +87,9 @@ impl<const N: usize> Name<N> {
     ///
     /// # Errors
     ///
-    /// As [`Self::from_str_bytes`].
+    /// [`NameError::Empty`] and [`NameError::TooLong`].
     pub fn from_cstr(text: &CStr) -> Result<Self, NameError> {
-        Self::from_str_bytes(text.to_bytes())
+        Self::without_nul(text.to_bytes())
     }
 
     /// The text, without the NUL.

@@ -49,7 +49,8 @@ use core::{
     ptr::{
         addr_of,
         NonNull, //
-    }, //
+    },
+    slice, //
 };
 
 /// Longer than a page fault takes that does not have to wait for memory.
@@ -177,12 +178,15 @@ impl Memfd {
         let snapshot = snapshot.as_mut_ptr();
 
         // SAFETY: The file is valid, and has had its dentry since it was opened. The snapshot,
-        // which may point into itself, stays where it is; it is initialized by the first call,
-        // and holds a string that ends until the last.
+        // which may point into itself, stays where it is; it is initialized by the first call, and
+        // until the last holds a name of that length, which has no NUL but the one behind it.
         unsafe {
             let dentry = (*self.as_ptr()).__bindgen_anon_1.f_path.dentry;
             bindings::take_dentry_name_snapshot(snapshot, dentry);
-            let result = act(CStr::from_char_ptr((*snapshot).name.name.cast()));
+            let name = &(*snapshot).name;
+            let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
+            let text = slice::from_raw_parts(name.name, len + 1);
+            let result = act(CStr::from_bytes_with_nul_unchecked(text));
             bindings::release_dentry_name_snapshot(snapshot);
             result
         }
