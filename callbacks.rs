@@ -28,7 +28,10 @@ use kernel::{
         RETRIEVE_AGAIN, //
     },
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
 use crate::abi::Compatible;
@@ -108,35 +111,42 @@ impl Drop for ModuleRef {
     }
 }
 
-/// A file handler that a driver has registered.
+/// A file handler that a driver has registered. Clones are of the same one.
 ///
 /// # Invariants
 ///
+/// As long as the handler is registered, or somebody has a reference to the module that owns it:
 /// `ptr` is valid, its `ops` too, and all callbacks that must be there are. So is `description`, if
 /// it is not null.
-pub(crate) struct RegisteredHandler {
+#[derive(Clone)]
+pub(crate) struct RegisteredHandler(Arc<HandlerInfo>);
+
+/// What is known of a file handler.
+struct HandlerInfo {
     ptr: NonNull<bindings::liveupdate_file_handler>,
     compatible: Compatible,
     description: *const bindings::liveupdate_file_description,
 }
 
 // SAFETY: The C structure and its callbacks may be used from any thread.
-unsafe impl Send for RegisteredHandler {}
+unsafe impl Send for HandlerInfo {}
 // SAFETY: The C structure and its callbacks may be used from several threads at once.
-unsafe impl Sync for RegisteredHandler {}
+unsafe impl Sync for HandlerInfo {}
 
 impl RegisteredHandler {
     /// Takes a handler in.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if a callback that must be there is not, or the compatible string is empty or
-    /// does not end.
+    /// - [`EINVAL`] if a callback that must be there is not, or the compatible string is empty or
+    ///   does not end.
+    /// - [`ENOMEM`].
     ///
     /// # Safety
     ///
-    /// `ptr` must be a valid handler, and stay so as long as the value exists and any reference
-    /// to the module that owns it; so must `description`, if it is not null.
+    /// `ptr` must be a valid handler, and stay so until it is unregistered, which drops this value,
+    /// and as long as there is any reference to the module that owns it; so must `description`, if
+    /// it is not null.
     pub(crate) unsafe fn new(
         ptr: NonNull<bindings::liveupdate_file_handler>,
         description: *const bindings::liveupdate_file_description,
@@ -156,20 +166,23 @@ impl RegisteredHandler {
         }
 
         // INVARIANT: As just checked, and by the requirement of this function.
-        Ok(Self {
-            ptr,
-            compatible: compatible_of(&handler.compatible)?,
-            description,
-        })
+        Ok(Self(Arc::new(
+            HandlerInfo {
+                ptr,
+                compatible: compatible_of(&handler.compatible)?,
+                description,
+            },
+            GFP_KERNEL,
+        )?))
     }
 
     pub(crate) fn compatible(&self) -> &Compatible {
-        &self.compatible
+        &self.0.compatible
     }
 
     /// Whether this is the handler at `ptr`.
     pub(crate) fn is(&self, ptr: NonNull<bindings::liveupdate_file_handler>) -> bool {
-        self.ptr == ptr
+        self.0.ptr == ptr
     }
 
     /// Whether the handler wants the file.
@@ -178,7 +191,7 @@ impl RegisteredHandler {
             return false;
         };
         // SAFETY: By the type invariant; the file is valid for the call.
-        unsafe { can_preserve(self.ptr.as_ptr(), file.as_ptr()) }
+        unsafe { can_preserve(self.0.ptr.as_ptr(), file.as_ptr()) }
     }
 
     /// Keeps the handler in memory; [`None`] if its module is about to go.
@@ -188,16 +201,14 @@ impl RegisteredHandler {
 
         // INVARIANT: We own the reference to the module.
         Some(Handler {
-            ptr: self.ptr,
-            compatible: self.compatible,
-            description: self.description,
+            registered: self.clone(),
             _module: module,
         })
     }
 
     fn ops(&self) -> &bindings::liveupdate_file_ops {
         // SAFETY: By the type invariant.
-        unsafe { &*(*self.ptr.as_ptr()).ops }
+        unsafe { &*(*self.0.ptr.as_ptr()).ops }
     }
 }
 
@@ -205,29 +216,27 @@ impl RegisteredHandler {
 ///
 /// # Invariants
 ///
-/// `ptr` and `description` are valid as in [`RegisteredHandler`].
+/// We own a reference to the module of the handler, if it has one.
 #[derive(Clone)]
 pub(crate) struct Handler {
-    ptr: NonNull<bindings::liveupdate_file_handler>,
-    compatible: Compatible,
-    description: *const bindings::liveupdate_file_description,
+    registered: RegisteredHandler,
     _module: ModuleRef,
 }
 
-// SAFETY: The C structure and its callbacks may be used from any thread.
+// SAFETY: What the references are to may be used from any thread.
 unsafe impl Send for Handler {}
-// SAFETY: The C structure and its callbacks may be used from several threads at once.
+// SAFETY: What the references are to may be used from several threads at once.
 unsafe impl Sync for Handler {}
 
 impl Handler {
     pub(crate) fn compatible(&self) -> &Compatible {
-        &self.compatible
+        self.registered.compatible()
     }
 
     /// The number that tells whether two files are the same.
     pub(crate) fn id(&self, file: &File) -> usize {
         match self.ops().get_id {
-            // SAFETY: By the type invariant; the file is valid for the call.
+            // SAFETY: By the type invariants; the file is valid for the call.
             Some(get_id) => unsafe { get_id(file.as_ptr()) },
             None => file.as_ptr().addr(),
         }
@@ -247,7 +256,7 @@ impl Handler {
         let mut args = self.args(Some(file), 0, 0);
 
         if let Some(preserve) = self.ops().preserve {
-            // SAFETY: By the type invariant; `args` and the file are valid for the call.
+            // SAFETY: By the type invariants; `args` and the file are valid for the call.
             to_result(unsafe { preserve(&mut args) })?;
         }
 
@@ -269,7 +278,7 @@ impl Handler {
         let mut args = self.args(None, data, 0);
 
         if let Some(retrieve) = self.ops().retrieve {
-            // SAFETY: By the type invariant; `args` is valid for the call.
+            // SAFETY: By the type invariants; `args` is valid for the call.
             to_result(unsafe { retrieve(&mut args) }).map_err(|e| {
                 if args.retrieve_status == RETRIEVE_AGAIN {
                     RetrieveError::Again(e, ())
@@ -292,7 +301,7 @@ impl Handler {
         };
         let mut args = self.args_of(outcome, data);
 
-        // SAFETY: By the type invariant; `args` and the file are valid for the call.
+        // SAFETY: By the type invariants; `args` and the file are valid for the call.
         unsafe { can_finish(&mut args) }
     }
 
@@ -301,7 +310,7 @@ impl Handler {
         let mut args = self.args_of(outcome, data);
 
         if let Some(finish) = self.ops().finish {
-            // SAFETY: By the type invariant; `args` and the file are valid for the call.
+            // SAFETY: By the type invariants; `args` and the file are valid for the call.
             unsafe { finish(&mut args) };
         }
     }
@@ -328,7 +337,7 @@ impl Handler {
             return Ok(KVec::new());
         };
         let mut text = KVec::from_elem(0, MAX, GFP_KERNEL)?;
-        // SAFETY: By the type invariant and the requirement of this function. `args` and the buffer,
+        // SAFETY: By the type invariants and the requirement of this function. `args` and the buffer,
         // which has `MAX` bytes, are valid for the call.
         let written = unsafe { summarize(&mut args, text.as_mut_ptr().cast(), MAX) };
         text.truncate(written);
@@ -336,8 +345,8 @@ impl Handler {
     }
 
     fn description(&self) -> Option<&bindings::liveupdate_file_description> {
-        // SAFETY: By the type invariant it is null or valid.
-        unsafe { self.description.as_ref() }
+        // SAFETY: By the type invariants it is null or valid.
+        unsafe { self.registered.0.description.as_ref() }
     }
 
     /// What C is told of an outcome.
@@ -356,7 +365,7 @@ impl Handler {
         status: c_int,
     ) -> bindings::liveupdate_file_op_args {
         bindings::liveupdate_file_op_args {
-            handler: self.ptr.as_ptr(),
+            handler: self.registered.0.ptr.as_ptr(),
             retrieve_status: status,
             file: file.map_or(null_mut(), |file| file.as_ptr()),
             serialized_data: data,
@@ -365,8 +374,7 @@ impl Handler {
     }
 
     fn ops(&self) -> &bindings::liveupdate_file_ops {
-        // SAFETY: By the type invariant.
-        unsafe { &*(*self.ptr.as_ptr()).ops }
+        self.registered.ops()
     }
 }
 

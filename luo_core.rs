@@ -109,6 +109,7 @@ mod luo_session;
 mod luo_state;
 mod luo_subsystem;
 mod luo_sysfs;
+mod luo_tokens;
 mod luo_trace;
 #[path = "uapi/lib.rs"]
 pub mod uapi;

@@ -6,7 +6,7 @@
 //! ([`PreservedFiles`]) or incoming ([`IncomingFiles`]); there is no way from one to the other.
 //! Both are owned by their session and protected by its lock.
 //!
-//! Cost: a file is found by its token in logarithmic time. Its record for the next kernel is
+//! Cost: a file is found by its token in logarithmic time at most. Its record for the next kernel is
 //! written when it is preserved; at the time of the kexec only those are touched whose handler
 //! freezes them.
 
@@ -20,6 +20,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     rbtree::{
+        Entry,
         RBTree,
         RBTreeNodeReservation, //
     },
@@ -62,6 +63,7 @@ use crate::{
         Handlers, //
     },
     luo_quarantine::Quarantine,
+    luo_tokens::ByToken,
     luo_trace::Trace, //
 };
 
@@ -97,13 +99,13 @@ impl Claims {
     ///
     /// [`EBUSY`] if it is claimed.
     fn claim(&'static self, id: usize, memory: RBTreeNodeReservation<usize, ()>) -> Result<Claim> {
-        let mut ids = self.ids.lock();
-
-        if ids.get(&id).is_some() {
-            return Err(EBUSY);
+        match self.ids.lock().entry(id) {
+            Entry::Vacant(place) => {
+                place.insert((), memory);
+                Ok(Claim { claims: self, id })
+            }
+            Entry::Occupied(_) => Err(EBUSY),
         }
-        ids.insert(memory.into_node(id, ()));
-        Ok(Claim { claims: self, id })
     }
 }
 
@@ -130,12 +132,11 @@ struct PreservedFile {
     /// Nothing, if the claim is that of an incoming file which is to cross again.
     _claim: Option<Claim>,
     _file: ARef<File>,
-    token: u64,
 }
 
 impl PreservedFile {
     /// Preserves a file. Every step undoes itself when a later one fails.
-    fn new(token: u64, file: ARef<File>, bound: Bound, claim: Option<Claim>) -> Result<Self> {
+    fn new(file: ARef<File>, bound: Bound, claim: Option<Claim>) -> Result<Self> {
         let flbs = bound.flbs.preserve()?;
         let saved = bound.handler.preserve(&file)?;
 
@@ -144,7 +145,6 @@ impl PreservedFile {
             _flbs: flbs,
             _claim: claim,
             _file: file,
-            token,
         })
     }
 }
@@ -154,19 +154,17 @@ impl PreservedFile {
 ///
 /// # Invariants
 ///
-/// `tokens` holds the tokens of `files`, and `records` the record of each, in the same order.
+/// `records` holds the record of each of `files`, in the same order.
 pub(crate) struct PreservedFiles {
-    files: KVVec<PreservedFile>,
-    tokens: RBTree<u64, ()>,
+    files: ByToken<PreservedFile>,
     records: Chain<FileRecord>,
 }
 
 impl PreservedFiles {
     pub(crate) fn new() -> Self {
-        // INVARIANT: All are empty.
+        // INVARIANT: Both are empty.
         Self {
-            files: KVVec::new(),
-            tokens: RBTree::new(),
+            files: ByToken::new(),
             records: Chain::new(),
         }
     }
@@ -193,18 +191,17 @@ impl PreservedFiles {
         let mut known = None;
         let mut preserve = |file: ARef<File>| {
             let bound = handlers.for_file(&file)?;
-            let handler = *bound.handler.compatible();
-            known = Some(handler);
+            let handler = known.insert(bound.handler.clone());
             let memory = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
             let claim = claims.claim(bound.handler.id(&file), memory)?;
 
-            PreservedFile::new(token, file, bound, Some(claim)).inspect_err(|e| {
+            PreservedFile::new(file, bound, Some(claim)).inspect_err(|e| {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': preserve failed: {:?}\n",
                         session,
                         token,
-                        handler,
+                        handler.compatible(),
                         e,
                     );
                 }
@@ -224,7 +221,12 @@ impl PreservedFiles {
             }
             result
         });
-        trace.file(session, token, known.as_ref(), &result);
+        trace.file(
+            session,
+            token,
+            known.as_ref().map(Handler::compatible),
+            &result,
+        );
         result
     }
 
@@ -235,37 +237,25 @@ impl PreservedFiles {
 
     /// Adds the file that `preserve` makes, if there is none under that token yet.
     fn add(&mut self, token: u64, preserve: impl FnOnce() -> Result<PreservedFile>) -> Result {
-        if self.tokens.get(&token).is_some() {
-            return Err(EEXIST);
-        }
+        let place = self.files.vacancy(token)?;
+        let records = &mut self.records;
+        let count = place.index();
 
-        let result = self
-            .reserve()
-            .and_then(|memory| self.push(preserve()?, memory));
-        if result.is_err() {
-            self.records.shrink(self.files.len());
-        }
-        result
-    }
-
-    /// Sets memory aside for one more file, so that nothing can fail once it is preserved.
-    fn reserve(&mut self) -> Result<RBTreeNodeReservation<u64, ()>> {
-        self.records.reserve(self.files.len() + 1)?;
-        self.files.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)
-    }
-
-    fn push(&mut self, file: PreservedFile, memory: RBTreeNodeReservation<u64, ()>) -> Result {
-        self.records.push(&FileRecord::new(&Record {
-            compatible: *file.saved.handler().compatible(),
-            data: file.saved.data(),
-            token: file.token,
-        }))?;
-
-        // INVARIANT: The file gets into all three. There is room, so the push does not fail.
-        self.tokens.insert(memory.into_node(file.token, ()));
-        self.files.push(file, GFP_KERNEL_ACCOUNT)?;
-        Ok(())
+        // Memory first, so that nothing can fail once the file is preserved.
+        records
+            .reserve(count + 1)
+            .and_then(|()| {
+                let file = preserve()?;
+                let record = Record {
+                    compatible: *file.saved.handler().compatible(),
+                    data: file.saved.data(),
+                    token,
+                };
+                // INVARIANT: The file gets into both.
+                records.push(&FileRecord::new(&record))?;
+                place.insert(file)
+            })
+            .inspect_err(|_| records.shrink(count))
     }
 
     /// Freezes all files, in order. What the handlers change is written down.
@@ -274,41 +264,50 @@ impl PreservedFiles {
     ///
     /// What a handler returns; those frozen before are unfrozen then, in reverse order.
     pub(crate) fn freeze(&mut self, session: &SessionName) -> Result {
-        for (index, file) in self.files.iter_mut().enumerate() {
+        let mut failed = None;
+
+        for (index, (token, file)) in self.files.iter_mut().enumerate() {
             if !file.saved.handler().has_freeze() {
                 continue;
             }
             let trace = Trace::<tracepoint::Freeze>::begin();
             let result = file.saved.freeze();
             let handler = file.saved.handler().compatible();
-            trace.file(session, file.token, Some(handler), &result);
+            trace.file(session, token, Some(handler), &result);
             if let Err(e) = result {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': freeze failed: {:?}\n",
                         session,
-                        file.token,
+                        token,
                         file.saved.handler().compatible(),
                         e,
                     );
                 }
-                self.unfreeze_first(index);
-                return Err(e);
+                failed = Some((index, e));
+                break;
             }
             if let Some(record) = self.records.get_mut(index) {
                 record.set_data(file.saved.data());
             }
         }
-        Ok(())
+
+        match failed {
+            Some((index, e)) => {
+                self.unfreeze_first(index);
+                Err(e)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Undoes the preservation of all files, in reverse order.
     pub(crate) fn unpreserve(mut self, session: &SessionName) {
-        while let Some(file) = self.files.pop() {
+        while let Some((token, file)) = self.files.pop() {
             let trace = Trace::<tracepoint::Unpreserve>::begin();
-            let (token, handler) = (file.token, *file.saved.handler().compatible());
+            let handler = file.saved.handler().clone();
             drop(file);
-            trace.file(session, token, Some(&handler), &Ok(()));
+            trace.file(session, token, Some(handler.compatible()), &Ok(()));
         }
     }
 
@@ -318,16 +317,16 @@ impl PreservedFiles {
     }
 
     fn unfreeze_first(&mut self, count: usize) {
-        for file in self.files.iter_mut().take(count).rev() {
+        for (_, file) in self.files.iter_mut().take(count).rev() {
             file.saved.unfreeze();
         }
     }
 
     /// How many bytes of content cross, as far as the handlers tell.
     pub(crate) fn content(&self) -> u64 {
-        self.files
-            .iter()
-            .fold(0, |sum: u64, file| sum.saturating_add(file.saved.content()))
+        self.files.iter().fold(0, |sum: u64, (_, file)| {
+            sum.saturating_add(file.saved.content())
+        })
     }
 
     /// What to tell the next kernel about the files of the session `name`.
@@ -348,9 +347,9 @@ impl PreservedFiles {
 
     /// Adds what there is to be seen of some files to `to`.
     pub(crate) fn show(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
-        for file in self.files.iter().skip(first).take(count) {
+        for (token, file) in self.files.iter().skip(first).take(count) {
             let info = FileInfo {
-                token: file.token,
+                token,
                 handler: *file.saved.handler().compatible(),
                 state: "preserved",
                 error: None,
@@ -377,7 +376,6 @@ impl Drop for PreservedFiles {
 
 /// A file that came from the previous kernel.
 struct IncomingFile {
-    token: u64,
     data: u64,
     expected: Expected,
     /// Looked up when it is needed first: it may be registered late, or never.
@@ -413,6 +411,7 @@ impl IncomingFile {
     fn retrieve(
         &mut self,
         session: &SessionName,
+        token: u64,
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
@@ -423,13 +422,8 @@ impl IncomingFile {
         }
 
         let trace = Trace::<tracepoint::Retrieve>::begin();
-        let result = self.retrieve_now(session, handlers, claims);
-        trace.file(
-            session,
-            self.token,
-            Some(self.expected.compatible()),
-            &result,
-        );
+        let result = self.retrieve_now(session, token, handlers, claims);
+        trace.file(session, token, Some(self.expected.compatible()), &result);
         result
     }
 
@@ -437,6 +431,7 @@ impl IncomingFile {
     fn retrieve_now(
         &mut self,
         session: &SessionName,
+        token: u64,
         handlers: &Handlers,
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
@@ -452,7 +447,7 @@ impl IncomingFile {
                 pr_warn!(
                     "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
                     session,
-                    self.token,
+                    token,
                     self.expected.compatible(),
                     how,
                     e,
@@ -535,13 +530,8 @@ impl IncomingFile {
 }
 
 /// The files of an incoming session, in the order in which they were preserved.
-///
-/// # Invariants
-///
-/// `tokens` tells of each file's token where in `files` it is.
 pub(crate) struct IncomingFiles {
-    files: KVVec<IncomingFile>,
-    tokens: RBTree<u64, usize>,
+    files: ByToken<IncomingFile>,
     /// More files, so damaged that not even their token can be relied on.
     quarantine: Quarantine,
 }
@@ -561,10 +551,8 @@ impl IncomingFiles {
         handlers: &'static Handlers,
         quarantine: &mut Quarantine,
     ) -> Result<(Self, bool)> {
-        // INVARIANT: Both are empty.
         let mut files = Self {
-            files: KVVec::new(),
-            tokens: RBTree::new(),
+            files: ByToken::new(),
             quarantine: Quarantine::new(),
         };
 
@@ -614,29 +602,21 @@ impl IncomingFiles {
             Ok(())
         };
         let record = match record.map(FileRecord::parse) {
-            Some(Ok(record)) if self.tokens.get(&record.token).is_some() => {
-                return quarantine(fmt!("token {:#x} is there twice", record.token));
-            }
             Some(Ok(record)) => record,
             Some(Err(e)) => return quarantine(fmt!("file {}: {}", index, e)),
             None => return quarantine(fmt!("file {}: checksum does not match", index)),
         };
+        let place = match self.files.vacancy(record.token) {
+            Err(EEXIST) => return quarantine(fmt!("token {:#x} is there twice", record.token)),
+            place => place?,
+        };
 
-        // INVARIANT: The file gets into both, or into none.
-        self.files.reserve(1, GFP_KERNEL)?;
-        self.tokens
-            .try_create_and_insert(record.token, self.files.len(), GFP_KERNEL)?;
-        self.files.push(
-            IncomingFile {
-                token: record.token,
-                data: record.data,
-                expected: handlers.expect(record.compatible)?,
-                bound: None,
-                state: State::Waiting,
-            },
-            GFP_KERNEL,
-        )?;
-        Ok(())
+        place.insert(IncomingFile {
+            data: record.data,
+            expected: handlers.expect(record.compatible)?,
+            bound: None,
+            state: State::Waiting,
+        })
     }
 
     /// How many files there are.
@@ -662,14 +642,14 @@ impl IncomingFiles {
         handlers: &Handlers,
         to: &mut KVec<FileInfo>,
     ) -> Result {
-        for file in self.files.iter().skip(first).take(count) {
+        for (token, file) in self.files.iter().skip(first).take(count) {
             let (state, error) = match &file.state {
                 State::Waiting => ("waiting", None),
                 State::Retrieved { .. } => ("retrieved", None),
                 State::Failed(e) => ("failed", Some(*e)),
             };
             let info = FileInfo {
-                token: file.token,
+                token,
                 handler: *file.expected.compatible(),
                 state,
                 error,
@@ -697,12 +677,11 @@ impl IncomingFiles {
         claims: &'static Claims,
     ) -> Result<ARef<File>> {
         let missing = if self.is_damaged() { EUCLEAN } else { ENOENT };
-        let index = *self.tokens.get(&token).ok_or(missing)?;
 
         self.files
-            .get_mut(index)
-            .ok_or(ENOENT)?
-            .retrieve(session, handlers, claims)
+            .get_mut(token)
+            .ok_or(missing)?
+            .retrieve(session, token, handlers, claims)
     }
 
     /// Preserves all files for the next kernel as they came from the previous one, under the same
@@ -725,9 +704,8 @@ impl IncomingFiles {
         if self.is_damaged() && may_print() {
             pr_warn!("session '{}': damaged files are left behind\n", session);
         }
-        for incoming in &mut self.files {
-            let token = incoming.token;
-            let file = match incoming.retrieve(session, handlers, claims) {
+        for (token, incoming) in self.files.iter_mut() {
+            let file = match incoming.retrieve(session, token, handlers, claims) {
                 Ok(file) => file,
                 // A shortage that may pass: then the kexec has to wait.
                 Err(e) if incoming.may_be_tried_again() => return Err(e),
@@ -741,7 +719,7 @@ impl IncomingFiles {
             preserved
                 .add(token, || {
                     let bound = handlers.for_file(&file)?;
-                    PreservedFile::new(token, file, bound, None)
+                    PreservedFile::new(file, bound, None)
                 })
                 .inspect_err(|e| {
                     pr_err!(
@@ -761,13 +739,13 @@ impl IncomingFiles {
     ///
     /// [`EBUSY`] if a handler is not ready for that, or not there.
     pub(crate) fn finish(&mut self, session: &SessionName, handlers: &Handlers) -> Result {
-        for file in &mut self.files {
+        for (token, file) in self.files.iter_mut() {
             if !file.can_finish(handlers) {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': {}\n",
                         session,
-                        file.token,
+                        token,
                         file.expected.compatible(),
                         if file.bound.is_some() {
                             "cannot finish yet"
@@ -780,12 +758,10 @@ impl IncomingFiles {
             }
         }
 
-        // INVARIANT: Both get empty.
-        self.tokens = RBTree::new();
-        while let Some(file) = self.files.pop() {
+        while let Some((_, file)) = self.files.pop() {
             file.finish();
         }
-        self.files = KVVec::new();
+        self.files = ByToken::new();
         self.quarantine = Quarantine::new();
         Ok(())
     }
