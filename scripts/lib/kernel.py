@@ -251,6 +251,11 @@ def build_folder(tree: Path, variant: Variant) -> Path:
     return CACHE / "build" / name_of(tree) / f"{variant.name}-{key.hexdigest()[:8]}"
 
 
+def is_built(variant: Variant) -> bool:
+    """Whether a kernel of that kind has been built, from whatever source."""
+    return any((CACHE / "build").glob(f"*/{variant.name}-*/.luo-done"))
+
+
 def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:
     """Builds a kernel, or makes sure that it is built. Needs the lock."""
     tree = source(variant.release)
