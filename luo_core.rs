@@ -17,7 +17,7 @@
 //!                                                    luo_trace  for who listens
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
 //!                                                    luo_check  their checksums
-//!                                                    luo_quarantine  what is damaged
+//!  luo_tokens     files by their tokens              luo_quarantine  what is damaged
 //!  ---------------------------------------------------------------------------------------
 //!  capi           C calls LUO                        callbacks  LUO calls C     (`unsafe`)
 //!  ---------------------------------------------------------------------------------------
@@ -32,8 +32,8 @@
 //!
 //! # Locks
 //!
-//! From the outside in: the subsystems, the handover, the incoming sessions, one of them, the outgoing sessions, one
-//! of them, the handlers, one FLB, the table of FLBs, the claims.
+//! From the outside in: the subsystems, the handover, the incoming sessions, one of them, the
+//! outgoing sessions, one of them, the handlers, one FLB, the table of FLBs, the claims.
 
 #![deny(unsafe_code)]
 
