@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench image ksrc check install-tree uninstall-tree clean distclean
+.PHONY: help run test test-long miri bench image ksrc check install-tree uninstall-tree clean distclean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,8 @@ help:
 #: make bench [B=pattern]       what live updates cost, in instructions, beside the
 #:                              C implementation; all rows of the table, or those
 #:                              whose names match
+#: make miri                    the tests of abi/ under Miri, if the host's rustup has
+#:                              a nightly toolchain with it; takes an hour
 #: make check                   format, lints and documentation, without warnings
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
@@ -65,6 +67,10 @@ test:
 
 test-long:
 	@LUO_LONG=1 LUO_SEEDS=$(or $(LUO_SEEDS),200) $(ENTER) scripts/suite
+
+# No stable toolchain has it.
+miri:
+	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --target-dir ../target/miri
 
 bench check image ksrc:
 	@$(ENTER) scripts/$@

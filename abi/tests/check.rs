@@ -158,7 +158,8 @@ fn a_damaged_root_is_found() {
             property.to_str().unwrap().to_string(),
         )]
             .clone();
-        for bit in 0..8 * value.len() {
+        let every = if cfg!(miri) { 29 } else { 1 };
+        for bit in (0..8 * value.len()).step_by(every) {
             let mut bad = value.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let mut tree = good.clone();
