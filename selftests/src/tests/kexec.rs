@@ -13,6 +13,7 @@ use crate::{
         Part,
         Stage, //
     },
+    init,
     sys::{
         self,
         Arena,
@@ -212,7 +213,11 @@ pub fn files_after(stage: &mut Stage) -> Outcome {
     // At least the page of each file.
     let freed = free()?.saturating_sub(before);
     stage.note(format!("{freed} KiB freed"));
-    ensure!(freed > MANY_FILES * 4, "only {freed} KiB freed");
+    ensure!(
+        // Such a kernel looks at what is freed for a while longer.
+        init::is_slow()? || freed > MANY_FILES * 4,
+        "only {freed} KiB freed"
+    );
     Ok(())
 }
 
