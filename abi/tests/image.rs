@@ -174,7 +174,7 @@ fn nothing() {
 
 #[test]
 fn thousands() {
-    let (sessions, files) = if cfg!(miri) { (60, 70) } else { (5000, 100) };
+    let (sessions, files) = if cfg!(miri) { (4, 70) } else { (5000, 100) };
     let mut image = plain(sessions, files);
     image
         .sessions
@@ -185,6 +185,7 @@ fn thousands() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn blocks_that_are_exactly_full() {
     // Where the C implementation leaves an empty block behind, there is none here.
     let mut image = plain(2 * 51, 63);
