@@ -111,16 +111,6 @@ impl Drop for ModuleRef {
     }
 }
 
-/// A file handler that a driver has registered. Clones are of the same one.
-///
-/// # Invariants
-///
-/// As long as the handler is registered, or somebody has a reference to the module that owns it:
-/// `ptr` is valid, its `ops` too, and all callbacks that must be there are. So is `description`, if
-/// it is not null.
-#[derive(Clone)]
-pub(crate) struct RegisteredHandler(Arc<HandlerInfo>);
-
 /// What is known of a file handler.
 struct HandlerInfo {
     ptr: NonNull<bindings::liveupdate_file_handler>,
@@ -133,6 +123,25 @@ unsafe impl Send for HandlerInfo {}
 // SAFETY: The C structure and its callbacks may be used from several threads at once.
 unsafe impl Sync for HandlerInfo {}
 
+impl HandlerInfo {
+    /// # Safety
+    ///
+    /// `ptr` must be valid, and its `ops`.
+    unsafe fn ops(&self) -> &bindings::liveupdate_file_ops {
+        // SAFETY: By the requirement of this function.
+        unsafe { &*(*self.ptr.as_ptr()).ops }
+    }
+}
+
+/// A file handler that a driver has registered.
+///
+/// # Invariants
+///
+/// `ptr` is valid, its `ops` too, and all callbacks that must be there are. So is `description`, if
+/// it is not null. All of it stays so as long as the value exists, and as long as there is any
+/// reference to the module that owns the handler.
+pub(crate) struct RegisteredHandler(Arc<HandlerInfo>);
+
 impl RegisteredHandler {
     /// Takes a handler in.
     ///
@@ -144,9 +153,8 @@ impl RegisteredHandler {
     ///
     /// # Safety
     ///
-    /// `ptr` must be a valid handler, and stay so until it is unregistered, which drops this value,
-    /// and as long as there is any reference to the module that owns it; so must `description`, if
-    /// it is not null.
+    /// `ptr` must be a valid handler, and stay so as long as the value exists, and as long as there
+    /// is any reference to the module that owns it; so must `description`, if it is not null.
     pub(crate) unsafe fn new(
         ptr: NonNull<bindings::liveupdate_file_handler>,
         description: *const bindings::liveupdate_file_description,
@@ -199,16 +207,16 @@ impl RegisteredHandler {
         // SAFETY: By the type invariant the handler is valid, so its module is there.
         let module = unsafe { ModuleRef::get(self.ops().owner) }?;
 
-        // INVARIANT: We own the reference to the module.
+        // INVARIANT: All is valid, and stays so with the reference to the module, which we own.
         Some(Handler {
-            registered: self.clone(),
+            info: self.0.clone(),
             _module: module,
         })
     }
 
     fn ops(&self) -> &bindings::liveupdate_file_ops {
         // SAFETY: By the type invariant.
-        unsafe { &*(*self.0.ptr.as_ptr()).ops }
+        unsafe { self.0.ops() }
     }
 }
 
@@ -216,21 +224,21 @@ impl RegisteredHandler {
 ///
 /// # Invariants
 ///
-/// We own a reference to the module of the handler, if it has one.
+/// What `info` tells is valid as in [`RegisteredHandler`], and stays so as long as the value exists.
 #[derive(Clone)]
 pub(crate) struct Handler {
-    registered: RegisteredHandler,
+    info: Arc<HandlerInfo>,
     _module: ModuleRef,
 }
 
-// SAFETY: What the references are to may be used from any thread.
+// SAFETY: A reference to a module may be put by any thread.
 unsafe impl Send for Handler {}
-// SAFETY: What the references are to may be used from several threads at once.
+// SAFETY: Nothing is done with the module through a shared reference but to take more of them.
 unsafe impl Sync for Handler {}
 
 impl Handler {
     pub(crate) fn compatible(&self) -> &Compatible {
-        self.registered.compatible()
+        &self.info.compatible
     }
 
     /// The number that tells whether two files are the same.
@@ -346,7 +354,7 @@ impl Handler {
 
     fn description(&self) -> Option<&bindings::liveupdate_file_description> {
         // SAFETY: By the type invariants it is null or valid.
-        unsafe { self.registered.0.description.as_ref() }
+        unsafe { self.info.description.as_ref() }
     }
 
     /// What C is told of an outcome.
@@ -365,7 +373,7 @@ impl Handler {
         status: c_int,
     ) -> bindings::liveupdate_file_op_args {
         bindings::liveupdate_file_op_args {
-            handler: self.registered.0.ptr.as_ptr(),
+            handler: self.info.ptr.as_ptr(),
             retrieve_status: status,
             file: file.map_or(null_mut(), |file| file.as_ptr()),
             serialized_data: data,
@@ -374,7 +382,8 @@ impl Handler {
     }
 
     fn ops(&self) -> &bindings::liveupdate_file_ops {
-        self.registered.ops()
+        // SAFETY: By the type invariants.
+        unsafe { self.info.ops() }
     }
 }
 
