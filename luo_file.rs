@@ -237,9 +237,9 @@ impl PreservedFiles {
 
     /// Adds the file that `preserve` makes, if there is none under that token yet.
     fn add(&mut self, token: u64, preserve: impl FnOnce() -> Result<PreservedFile>) -> Result {
+        let count = self.files.len();
         let place = self.files.vacancy(token)?;
         let records = &mut self.records;
-        let count = place.index();
 
         // Memory first, so that nothing can fail once the file is preserved.
         records

@@ -85,7 +85,7 @@ impl<T> ByToken<T> {
     }
 
     /// All items with their tokens, in order.
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         self.list.iter().map(|entry| (entry.token, &entry.item))
     }
 
@@ -121,11 +121,6 @@ pub(crate) struct Vacancy<'a, T> {
 }
 
 impl<T> Vacancy<'_, T> {
-    /// How many items are before this one.
-    pub(crate) fn index(&self) -> usize {
-        self.items.len()
-    }
-
     /// Adds the item.
     ///
     /// # Errors
