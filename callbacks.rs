@@ -329,8 +329,8 @@ impl Handler {
     ///
     /// [`ENOMEM`].
     pub(crate) fn summary(&self, outcome: Outcome<'_, ()>, data: u64) -> Result<KVec<u8>> {
-        // SAFETY: `data` is what the handler left for the file, if it is the one by whose name the file
-        // was preserved; so it is for the other callbacks.
+        // SAFETY: As for the other callbacks: `data` is what the handler of this name left for the
+        // file, and what belongs to a file is used under the lock of its session.
         unsafe { self.summary_by(self.args_of(outcome, data)) }
     }
 
