@@ -70,7 +70,8 @@ test-long:
 
 # No stable toolchain has it.
 miri:
-	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --target-dir ../target/miri
+	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test \
+		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri"
 
 bench check image ksrc:
 	@$(ENTER) scripts/$@
