@@ -255,8 +255,9 @@ class Bench:
             if not missing and outcome.alarms():
                 self.results.add(f"{prefix}{boot}/console", story(outcome))
 
-        for boot, tests in boots.items():
-            run(boot, tests)
+        # The longest first, so that none is left to run alone.
+        longest = sorted(boots.items(), key=lambda boot: -sum(test.timeout for test in boot[1]))
+        guest.side_by_side([lambda item=item: run(*item) for item in longest])
 
 
 @dataclass(frozen=True)
