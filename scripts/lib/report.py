@@ -6,10 +6,42 @@ import os
 import re
 import threading
 import time
+from dataclasses import dataclass
 
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
           "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "corrupt", "debug", "c-debug")
 SHOWN = 40      # lines of explanation that one failure may take
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Selects tests: by a part of their names, or with `*`."""
+
+    text: str
+
+    def takes(self, name: str) -> bool:
+        if self.fixed() != self.text:
+            return fnmatch.fnmatch(name, self.text)
+        if self.text.split("/")[0] in GROUPS:
+            # `c' and `c/stock' are about one kernel, not about all that has a c.
+            whole = self.text if "/" in self.text else f"{self.text}/"
+            return f"{name}/".startswith(whole)
+        return self.text in name
+
+    def asks_for(self, group: str) -> bool:
+        """Whether it is about a group, of which the tests are not known yet."""
+        fixed = self.fixed()
+        return self.takes(group) or fixed.startswith(group) or \
+            bool(fixed) and group.startswith(fixed)
+
+    def may_take(self, group: str) -> bool:
+        """The same for a group that is quick to ask for its tests: a part of a name will do."""
+        return self.asks_for(group) or self.text not in GROUPS and \
+            "/" not in self.text and self.fixed() in ("", self.text)
+
+    def fixed(self) -> str:
+        """What is before its first wildcard."""
+        return re.split(r"[*?[]", self.text)[0]
 
 
 class Results:
@@ -17,36 +49,23 @@ class Results:
 
     def __init__(self, pattern: str | None):
         self.pattern = pattern
+        # Without any, all tests are to run.
+        self.patterns = [Pattern(text) for text in (pattern or "").split()]
         self.passed = self.failed = 0
         self.lock = threading.Lock()
         self.begin = time.monotonic()
 
     def wants(self, name: str) -> bool:
-        """Whether the user's pattern selects a test: a part of its name, or with `*`."""
-        if not self.pattern:
-            return True
-        if self.fixed() != self.pattern:
-            return fnmatch.fnmatch(name, self.pattern)
-        if self.pattern.split("/")[0] in GROUPS:
-            # `c' and `c/stock' are about one kernel, not about all that has a c.
-            whole = self.pattern if "/" in self.pattern else f"{self.pattern}/"
-            return f"{name}/".startswith(whole)
-        return self.pattern in name
+        """Whether one of the user's patterns selects a test."""
+        return not self.patterns or any(pattern.takes(name) for pattern in self.patterns)
 
     def asks_for(self, group: str) -> bool:
-        """Whether the pattern is about a group, of which the tests are not known yet."""
-        fixed = self.fixed()
-        return self.wants(group) or fixed.startswith(group) or \
-            bool(fixed) and group.startswith(fixed)
+        """Whether a pattern is about a group, of which the tests are not known yet."""
+        return not self.patterns or any(pattern.asks_for(group) for pattern in self.patterns)
 
     def may_want(self, group: str) -> bool:
-        """The same for a group that is quick to ask for its tests: a part of a name will do."""
-        return self.asks_for(group) or self.pattern not in GROUPS and \
-            "/" not in self.pattern and self.fixed() in ("", self.pattern)
-
-    def fixed(self) -> str:
-        """The pattern up to its first wildcard."""
-        return re.split(r"[*?[]", self.pattern or "")[0]
+        """The same for a group that is quick to ask for its tests."""
+        return not self.patterns or any(pattern.may_take(group) for pattern in self.patterns)
 
     def add(self, name: str, why: str | list[str] | None = None, seconds: float | None = None,
             group: str = "") -> None:
