@@ -48,6 +48,7 @@ impl Memory {
     fn now() -> Outcome<Self> {
         // Freed memory comes back a moment later.
         thread::sleep(Duration::from_millis(300));
+        sys::shrink_slabs()?;
         Ok(Self {
             total: sys::meminfo("MemTotal")?,
             free: sys::free_memory()?,

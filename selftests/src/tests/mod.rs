@@ -165,7 +165,9 @@ const TESTS: &[Test] = &[
         .c_differs()
         .long(),
     // The C LUO gives its root back while debugfs still shows it.
-    Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after]).c_differs(),
+    Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after])
+        .timeout(180)
+        .c_differs(),
     Test::new(
         "kexec-full-blocks",
         &[kexec::full_blocks_before, kexec::full_blocks_after],
