@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B
+export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long miri bench image ksrc check install-tree uninstall-tree clean distclean
+.PHONY: help run test test-long mutants miri bench image ksrc check install-tree uninstall-tree clean distclean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -35,7 +35,7 @@ help:
 #: make run [FILE=path]         one live update in QEMU, step by step, with a
 #:                              file's bytes carried through it
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
-#: make test [T=pattern]        the whole test suite, or the tests whose names
+#: make test [T=patterns]       the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed'
 #: make test-long               the same, on a kernel that looks for mistakes,
 #:                              and with 200 ways of damage
@@ -44,6 +44,8 @@ help:
 #:                              whose names match
 #: make miri                    the tests of abi/ under Miri, if the host's rustup has
 #:                              a nightly toolchain with it; takes an hour
+#: make mutants [M=name]        shows that the tests can fail: on code that is broken
+#:                              on purpose, as selftests/mutants/ says
 #: make check                   format, lints and documentation, without warnings
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
@@ -73,7 +75,7 @@ miri:
 	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test \
 		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri"
 
-bench check image ksrc:
+bench check image ksrc mutants:
 	@$(ENTER) scripts/$@
 
 # These two need nothing but Python, so the host's will do.

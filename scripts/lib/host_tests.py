@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import kernel
+import mutants
 import overlay
 import programs
 from common import CACHE, REPO, Failed, quiet, run
@@ -172,6 +173,14 @@ def named_tests(results: Results) -> None:
         if row and "`" not in line.split("|")[2]:
             trouble.append(f"a fault without a test: {line}")
     results.add(name, trouble)
+
+
+def proven_tests(results: Results) -> None:
+    """For every test there is a mutant that it catches, and all mutants fit the code."""
+    name = "source/mutants"
+    if results.wants(name):
+        tests = {test.removeprefix("self/") for test in known_tests() if test.startswith("self/")}
+        results.add(name, mutants.trouble(tests))
 
 
 def kexec_jump(results: Results, source: Path) -> None:
