@@ -24,16 +24,6 @@ class Mutant:
     new: str
     caught_by: tuple[str, ...]
 
-    def trouble(self) -> str | None:
-        """Why the mutant does not fit the code."""
-        path = REPO / self.file
-        count = path.read_text().count(self.old) if path.exists() else 0
-        return None if count == 1 else f"{self.what}: {self.file} has its text {count} times"
-
-    def apply(self, repository: Path) -> None:
-        path = repository / self.file
-        path.write_text(path.read_text().replace(self.old, self.new))
-
 
 @dataclass(frozen=True)
 class Brood:
@@ -57,6 +47,17 @@ class Brood:
         """The tests that must fail, each once."""
         return list(dict.fromkeys(test for mutant in self.mutants for test in mutant.caught_by))
 
+    def broken(self) -> dict[str, str]:
+        """The files that change, with all mutants in them. Fails if one does not fit."""
+        texts: dict[str, str] = {}
+        for mutant in self.mutants:
+            path = REPO / mutant.file
+            text = texts.get(mutant.file) or (path.read_text() if path.exists() else "")
+            if (count := text.count(mutant.old)) != 1:
+                raise Failed(f"{self.name}: {mutant.what}: {mutant.file} has its text {count} times")
+            texts[mutant.file] = text.replace(mutant.old, mutant.new)
+        return texts
+
 
 def broods() -> list[Brood]:
     return [Brood.read(path) for path in sorted(FOLDER.glob("*.toml"))]
@@ -64,11 +65,12 @@ def broods() -> list[Brood]:
 
 def trouble(tests: set[str]) -> list[str]:
     """What is wrong with the mutants of a suite that has these tests: none may be left out."""
-    found: list[str] = []
     caught: set[str] = set()
-    for brood in broods():
-        caught.update(brood.tests())
-        found += filter(None, (mutant.trouble() for mutant in brood.mutants))
-    found += [f"mutants name {test}, which is no test" for test in sorted(caught - tests)]
-    found += [f"no mutant shows that {test} can fail" for test in sorted(tests - caught)]
-    return found
+    try:
+        for brood in broods():
+            brood.broken()
+            caught.update(brood.tests())
+    except Failed as why:
+        return [str(why)]
+    return [*(f"mutants name {test}, which is no test" for test in sorted(caught - tests)),
+            *(f"no mutant shows that {test} can fail" for test in sorted(tests - caught))]
