@@ -72,7 +72,9 @@ use std::{
         unix::fs::FileExt, //
     },
     ptr::NonNull,
-    slice, //
+    slice,
+    thread,
+    time::Duration, //
 };
 use zerocopy::{
     FromBytes,
@@ -534,8 +536,10 @@ pub fn free_memory() -> Outcome<u64> {
     Ok(pages * (PAGE as u64 >> 10))
 }
 
-/// Has the slab caches give back what they have free, objects that KASAN holds back included.
-pub fn shrink_slabs() -> Outcome {
+/// Waits for freed memory, which comes back a moment later, and has the slab caches give back what
+/// they have free, objects that KASAN holds back included.
+pub fn settle_memory() -> Outcome {
+    thread::sleep(Duration::from_millis(300));
     for cache in fs::read_dir("/sys/kernel/slab")? {
         fs::write(cache?.path().join("shrink"), "1")?;
     }

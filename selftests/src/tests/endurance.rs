@@ -19,11 +19,7 @@ use liveupdate::{
     guest,
     Device, //
 };
-use std::{
-    fs::File,
-    thread,
-    time::Duration, //
-};
+use std::fs::File;
 
 /// A part for each kernel, of 12 live updates and of 100.
 pub const SHORT: [Part; 13] = [part::<13>; 13];
@@ -46,9 +42,7 @@ struct Memory {
 
 impl Memory {
     fn now() -> Outcome<Self> {
-        // Freed memory comes back a moment later.
-        thread::sleep(Duration::from_millis(300));
-        sys::shrink_slabs()?;
+        sys::settle_memory()?;
         Ok(Self {
             total: sys::meminfo("MemTotal")?,
             free: sys::free_memory()?,

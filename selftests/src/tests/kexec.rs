@@ -80,10 +80,7 @@ use std::{
         Ordering, //
     },
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::Instant,
 };
 use zerocopy::IntoBytes;
 
@@ -189,9 +186,7 @@ pub fn files_before(stage: &mut Stage) -> Outcome {
 /// See [`files_before`].
 pub fn files_after(stage: &mut Stage) -> Outcome {
     let free = || -> Outcome<u64> {
-        // Freed memory comes back a moment later.
-        thread::sleep(Duration::from_millis(300));
-        sys::shrink_slabs()?;
+        sys::settle_memory()?;
         sys::free_memory()
     };
     let device = Device::open()?;

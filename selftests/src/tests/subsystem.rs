@@ -33,9 +33,7 @@ use liveupdate::{
 use nix::errno::Errno;
 use std::{
     fs,
-    path::Path,
-    thread,
-    time::Duration, //
+    path::Path, //
 };
 
 /// One of the two modules.
@@ -412,8 +410,7 @@ pub fn unload(_: &mut Stage) -> Outcome {
     }
     // Not all memory: code of modules is kept in pieces of 2 MiB.
     let used = || -> Outcome<u64> {
-        thread::sleep(Duration::from_millis(300));
-        sys::shrink_slabs()?;
+        sys::settle_memory()?;
         sys::meminfo("SUnreclaim")
     };
     let before = used()?;
