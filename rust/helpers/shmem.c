@@ -10,11 +10,13 @@
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/wait.h>
+#include <trace/events/pagemap.h>
 #include "../../mm/internal.h"
 
 /* Inodes and mappings. */
@@ -208,6 +210,39 @@ unlock:
 }
 
 /*
+ * Puts single pages of the page cache on the LRU list and counts them as such
+ * of shmem: folio_add_lru() and lruvec_stat_add_folio() for many that count
+ * alike. Returns for how many this is done, at least one.
+ */
+__rust_helper unsigned long rust_helper_shmem_add_lru_run(unsigned long pfn,
+							  unsigned long max)
+{
+	struct folio *folio = pfn_folio(pfn);
+	enum zone_type zone = folio_zonenum(folio);
+	enum lru_list lru = folio_lru_list(folio);
+	unsigned long count = 0, listed = 0;
+	struct lruvec *lruvec = folio_lruvec_lock_irq(folio);
+
+	do {
+		if (!lru_gen_add_folio(lruvec, folio, false)) {
+			list_add(&folio->lru, &lruvec->lists[lru]);
+			listed++;
+		}
+		folio_set_lru(folio);
+		trace_mm_lru_insertion(folio);
+		folio = pfn_folio(pfn + ++count);
+	} while (count < max && folio_zonenum(folio) == zone &&
+		 folio_matches_lruvec(folio, lruvec));
+
+	if (listed)
+		update_lru_size(lruvec, lru, zone, listed);
+	mod_lruvec_state(lruvec, NR_FILE_PAGES, count);
+	mod_lruvec_state(lruvec, NR_SHMEM, count);
+	lruvec_unlock_irq(lruvec);
+	return count;
+}
+
+/*
  * Puts single pages, each with one reference that is the caller's, into a file
  * that nobody else has: shmem_add_to_page_cache() and what is to be done before
  * and after it, for many. The page cache takes the references over. *@done says
@@ -278,16 +313,11 @@ rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
 		folio_set_dirty(folio);
 		if (uptodate)
 			__folio_mark_uptodate(folio);
-		if (!mem_cgroup_disabled()) {
-			lruvec_stat_add_folio(folio, NR_FILE_PAGES);
-			lruvec_stat_add_folio(folio, NR_SHMEM);
-		}
-		folio_add_lru(folio);
 	}
-	if (mem_cgroup_disabled()) {
-		lruvec_stat_mod_folio(folio, NR_FILE_PAGES, *done);
-		lruvec_stat_mod_folio(folio, NR_SHMEM, *done);
-	}
+	/* Interrupts are off meanwhile, so not too many at once. */
+	for (i = 0; i < *done;)
+		i += rust_helper_shmem_add_lru_run(pfn + i,
+						   min(*done - i, 512UL));
 	return xas_error(&xas);
 }
 
