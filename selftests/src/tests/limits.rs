@@ -42,7 +42,10 @@ use std::{
         Permissions, //
     },
     os::unix::fs::PermissionsExt,
-    path::Path, //
+    path::{
+        Path,
+        PathBuf, //
+    }, //
 };
 
 /// With a session, a user without privileges can do what the session is for, and nothing else.
@@ -125,13 +128,44 @@ pub fn handed_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// How much memory of the kernel a control group is charged for.
-fn kernel_memory(group: &Path) -> Outcome<u64> {
-    fs::read_to_string(group.join("memory.stat"))?
-        .lines()
-        .find_map(|line| line.strip_prefix("slab "))
-        .and_then(|value| value.trim().parse().ok())
-        .ok_or_else(|| Failure::here("no line for the slab"))
+/// A memory control group.
+struct Group(PathBuf);
+
+impl Group {
+    /// Makes one.
+    fn new(name: &str) -> Outcome<Self> {
+        let root = Path::new("/cgroup");
+
+        fs::create_dir_all(root)?;
+        mount(
+            Some("cgroup2"),
+            root,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+        let group = root.join(name);
+        fs::create_dir(&group)?;
+        Ok(Self(group))
+    }
+
+    /// Takes the current process in.
+    fn enter(&self) -> Outcome {
+        Ok(fs::write(
+            self.0.join("cgroup.procs"),
+            getpid().to_string(),
+        )?)
+    }
+
+    /// For how many bytes of some kind it is charged.
+    fn bytes(&self, kind: &str) -> Outcome<u64> {
+        fs::read_to_string(self.0.join("memory.stat"))?
+            .lines()
+            .find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))
+            .and_then(|value| value.trim().parse().ok())
+            .ok_or_else(|| Failure::here(format!("no line for {kind}")))
+    }
 }
 
 /// What the kernel allocates for sessions and files is charged to the memory cgroup of whoever asks
@@ -140,32 +174,20 @@ pub fn charged(stage: &mut Stage) -> Outcome {
     const SESSIONS: u64 = 100;
     const FILES: u64 = 50;
 
-    let root = Path::new("/cgroup");
-    fs::create_dir_all(root)?;
-    mount(
-        Some("cgroup2"),
-        root,
-        Some("cgroup2"),
-        MsFlags::empty(),
-        None::<&str>,
-    )?;
-    fs::write(root.join("cgroup.subtree_control"), "+memory")?;
-    let group = root.join("agent");
-    fs::create_dir(&group)?;
-
+    let group = Group::new("agent")?;
     let device = Device::open()?;
     let files = (0..SESSIONS * FILES)
         .map(|_| sys::memfd("m"))
         .collect::<Outcome<Vec<_>>>();
     drop(files);
     let measured = Agent::start(|| {
-        fs::write(group.join("cgroup.procs"), getpid().to_string())?;
+        group.enter()?;
         sys::allow_fds(10_000)?;
         let files = (0..SESSIONS * FILES)
             .map(|_| sys::memfd("m"))
             .collect::<Outcome<Vec<_>>>()?;
 
-        let before = kernel_memory(&group)?;
+        let before = group.bytes("slab")?;
         let mut sessions = Vec::new();
         for (i, files) in files.chunks(FILES as usize).enumerate() {
             let session = device.create_session(&format!("charged-{i}"))?;
@@ -174,9 +196,9 @@ pub fn charged(stage: &mut Stage) -> Outcome {
             }
             sessions.push(session);
         }
-        let during = kernel_memory(&group)?;
+        let during = group.bytes("slab")?;
         drop(sessions);
-        let after = kernel_memory(&group)?;
+        let after = group.bytes("slab")?;
 
         // A file takes a claim, a token, a place in a list, and its handler's state.
         let charged = during.saturating_sub(before);
@@ -188,7 +210,59 @@ pub fn charged(stage: &mut Stage) -> Outcome {
     let result = measured.join();
     stage.note(format!(
         "peak {}",
-        fs::read_to_string(group.join("memory.peak"))?.trim()
+        fs::read_to_string(group.0.join("memory.peak"))?.trim()
     ));
     result
+}
+
+/// Size of the file of [`retrieved_before`].
+const RETRIEVED: usize = 32 << 20;
+
+/// A file of which each page is there.
+pub fn retrieved_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let file = sys::memfd_of("memory", &sys::pattern(1, RETRIEVED))?;
+
+    session.preserve(&file, 1)?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// Memory counts for who retrieves it, as any other memory of files, until it is freed.
+pub fn retrieved_after(stage: &mut Stage) -> Outcome {
+    let group = Group::new("retriever")?;
+    let shmem = || Ok::<_, Failure>(sys::meminfo("Shmem")? << 10);
+    let device = Device::open()?;
+
+    Agent::start(|| {
+        group.enter()?;
+        let counted = |free: u64| -> Outcome {
+            let on_lists = group.bytes("active_anon")? + group.bytes("inactive_anon")?;
+            for (what, bytes) in [
+                ("file", group.bytes("file")?),
+                ("shmem", group.bytes("shmem")?),
+                ("on lists", on_lists),
+                ("Shmem", shmem()?.saturating_sub(free)),
+            ] {
+                // The kernel's counters lag behind a little.
+                let off = bytes.abs_diff(RETRIEVED as u64);
+                ensure!(off < RETRIEVED as u64 / 16, "{what}: {bytes} bytes");
+            }
+            Ok(())
+        };
+
+        let free = shmem()?;
+        let session = device.retrieve_session(stage.name)?;
+        let file = File::from(session.retrieve(1)?);
+        counted(free)?;
+        session.finish()?;
+        drop(session);
+        counted(free)?;
+
+        drop(file);
+        let left = group.bytes("shmem")?;
+        ensure!(left < RETRIEVED as u64 / 16, "{left} bytes are left");
+        Ok(())
+    })?
+    .join()
 }

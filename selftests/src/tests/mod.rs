@@ -158,6 +158,11 @@ const TESTS: &[Test] = &[
         &[limits::handed_before, limits::handed_after],
     )
     .rust_memfd(),
+    Test::new(
+        "limits-retrieved",
+        &[limits::retrieved_before, limits::retrieved_after],
+    )
+    .needs("MEMCG"),
     Test::new("endurance", &endurance::SHORT)
         .c_differs()
         .alone(),
