@@ -335,7 +335,8 @@ struct Part {
     index: u64,
     /// How many pages.
     pages: usize,
-    /// They were preserved as one folio, not as a range of single pages.
+    /// They were preserved as one folio. Else they are single pages: of [`Singles`], or one that
+    /// was preserved together with those of other files.
     folio: bool,
     /// They have content; else they read as zeros.
     uptodate: bool,
@@ -363,7 +364,7 @@ impl Part {
         match self.folio {
             true if kho::preserved_size(self.start)? != self.pages << PAGE_SHIFT => Err(EINVAL),
             true => Ok(()),
-            false => kho::check_pages(self.start, self.pages),
+            false => kho::check_shared(self.start),
         }
     }
 
@@ -375,8 +376,11 @@ impl Part {
             return file.insert(RestoredFolio::claim(self.start)?, self.index, self.uptodate);
         }
 
-        // A kernel without large folios takes one apart.
-        let pages = RestoredPages::claim(self.start, self.pages)?;
+        let pages = match self.folio {
+            // A kernel without large folios takes one apart.
+            true => RestoredPages::claim(self.start, self.pages)?,
+            false => RestoredPages::claim_shared(self.start)?,
+        };
         self.insert(pages, file, file_pages)
     }
 
@@ -390,7 +394,7 @@ impl Part {
     fn free(&self) -> Result {
         match self.folio {
             true => RestoredFolio::claim(self.start).map(drop),
-            false => RestoredPages::claim(self.start, self.pages).map(drop),
+            false => RestoredPages::claim_shared(self.start).map(drop),
         }
     }
 

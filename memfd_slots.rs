@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the descriptions of small memfds are: slots in pages that many of them share.
+//! Where the descriptions of small memfds are: slots in pages that many of them share. The contents
+//! of those that share such a page are promised to the next kernel together.
 //!
-//! - [`Slot`] is one that the next kernel will find. Dropping it frees it, and with the last one of
-//!   a page the page.
+//! - [`Slot`] is one that the next kernel will find, and the content of the file. Dropping it frees
+//!   it, and with the last one of a page the page.
 //! - [`Arrived`] is one of the previous kernel. Its page is claimed when somebody looks at any slot
 //!   of it, and freed with the last of them. Each slot can be freed once, so no two files can have
 //!   the same.
@@ -23,6 +24,10 @@ use kernel::{
         RBTree,
         RBTreeNodeReservation, //
     },
+    shmem::{
+        PinnedExtent,
+        SharedExtents, //
+    },
     sync::{
         Mutex,
         MutexGuard,
@@ -35,7 +40,8 @@ use super::abi::memfd_small::{
     slot_address,
     slot_at,
     SmallPage,
-    SmallRecord, //
+    SmallRecord,
+    SLOTS, //
 };
 
 use super::{
@@ -46,10 +52,17 @@ use super::{
 
 /// All pages, by their physical address.
 struct Pages {
-    outgoing: RBTree<u64, Preserved<SmallPage>>,
+    outgoing: RBTree<u64, OutgoingPage>,
     /// The outgoing page that is most likely to have room.
     open: u64,
     incoming: RBTree<u64, ClaimedPage>,
+}
+
+/// A page for the next kernel.
+struct OutgoingPage {
+    page: Preserved<SmallPage>,
+    /// What the files have that are described there, in the same order.
+    contents: SharedExtents,
 }
 
 /// A page of the previous kernel.
@@ -79,28 +92,44 @@ fn pages() -> Result<MutexGuard<'static, Pages>> {
     Ok(PAGES.as_ref().ok_or(ENODEV)?.lock())
 }
 
-fn address_of(page: &Preserved<SmallPage>, index: usize) -> Result<u64> {
-    slot_address(phys_of(page.phys())?, index).ok_or(EINVAL)
+impl OutgoingPage {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            contents: SharedExtents::new(SLOTS)?,
+            page: Preserved::new()?,
+        })
+    }
+
+    /// Puts a record into a free slot and returns the slot's address; [`None`] if there is none.
+    fn add(&mut self, record: &SmallRecord) -> Option<u64> {
+        let index = self.page.add(record)?;
+
+        slot_address(phys_of(self.page.phys()).ok()?, index)
+    }
 }
 
 impl Pages {
     /// Puts a record into a slot and returns the slot's address.
     fn add(&mut self, record: &SmallRecord) -> Result<u64> {
         if let Some(page) = self.outgoing.get_mut(&self.open) {
-            if let Some(index) = page.add(record) {
-                return address_of(page, index);
+            if let Some(slot) = page.add(record) {
+                return Ok(slot);
             }
         }
 
-        let mut page = Preserved::<SmallPage>::new()?;
-        let at = page.phys().get();
-        let slot = page
-            .add(record)
-            .ok_or(ENOMEM)
-            .and_then(|index| address_of(&page, index))?;
+        let mut page = OutgoingPage::new()?;
+        let at = page.page.phys().get();
+        let slot = page.add(record).ok_or(ENOMEM)?;
         self.outgoing.try_create_and_insert(at, page, GFP_KERNEL)?;
         self.open = at;
         Ok(slot)
+    }
+
+    /// The page of a slot, and the number of the slot there.
+    fn find(&mut self, slot: u64) -> Option<(&mut OutgoingPage, usize)> {
+        let (at, index) = slot_at(slot)?;
+
+        Some((self.outgoing.get_mut(&at.get())?, index))
     }
 
     fn remove(&mut self, slot: u64) {
@@ -112,8 +141,9 @@ impl Pages {
             return;
         };
 
-        page.remove(index);
-        if page.used() == 0 {
+        page.contents.set(index, None);
+        page.page.remove(index);
+        if page.page.used() == 0 {
             self.outgoing.remove(&at);
         } else {
             self.open = at;
@@ -158,7 +188,7 @@ impl Pages {
     }
 }
 
-/// A description that the next kernel will find.
+/// A description, and the content described, that the next kernel will find.
 pub(super) struct Slot {
     at: u64,
 }
@@ -175,14 +205,49 @@ impl Slot {
         })
     }
 
-    /// Describes the file anew.
-    pub(super) fn set(&mut self, record: &SmallRecord) -> Result {
-        let (page, index) = slot_at(self.at).ok_or(EINVAL)?;
+    /// Adds content, which [`Slot::promise`] promises to the next kernel.
+    ///
+    /// # Errors
+    ///
+    /// None: the slot is there.
+    pub(super) fn fill(&mut self, content: PinnedExtent) -> Result {
         let mut pages = pages()?;
-        let page = pages.outgoing.get_mut(&page.get()).ok_or(EINVAL)?;
+        let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
 
-        *page.get_mut(index).ok_or(EINVAL)? = *record;
+        page.contents.set(index, Some(content));
         Ok(())
+    }
+
+    /// Looks at the content.
+    ///
+    /// # Errors
+    ///
+    /// Those of `look`.
+    pub(super) fn with_content(
+        &self,
+        look: impl FnOnce(Option<&PinnedExtent>) -> Result,
+    ) -> Result {
+        let mut pages = pages()?;
+        let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
+
+        look(page.contents.get(index))
+    }
+
+    /// Describes the file anew, and promises the content, together with that of others.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and those of `describe`.
+    pub(super) fn promise(
+        &mut self,
+        describe: impl FnOnce(Option<&PinnedExtent>) -> Result<SmallRecord>,
+    ) -> Result {
+        let mut pages = pages()?;
+        let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
+
+        let record = describe(page.contents.get(index))?;
+        *page.page.get_mut(index).ok_or(EINVAL)? = record;
+        page.contents.promise()
     }
 }
 

@@ -27,7 +27,7 @@ use kernel::{
         Filling,
         FrozenMapping,
         Memfd,
-        PreservedExtent, //
+        PinnedExtent, //
     },
     sync::aref::ARef, //
 };
@@ -62,40 +62,35 @@ type Attributes = super::Attributes<SMALL_NAME_LEN>;
 /// The handler.
 pub(super) struct Small;
 
-/// What keeps a file as it is. Dropping it undoes all.
+/// What keeps a file as it is, beside its content, which is with the slot. Dropping it undoes all.
 pub(super) struct State {
-    /// The page, unless it is a hole.
-    extent: Option<PreservedExtent>,
+    /// How many pages there are; none in a hole.
+    pages: u32,
     /// While a kexec is going on, and there is a hole: nobody fills it.
     closed: Option<ClosedMapping>,
     mapping: FrozenMapping,
 }
 
-impl State {
-    /// Pins and preserves the page, if there is one now.
-    fn find_page(&mut self) -> Result {
-        if let Some(page) = self.mapping.pins(0..SMALL_PAGES, true)?.next()? {
-            self.extent = Some(page.preserve()?);
-        }
-        Ok(())
-    }
+/// Pins the page, if there is one.
+fn content(mapping: &FrozenMapping) -> Result<Option<PinnedExtent>> {
+    mapping.pins(0..SMALL_PAGES, true)?.next()
+}
 
-    fn describe(&self) -> Result<SmallRecord> {
-        let attributes = Attributes::of(&self.mapping)?;
-        let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
+fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<SmallRecord> {
+    let attributes = Attributes::of(mapping)?;
+    let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
-        Ok(SmallRecord::new(&Description {
-            pos: attributes.position,
-            size: attributes.size,
-            seals: attributes.seals,
-            open: attributes.open,
-            mode: attributes.mode,
-            uid,
-            gid,
-            name: attributes.name,
-            extent: self.extent.as_deref().map(extent_of).transpose()?,
-        }))
-    }
+    Ok(SmallRecord::new(&Description {
+        pos: attributes.position,
+        size: attributes.size,
+        seals: attributes.seals,
+        open: attributes.open,
+        mode: attributes.mode,
+        uid,
+        gid,
+        name: attributes.name,
+        extent: content.map(extent_of).transpose()?,
+    }))
 }
 
 #[vtable]
@@ -123,25 +118,34 @@ impl FileHandler for Small {
             return Err(EAGAIN);
         }
 
-        let mut state = State {
-            extent: None,
+        let content = content(&mapping)?;
+        let pages = content.as_ref().map_or(0, PinnedExtent::pages);
+        let mut slot = Slot::new(&describe(&mapping, content.as_ref())?)?;
+        if let Some(content) = content {
+            slot.fill(content)?;
+        }
+        let state = State {
+            pages,
             closed: None,
             mapping,
         };
-        state.find_page()?;
-        Ok((Slot::new(&state.describe()?)?, state))
+        Ok((slot, state))
     }
 
     fn freeze(_file: &File, state: &mut State, slot: &mut Slot) -> Result {
-        let closed = match state.extent {
-            None if state.mapping.size() > 0 => Some(state.mapping.close()?),
+        let mapping = &state.mapping;
+        let closed = match state.pages {
+            0 if mapping.size() > 0 => Some(mapping.close()?),
             _ => None,
         };
         if closed.is_some() {
-            state.find_page()?;
+            if let Some(content) = content(mapping)? {
+                state.pages = content.pages();
+                slot.fill(content)?;
+            }
         }
 
-        slot.set(&state.describe()?)?;
+        slot.promise(|content| describe(mapping, content))?;
         state.closed = closed;
         Ok(())
     }
@@ -185,10 +189,10 @@ impl FileHandler for Small {
 
     fn summarize(seen: Seen<'_, Self>, to: &mut dyn fmt::Write) -> Result {
         match seen {
-            Seen::Preserved { state, .. } => {
-                let extents = state.extent.as_deref().map_or(&[][..], slice::from_ref);
+            Seen::Preserved { state, handle, .. } => handle.with_content(|content| {
+                let extents = content.map_or(&[][..], slice::from_ref);
                 summarize(&state.mapping, extents, to)
-            }
+            }),
             Seen::Waiting(arrived) => {
                 let memfd = arrived.read()?.parse().map_err(|_| EINVAL)?;
                 let (size, extent) = (memfd.size, memfd.extent);
@@ -200,9 +204,7 @@ impl FileHandler for Small {
     }
 
     fn content(state: &State, _slot: &Slot) -> u64 {
-        let pages = state.extent.as_ref().map_or(0, |extent| extent.pages());
-
-        u64::from(pages).saturating_mul(PAGE_SIZE as u64)
+        u64::from(state.pages).saturating_mul(PAGE_SIZE as u64)
     }
 }
 

@@ -2,7 +2,8 @@
 
 //! `memfd-small-v1`, for memfds of at most one page: many of them share a page of descriptions.
 //!
-//! What is handed over for a file is the address of its slot.
+//! What is handed over for a file is the address of its slot. The contents of files whose slots are
+//! in one page are preserved together: one block of KHO may have pages of several files.
 //!
 //! ```text
 //!  page                                 slot, 128 bytes

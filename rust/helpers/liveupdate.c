@@ -40,6 +40,17 @@ __rust_helper int rust_helper_kho_preserved_order(phys_addr_t phys)
 	return order < BITS_PER_LONG - PAGE_SHIFT ? order : -ENOENT;
 }
 
+/* Makes two preserved blocks of one of 2^@order pages at @phys, @order > 0. */
+__rust_helper void rust_helper_kho_split_preserved(phys_addr_t phys,
+						   unsigned int order)
+{
+	struct page *page = pfn_to_page(PHYS_PFN(phys));
+	u64 mark = (u64)LIVEUPDATE_KHO_PAGE_MAGIC << 32 | (order - 1);
+
+	set_page_private(page, mark);
+	set_page_private(page + (1UL << (order - 1)), mark);
+}
+
 __rust_helper phys_addr_t rust_helper_virt_to_phys(void *address)
 {
 	return virt_to_phys(address);

@@ -47,6 +47,7 @@ mod unclaimed;
 pub use self::clocks::Clocks;
 pub use self::pages::{
     check_pages,
+    check_shared,
     copy_of,
     RestoredFolio,
     RestoredPages, //

@@ -4,9 +4,10 @@
 //!
 //! - [`Memfd`] is a view of an open file that is one.
 //! - [`FrozenMapping`] keeps such a file from changing its size and from losing pages, as long as
-//!   it lives, and [`ClosedMapping`] keeps it from getting new ones; [`Pins`] goes through the pages that are there and brings them where they may stay
-//!   for long. The result are [`PinnedExtent`]s, and [`PreservedExtent`]s after a promise to the
-//!   next kernel. Each of them undoes itself when it is dropped.
+//!   it lives, and [`ClosedMapping`] keeps it from getting new ones; [`Pins`] goes through the
+//!   pages that are there and brings them where they may stay for long. The result are
+//!   [`PinnedExtent`]s, which [`PreservedExtents`] and [`SharedExtents`] promise to the next
+//!   kernel. Each of them undoes itself when it is dropped.
 //! - [`NewMemfd`] is a file that nobody has seen yet and that [`Filling`] puts pages into.
 //!
 //! All functions here may sleep, and take no lock beyond their own call.
@@ -682,18 +683,6 @@ impl PinnedExtent {
         // SAFETY: By the type invariant there is a folio at `pfn`.
         unsafe { bindings::folio_zone(bindings::pfn_folio(self.pfn)) }
     }
-
-    /// Promises the pages to the next kernel.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`] if there is no memory for KHO's records.
-    pub fn preserve(self) -> Result<PreservedExtent> {
-        Ok(PreservedExtent {
-            _promise: Promise::new(self.pfn, self.pages as usize, self.order)?,
-            extent: self,
-        })
-    }
 }
 
 impl Drop for PinnedExtent {
@@ -751,18 +740,29 @@ impl Drop for Promise {
     }
 }
 
-/// A [`PinnedExtent`] that the next kernel will find. Dropping it takes back the promise.
-pub struct PreservedExtent {
-    _promise: Promise,
-    extent: PinnedExtent,
-}
-
-impl Deref for PreservedExtent {
-    type Target = PinnedExtent;
-
-    fn deref(&self) -> &PinnedExtent {
-        &self.extent
+/// Promises extents to the next kernel; with `runs` as one what follows each other in memory.
+///
+/// The promises come behind those that are there, and stay there after an error.
+fn promise<'a>(
+    extents: impl Iterator<Item = &'a PinnedExtent>,
+    runs: bool,
+    promises: &mut KVVec<Promise>,
+) -> Result {
+    let most = extents.size_hint().1.unwrap_or_default();
+    let mut sorted = KVVec::with_capacity(most, GFP_KERNEL)?;
+    for extent in extents {
+        sorted.push(extent, GFP_KERNEL)?;
     }
+    sorted.sort_unstable_by_key(|extent| extent.pfn);
+
+    for run in sorted.chunk_by(|one, next| runs && one.is_followed_by(next)) {
+        if let Some(first) = run.first() {
+            let pages = run.iter().map(|extent| extent.pages as usize).sum();
+            let promise = Promise::new(first.pfn, pages, first.order)?;
+            promises.push(promise, GFP_KERNEL_ACCOUNT)?;
+        }
+    }
+    Ok(())
 }
 
 /// Extents that the next kernel will find, in the order of the file.
@@ -796,7 +796,7 @@ impl PreservedExtents {
         let before = self.promises.len();
 
         self.extents.reserve(more.len(), GFP_KERNEL_ACCOUNT)?;
-        if let Err(e) = self.promise(&more) {
+        if let Err(e) = promise(more.iter(), self.runs, &mut self.promises) {
             self.promises.truncate(before);
             return Err(e);
         }
@@ -810,23 +810,6 @@ impl PreservedExtents {
         }
         Ok(())
     }
-
-    fn promise(&mut self, extents: &[PinnedExtent]) -> Result {
-        let mut sorted = KVVec::with_capacity(extents.len(), GFP_KERNEL)?;
-        for extent in extents {
-            sorted.push(extent, GFP_KERNEL)?;
-        }
-        sorted.sort_unstable_by_key(|extent| extent.pfn);
-
-        for run in sorted.chunk_by(|one, next| self.runs && one.is_followed_by(next)) {
-            if let Some(first) = run.first() {
-                let pages = run.iter().map(|extent| extent.pages as usize).sum();
-                let promise = Promise::new(first.pfn, pages, first.order)?;
-                self.promises.push(promise, GFP_KERNEL_ACCOUNT)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Deref for PreservedExtents {
@@ -834,6 +817,72 @@ impl Deref for PreservedExtents {
 
     fn deref(&self) -> &[PinnedExtent] {
         &self.extents
+    }
+}
+
+/// Extents of files of their own that are promised to the next kernel together, so that what
+/// follows each other in memory is one block, whosever it is. The next kernel claims the pages one
+/// by one, see [`RestoredPages::claim_shared`](crate::kho::RestoredPages::claim_shared).
+///
+/// There is a place for each extent.
+pub struct SharedExtents {
+    /// Of all extents, or none. Dropped first.
+    promises: KVVec<Promise>,
+    promised: bool,
+    places: KVec<Option<PinnedExtent>>,
+}
+
+impl SharedExtents {
+    /// That many places without an extent.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new(places: usize) -> Result<Self> {
+        let mut all = KVec::with_capacity(places, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..places {
+            all.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+
+        Ok(Self {
+            promises: KVVec::new(),
+            promised: false,
+            places: all,
+        })
+    }
+
+    /// What is in a place.
+    pub fn get(&self, place: usize) -> Option<&PinnedExtent> {
+        self.places.get(place)?.as_ref()
+    }
+
+    /// Puts something else, or nothing, into a place, and takes back all promises.
+    pub fn set(&mut self, place: usize, extent: Option<PinnedExtent>) {
+        // First: what nobody pins must not be promised.
+        self.promises.clear();
+        self.promised = false;
+        if let Some(at) = self.places.get_mut(place) {
+            *at = extent;
+        }
+    }
+
+    /// Promises all extents to the next kernel, if that has not been done.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing is promised then.
+    pub fn promise(&mut self) -> Result {
+        if self.promised {
+            return Ok(());
+        }
+
+        let extents = self.places.iter().filter_map(Option::as_ref);
+        let result = promise(extents, true, &mut self.promises);
+        match result {
+            Ok(()) => self.promised = true,
+            Err(_) => self.promises.clear(),
+        }
+        result
     }
 }
 

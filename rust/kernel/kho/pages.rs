@@ -89,6 +89,41 @@ fn pfn_range(phys: PhysAddr, pages: usize) -> Result<(usize, usize)> {
     Ok((pfn, end))
 }
 
+/// The largest order of a block whose pages may be claimed one by one. A description that says by
+/// mistake that a page of a larger one were somebody's, such as of a guest's memory, does no harm.
+const SHARED_ORDER: u32 = 5;
+
+/// Whether the page at `phys` could be claimed by [`RestoredPages::claim_shared`].
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page.
+/// - [`ENOENT`] if the page is in no preserved block, or in a large one, or somebody has claimed it.
+pub fn check_shared(phys: PhysAddr) -> Result {
+    shared_block(phys).map(|_| ())
+}
+
+/// The number of the first page, and the order, of the preserved block that the page at `phys` is
+/// in.
+fn shared_block(phys: PhysAddr) -> Result<(usize, u32)> {
+    let (pfn, _) = pfn_range(phys, 1)?;
+    let mut first = pfn;
+
+    // A block begins at a multiple of its size: without the lowest bit, it may be one of the next.
+    while first != 0 && pfn - first < 1 << SHARED_ORDER {
+        let start = PhysAddr::new((first << PAGE_SHIFT) as u64).ok_or(EINVAL)?;
+
+        match order_at(start) {
+            Ok(order) if order <= SHARED_ORDER && pfn - first < 1 << order => {
+                return Ok((first, order));
+            }
+            Ok(_) | Err(ENOENT) => first &= first - 1,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(ENOENT)
+}
+
 /// A folio that the previous kernel preserved, claimed by this one.
 ///
 /// Dropping it gives it to the page allocator.
@@ -189,9 +224,42 @@ impl RestoredPages {
         // INVARIANT: KHO made the pages for us, with one reference to each of them.
         Ok(Self { next, end })
     }
-}
 
-impl RestoredPages {
+    /// Claims the page at `phys`, which may be one of a preserved block of at most 32 pages; the
+    /// others may still be claimed. A claim succeeds once.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page.
+    /// - [`ENOENT`] if the page is in no preserved block, or in a larger one, or somebody has
+    ///   claimed it.
+    ///
+    /// C counterpart: `kho_restore_pages()`, which claims the block as a whole.
+    pub fn claim_shared(phys: PhysAddr) -> Result<Self> {
+        let _claiming = claiming()?;
+        let (next, end) = pfn_range(phys, 1)?;
+        let (mut first, mut order) = shared_block(phys)?;
+
+        while order > 0 {
+            // SAFETY: There is a preserved block of that order, and nobody claims it in between, as
+            // claims wait for each other.
+            unsafe { bindings::kho_split_preserved((first << PAGE_SHIFT) as u64, order) };
+            order -= 1;
+            if next - first >= 1 << order {
+                first += 1 << order;
+            }
+        }
+
+        // SAFETY: By now there is a preserved block of this one page.
+        let page = unsafe { bindings::kho_restore_pages(phys.get(), 1) };
+        if page.is_null() {
+            return Err(ENOENT);
+        }
+
+        // INVARIANT: KHO made the page for us, with one reference to it.
+        Ok(Self { next, end })
+    }
+
     /// The number of the first page that is left.
     pub(crate) fn pfn(&self) -> usize {
         self.next
