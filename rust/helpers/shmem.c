@@ -21,6 +21,11 @@
 
 /* Inodes and mappings. */
 
+__rust_helper size_t rust_helper_dentry_name_len(const struct dentry *dentry)
+{
+	return READ_ONCE(dentry->d_name.len);
+}
+
 __rust_helper void rust_helper_inode_lock(struct inode *inode)
 {
 	inode_lock(inode);

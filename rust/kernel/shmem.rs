@@ -173,6 +173,12 @@ impl Memfd {
         flags & (bindings::S_IMMUTABLE | bindings::S_APPEND) != 0 || (acl != 0 && acl % 2 == 0)
     }
 
+    /// How many bytes the name has at the moment.
+    pub fn name_len(&self) -> usize {
+        // SAFETY: The file is valid, and has had its dentry since it was opened.
+        unsafe { bindings::dentry_name_len((*self.as_ptr()).__bindgen_anon_1.f_path.dentry) }
+    }
+
     /// Does something with the name, which begins with `memfd:` if `memfd_create()` made the file.
     pub fn with_name<T>(&self, act: impl FnOnce(&CStr) -> T) -> T {
         let mut snapshot = MaybeUninit::<bindings::name_snapshot>::uninit();
@@ -300,7 +306,7 @@ impl FrozenMapping {
             at: usize::try_from(range.start)?,
             end: usize::try_from(end)?,
             present_until: 0,
-            batch: KVec::new(),
+            batch: None,
         })
     }
 }
@@ -397,8 +403,8 @@ pub struct Pins<'a> {
     end: usize,
     /// Up to here there were pages without a hole when we looked.
     present_until: usize,
-    /// What is to be given out next, in reverse order.
-    batch: KVec<PinnedFolio>,
+    /// What is to be given out next, in reverse order. Few files ever need it.
+    batch: Option<KVec<PinnedFolio>>,
 }
 
 impl Pins<'_> {
@@ -413,7 +419,7 @@ impl Pins<'_> {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<PinnedExtent>> {
         loop {
-            let Some(folio) = self.batch.pop() else {
+            let Some(folio) = self.batch.as_mut().and_then(KVec::pop) else {
                 pause()?;
                 if let Some(run) = self.run() {
                     return Ok(Some(run));
@@ -430,7 +436,7 @@ impl Pins<'_> {
             }
 
             // It went to swap before it was pinned, and so did perhaps others: look again.
-            self.batch.clear();
+            self.batch = None;
             self.present_until = 0;
         }
     }
@@ -485,12 +491,13 @@ impl Pins<'_> {
     /// Pins the folios from `at` on, as many as fit into the batch.
     fn pin_batch(&mut self) -> Result {
         let memfd = &self.mapping.0;
+        let batch = self.batch.get_or_insert_with(KVec::new);
 
         // The end of the file need not be the end of a page.
         let start = (self.at as u64) << PAGE_SHIFT;
         let end = memfd.size().min((self.present_until as u64) << PAGE_SHIFT);
         let mut offset = 0;
-        self.batch.reserve(BATCH, GFP_KERNEL)?;
+        batch.reserve(BATCH, GFP_KERNEL)?;
 
         // SAFETY: The file is valid, and there is place for `BATCH` pointers.
         let pinned = unsafe {
@@ -498,7 +505,7 @@ impl Pins<'_> {
                 memfd.as_ptr(),
                 start as bindings::loff_t,
                 end as bindings::loff_t - 1,
-                self.batch.spare_capacity_mut().as_mut_ptr().cast(),
+                batch.spare_capacity_mut().as_mut_ptr().cast(),
                 BATCH as c_uint,
                 &mut offset,
             )
@@ -508,8 +515,8 @@ impl Pins<'_> {
         }
 
         // SAFETY: That many folios were written behind the end, and the pins on them are ours.
-        unsafe { self.batch.inc_len(pinned as usize) };
-        self.batch.reverse();
+        unsafe { batch.inc_len(pinned as usize) };
+        batch.reverse();
         Ok(())
     }
 
