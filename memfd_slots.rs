@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Where the descriptions of small memfds are: slots in pages that many of them share. The contents
-//! of those that share such a page are promised to the next kernel together.
+//! of those that share such a page are promised to the next kernel together, at the freeze. Should
+//! one join them after that, then it is frozen as well, and all are promised anew.
 //!
 //! - [`Slot`] is one that the next kernel will find, and the content of the file. Dropping it frees
 //!   it, and with the last one of a page the page.
@@ -100,26 +101,27 @@ impl OutgoingPage {
         })
     }
 
-    /// Puts a record into a free slot and returns the slot's address; [`None`] if there is none.
-    fn add(&mut self, record: &SmallRecord) -> Option<u64> {
+    /// Puts a file into a free slot and returns the slot's address; [`None`] if there is none.
+    fn add(&mut self, record: &SmallRecord, content: &mut Option<PinnedExtent>) -> Option<u64> {
         let index = self.page.add(record)?;
 
+        self.contents.set(index, content.take());
         slot_address(phys_of(self.page.phys()).ok()?, index)
     }
 }
 
 impl Pages {
-    /// Puts a record into a slot and returns the slot's address.
-    fn add(&mut self, record: &SmallRecord) -> Result<u64> {
+    /// Puts a file into a slot and returns the slot's address.
+    fn add(&mut self, record: &SmallRecord, mut content: Option<PinnedExtent>) -> Result<u64> {
         if let Some(page) = self.outgoing.get_mut(&self.open) {
-            if let Some(slot) = page.add(record) {
+            if let Some(slot) = page.add(record, &mut content) {
                 return Ok(slot);
             }
         }
 
         let mut page = OutgoingPage::new()?;
         let at = page.page.phys().get();
-        let slot = page.add(record).ok_or(ENOMEM)?;
+        let slot = page.add(record, &mut content).ok_or(ENOMEM)?;
         self.outgoing.try_create_and_insert(at, page, GFP_KERNEL)?;
         self.open = at;
         Ok(slot)
@@ -194,18 +196,18 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Finds a slot for a record.
+    /// Finds a slot for a file. Its content is promised to the next kernel by [`Slot::promise`].
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(super) fn new(record: &SmallRecord) -> Result<Self> {
+    pub(super) fn new(record: &SmallRecord, content: Option<PinnedExtent>) -> Result<Self> {
         Ok(Self {
-            at: pages()?.add(record)?,
+            at: pages()?.add(record, content)?,
         })
     }
 
-    /// Adds content, which [`Slot::promise`] promises to the next kernel.
+    /// Adds content to a file that had none.
     ///
     /// # Errors
     ///

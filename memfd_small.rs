@@ -119,10 +119,7 @@ impl FileHandler for Small {
 
         let content = content(&mapping)?;
         let pages = content.as_ref().map_or(0, PinnedExtent::pages);
-        let mut slot = Slot::new(&describe(&mapping, content.as_ref())?)?;
-        if let Some(content) = content {
-            slot.fill(content)?;
-        }
+        let slot = Slot::new(&describe(&mapping, content.as_ref())?, content)?;
         let state = State {
             pages,
             closed: None,
