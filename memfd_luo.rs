@@ -14,7 +14,8 @@
 //!
 //! What happens to a file:
 //!
-//! - preserve: its mapping is frozen, and all pages that are there are pinned and preserved.
+//! - preserve: its mapping is frozen, and all pages that are there are pinned and preserved. If they
+//!   lie apart in memory, they are first moved together.
 //! - freeze: what changed since is written down: position, seals, owner, and so on. If there are
 //!   holes, nobody may fill them from now on, until the kexec is called off. Pages that appeared in
 //!   them are pinned and preserved, too, and everything is described anew.
@@ -512,6 +513,15 @@ impl<L: Layout> State<L> {
 
         let mut pinned = KVVec::new();
         pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
+        if let Some(apart) = L::RUNS
+            .then(|| shmem::scattered(&pinned))
+            .transpose()?
+            .flatten()
+        {
+            pinned.clear();
+            mapping.gather(&apart)?;
+            pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
+        }
         let mut extents = PreservedExtents::new(L::RUNS);
         extents.add(pinned)?;
 

@@ -9,6 +9,7 @@
 
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
+#include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pagemap.h>
@@ -212,6 +213,57 @@ unlock:
 		mod_node_page_state(zone->zone_pgdat, NR_FOLL_PIN_ACQUIRED,
 				    count);
 	return count << *order;
+}
+
+/* Allocates 2^@order pages on a node that follow each other, each by itself. */
+__rust_helper bool rust_helper_shmem_alloc_block(int nid, unsigned int order,
+						 unsigned long *pfn)
+{
+	gfp_t gfp = GFP_HIGHUSER | __GFP_THISNODE | __GFP_NORETRY | __GFP_NOWARN;
+	struct page *page = alloc_pages_node(nid, gfp, order);
+
+	if (!page)
+		return false;
+	split_page(page, order);
+	*pfn = page_to_pfn(page);
+	return true;
+}
+
+/*
+ * Moves single pages of a file, those at @indices, to where @target says. What
+ * cannot be moved, as somebody has pinned it, for one, stays where it is.
+ * Returns whether @target has found a place for all.
+ */
+__rust_helper bool
+rust_helper_shmem_migrate(struct address_space *mapping, const pgoff_t *indices,
+			  size_t count,
+			  struct folio *(*target)(struct folio *, unsigned long),
+			  unsigned long private)
+{
+	struct folio *folio;
+	LIST_HEAD(list);
+	int err;
+
+	for (; count; count--) {
+		folio = filemap_get_folio(mapping, *indices++);
+		if (IS_ERR(folio))
+			continue;
+		if (!folio_test_large(folio) && !folio_maybe_dma_pinned(folio) &&
+		    folio_isolate_lru(folio)) {
+			list_add_tail(&folio->lru, &list);
+			node_stat_add_folio(folio, NR_ISOLATED_ANON +
+						   folio_is_file_lru(folio));
+		}
+		folio_put(folio);
+	}
+	if (list_empty(&list))
+		return true;
+
+	err = migrate_pages(&list, target, NULL, private, MIGRATE_SYNC,
+			    MR_LONGTERM_PIN, NULL);
+	if (err)
+		putback_movable_pages(&list);
+	return err != -ENOMEM;
 }
 
 /*

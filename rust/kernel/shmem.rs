@@ -8,6 +8,7 @@
 //!   pages that are there and brings them where they may stay for long. The result are
 //!   [`PinnedExtent`]s, which [`PreservedExtents`] and [`SharedExtents`] promise to the next
 //!   kernel. Each of them undoes itself when it is dropped.
+//! - [`FrozenMapping::gather`] moves pages together that lie apart, as [`scattered`] says.
 //! - [`NewMemfd`] is a file that nobody has seen yet and that [`Filling`] puts pages into.
 //!
 //! All functions here may sleep, and take no lock beyond their own call.
@@ -53,6 +54,10 @@ use core::{
     },
     slice, //
 };
+
+mod gather;
+
+pub use gather::scattered;
 
 /// Longer than a page fault takes that does not have to wait for memory.
 const FAULT_TIME: Delta = Delta::from_micros(500);
@@ -747,6 +752,20 @@ impl Drop for Promise {
     }
 }
 
+/// Extents in the order in which they are in memory.
+fn in_memory_order<'a>(
+    extents: impl Iterator<Item = &'a PinnedExtent>,
+) -> Result<KVVec<&'a PinnedExtent>> {
+    let most = extents.size_hint().1.unwrap_or_default();
+    let mut sorted = KVVec::with_capacity(most, GFP_KERNEL)?;
+
+    for extent in extents {
+        sorted.push(extent, GFP_KERNEL)?;
+    }
+    sorted.sort_unstable_by_key(|extent| extent.pfn);
+    Ok(sorted)
+}
+
 /// Promises extents to the next kernel; with `runs` as one what follows each other in memory.
 ///
 /// The promises come behind those that are there, and stay there after an error.
@@ -755,12 +774,7 @@ fn promise<'a>(
     runs: bool,
     promises: &mut KVVec<Promise>,
 ) -> Result {
-    let most = extents.size_hint().1.unwrap_or_default();
-    let mut sorted = KVVec::with_capacity(most, GFP_KERNEL)?;
-    for extent in extents {
-        sorted.push(extent, GFP_KERNEL)?;
-    }
-    sorted.sort_unstable_by_key(|extent| extent.pfn);
+    let sorted = in_memory_order(extents)?;
 
     for run in sorted.chunk_by(|one, next| runs && one.is_followed_by(next)) {
         if let Some(first) = run.first() {

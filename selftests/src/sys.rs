@@ -483,6 +483,52 @@ impl SharedWords {
     }
 }
 
+/// Where the pages of a file are in memory, by number: those that the file has.
+pub fn frames(file: &File, pages: usize) -> Outcome<Vec<u64>> {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+
+    let mapping = SharedWords::of(file, pages * PAGE)?;
+    let mut entries = vec![0; pages * 8];
+    for page in 0..pages {
+        // SAFETY: In bounds of the mapping, and aligned.
+        unsafe {
+            mapping
+                .start
+                .byte_add(page * PAGE)
+                .cast::<u64>()
+                .read_volatile()
+        };
+    }
+    let first = mapping.start.as_ptr() as usize / PAGE * 8;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, first as u64)?;
+
+    let entries = entries
+        .chunks_exact(8)
+        .map(|it| u64::from_ne_bytes(it.try_into().expect("eight")));
+    Ok(entries
+        .filter(|it| it & PRESENT != 0)
+        .map(|it| it & FRAME)
+        .collect())
+}
+
+/// Puts the page that a mapping has at `at` into a pipe: the page itself, not what is in it.
+pub fn splice_page(mapping: &SharedWords, at: usize, pipe: impl AsFd) -> Outcome {
+    assert!(at % PAGE == 0 && at < mapping.len);
+    let page = libc::iovec {
+        // SAFETY: In bounds of the mapping.
+        iov_base: unsafe { mapping.start.byte_add(at) }.as_ptr(),
+        iov_len: PAGE,
+    };
+
+    // SAFETY: The page is mapped. Whoever reads the pipe gets what is in it by then.
+    let moved = Errno::result(unsafe { libc::vmsplice(pipe.as_fd().as_raw_fd(), &page, 1, 0) })?;
+    if moved != PAGE as isize {
+        return Err(Failure::here(format_args!("{moved} bytes were moved")));
+    }
+    Ok(())
+}
+
 impl Drop for SharedWords {
     fn drop(&mut self) {
         // SAFETY: No reference into the mapping is alive.

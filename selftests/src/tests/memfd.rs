@@ -37,6 +37,7 @@ use nix::{
     unistd::{
         fchown,
         fork,
+        pipe,
         ForkResult,
         Gid,
         Uid, //
@@ -61,6 +62,10 @@ use std::{
         PermissionsExt, //
     },
     path::Path,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
     time::{
         Duration,
         Instant, //
@@ -930,6 +935,115 @@ pub fn raced(stage: &mut Stage) -> Outcome {
     stage.note(format!("{rounds} rounds"));
     memory.set_len(0)?;
     ensure_eq!(memory.metadata()?.blocks(), 0);
+    Ok(())
+}
+
+/// How many pages [`scattered_before`] has.
+const SCATTERED: usize = 2048;
+
+/// How many runs of pages there are in memory.
+fn runs(frames: &[u64]) -> usize {
+    let mut frames = frames.to_vec();
+    frames.sort_unstable();
+    frames.chunk_by(|one, next| one + 1 == *next).count()
+}
+
+/// What lies apart in memory is moved together while somebody writes to it; what is in use by a
+/// device, or by a pipe as here, is left where it is.
+pub fn scattered_before(stage: &mut Stage) -> Outcome {
+    const HELD: usize = 700;
+
+    let session = Device::open()?.create_session(stage.name)?;
+    let (memory, decoy) = (sys::memfd("scattered")?, sys::memfd("decoy")?);
+    for (at, page) in (0..)
+        .step_by(PAGE)
+        .zip(sys::pattern(1, SCATTERED * PAGE).chunks(PAGE))
+    {
+        sys::write_at(&memory, at, page)?;
+        sys::write_at(&decoy, at, page)?;
+    }
+    let before = sys::frames(&memory, SCATTERED)?;
+    ensure_eq!(before.len(), SCATTERED);
+    ensure!(runs(&before) > SCATTERED / 2, "only {} runs", runs(&before));
+
+    let (reader, writer) = pipe()?;
+    sys::splice_page(
+        &sys::SharedWords::of(&memory, SCATTERED * PAGE)?,
+        HELD * PAGE,
+        &writer,
+    )?;
+
+    // Each page has the number of the round in which it was last written.
+    let done = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| -> Outcome<Vec<u64>> {
+            let mut words = sys::SharedWords::of(&memory, SCATTERED * PAGE)?;
+            let mut written = vec![0; SCATTERED];
+            for round in 1_u64.. {
+                for (page, last) in written.iter_mut().enumerate() {
+                    words.write(page * PAGE, round);
+                    *last = round;
+                    if done.load(Ordering::Relaxed) {
+                        return Ok(written);
+                    }
+                }
+            }
+            Ok(written)
+        });
+        let result = session.preserve(&memory, 1);
+        done.store(true, Ordering::Relaxed);
+        let written = busy
+            .join()
+            .unwrap_or_else(|_| Err(Failure::here("a thread panicked")))?;
+        result?;
+        Ok::<_, Failure>(written)
+    })?;
+
+    let after = sys::frames(&memory, SCATTERED)?;
+    stage.note(format!("{} runs, then {}", runs(&before), runs(&after)));
+    ensure_eq!(after.len(), SCATTERED);
+    ensure!(runs(&after) < 40);
+    ensure_eq!(after[HELD], before[HELD]);
+
+    let mut expected = sys::pattern(1, SCATTERED * PAGE);
+    for (page, round) in expected.chunks_mut(PAGE).zip(written) {
+        if round != 0 {
+            page[..8].copy_from_slice(&round.to_ne_bytes());
+        }
+    }
+    ensure!(sys::content(&memory)? == expected, "it has other content");
+    // The pipe and the file still have the same page.
+    sys::write_at(&memory, (HELD * PAGE) as u64, &0_u64.to_ne_bytes())?;
+    let mut held = vec![0; PAGE];
+    File::from(reader).read_exact(&mut held)?;
+    expected[HELD * PAGE..][..8].fill(0);
+    ensure!(
+        held == expected[HELD * PAGE..][..PAGE],
+        "the page in the pipe is another"
+    );
+
+    // What the next kernel is to find.
+    for page in 0..SCATTERED {
+        sys::write_at(&memory, (page * PAGE) as u64, &marker(page).to_ne_bytes())?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`scattered_before`].
+pub fn scattered_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = retrieve(&session, 1)?;
+    let mut expected = sys::pattern(1, SCATTERED * PAGE);
+
+    for (number, page) in expected.chunks_mut(PAGE).enumerate() {
+        page[..8].copy_from_slice(&marker(number).to_ne_bytes());
+    }
+    ensure!(
+        sys::content(&file)? == expected,
+        "it came back with other content"
+    );
+    session.finish()?;
     Ok(())
 }
 

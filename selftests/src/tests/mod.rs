@@ -270,6 +270,11 @@ const TESTS: &[Test] = &[
     .rust_memfd()
     .c_differs(),
     Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
+    Test::new(
+        "memfd-scattered",
+        &[memfd::scattered_before, memfd::scattered_after],
+    )
+    .rust_memfd(),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)
         .alone(),
