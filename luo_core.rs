@@ -598,29 +598,22 @@ fn reboot() -> Result {
 impl Luo {
     /// Lets a kexec go ahead whose kernel will find nothing, if there is nothing to find.
     fn leave_all(&'static self) -> Result {
-        let count = self.standing.outgoing.sessions() + self.standing.incoming.sessions();
-        self.may_leave(count, self.subsystems.outgoing())?;
+        // First, so that nothing can come while we look.
+        let seal = Seal::new(self);
+        let sessions = self.standing.outgoing.sessions() + self.standing.incoming.sessions();
+        let subsystems = self.subsystems.outgoing();
 
-        let seal = Seal::new(self).inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?;
-        // Some may have been made meanwhile.
-        self.may_leave(
-            self.standing.outgoing.sessions(),
-            self.subsystems.outgoing(),
-        )?;
-        seal.commit();
-        Ok(())
-    }
-
-    fn may_leave(&self, sessions: usize, subsystems: usize) -> Result {
-        if sessions + subsystems == 0 {
-            return Ok(());
+        if sessions + subsystems > 0 {
+            pr_err!(
+                "kexec refused: {} sessions and {} subsystems would be lost; load the image by kexec_file_load\n",
+                sessions,
+                subsystems,
+            );
+            return Err(EOPNOTSUPP);
         }
-        pr_err!(
-            "kexec refused: {} sessions and {} subsystems would be lost; load the image by kexec_file_load\n",
-            sessions,
-            subsystems,
-        );
-        Err(EOPNOTSUPP)
+        seal.inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?
+            .commit();
+        Ok(())
     }
 
     fn hand_over(&'static self, stamp: Option<Stamp>, begin: Instant<Monotonic>) -> Result {
