@@ -93,10 +93,11 @@ def rows() -> list[Row]:
     loads = files | {"256 MiB with two pages": SPARSE,
                      "10 000 small files in one session": SMALL} | MANY
     table += [Row(f"blackout of {name}", load, "blackout") for name, load in loads.items()]
-    table += [Row("memory for a small file", SMALL, "memory", SMALL.files, "bytes"),
-              Row("memory for 1 GiB", LARGE["1 GiB"], "memory", 1, "bytes"),
-              Row("memory for 256 MiB with two pages", SPARSE, "memory", 1, "bytes"),
-              Row("memory for an empty session", SESSIONS, "memory", SESSIONS.sessions, "bytes")]
+    for name, load, per in (("a small file", SMALL, SMALL.files), ("1 GiB", LARGE["1 GiB"], 1),
+                            ("256 MiB with two pages", SPARSE, 1),
+                            ("an empty session", SESSIONS, SESSIONS.sessions)):
+        table += [Row(f"metadata for {name}", load, "metadata", per, "bytes"),
+                  Row(f"all memory for {name}", load, "memory", per, "bytes", watched=True)]
     for name, load in {"10 000 small files": SMALL, "1 GiB": LARGE["1 GiB"],
                        "1 GiB in huge pages": HUGE_PAGES["1 GiB in huge pages"]}.items():
         for figure, what in (("load", "load the next kernel with"), ("read", "read all of"),

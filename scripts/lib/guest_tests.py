@@ -80,12 +80,12 @@ class Bench:
     @property
     def slow(self) -> int:
         """How much slower it may be than an ordinary kernel."""
-        return 8 if self.built.variant.debug else 1
+        return 8 if self.built.variant.purpose == "debug" else 1
 
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
              timeout: float, silence: float = 0, start: float = guest.START, **options) -> guest.Outcome:
         """A guest with the bench's kernel and archive; its logs go to `folder`."""
-        if self.built.variant.debug:
+        if self.built.variant.purpose == "debug":
             # KASAN sets an eighth of all memory aside. KHO would make its scratch area twice
             # that, for which there is no room, and the next kernel needs once that there.
             memory += 1024

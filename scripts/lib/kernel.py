@@ -129,14 +129,14 @@ def read_config(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is built: the implementations, fragments of the user's, of which Linux, how careful."""
+    """What is built: the implementations, fragments of the user's, of which Linux, what for."""
 
     core: str = "rust"
     memfd: str = ""
     fragments: tuple[Path, ...] = ()
     release: str = RELEASE
-    # Whether it looks for mistakes while it runs.
-    debug: bool = False
+    # A fragment of the project's: `debug' looks for mistakes while it runs, `bench' is measured.
+    purpose: str = ""
 
     @staticmethod
     def from_environment() -> "Variant":
@@ -160,16 +160,16 @@ class Variant:
         names = ["base", self.release]
         if self.release == RELEASE:
             names += [self.core, f"memfd-{self.memfd_impl}"]
-        if self.debug:
-            names.append("debug")
+        if self.purpose:
+            names.append(self.purpose)
         return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
 
     @property
     def name(self) -> str:
         if self.release != RELEASE:
             return self.release
-        if self.debug:
-            return "debug" if self.core == "rust" else "c-debug"
+        if self.purpose:
+            return self.purpose if self.core == "rust" else f"{self.core}-{self.purpose}"
         return self.core if self.memfd_impl == self.core else f"{self.core}-memfd-{self.memfd}"
 
 
