@@ -9,7 +9,6 @@ use core::fmt;
 
 use kernel::{
     kho::Clocks,
-    prelude::*,
     sync::{
         atomic::{
             Atomic,
@@ -243,7 +242,7 @@ pub(crate) fn now() -> Option<Stamp> {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_state)]
+#[kernel::prelude::kunit_tests(luo_state)]
 mod tests {
     use super::*;
 
