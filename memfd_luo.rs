@@ -272,14 +272,14 @@ fn union<const N: usize>(table: [(u32, u32); N], holds: impl Fn(u32, u32) -> boo
 }
 
 impl<const NAME: usize> Attributes<NAME> {
-    /// Looks at a file.
+    /// Whether a file can be described: its seals, and the flags by which it is open.
     ///
     /// # Errors
     ///
     /// - [`EOPNOTSUPP`] if it has seals that are not known here, or other restrictions that would
     ///   be lost: nobody may gain rights by a live update.
     /// - [`EBADF`] if it is open neither for reading nor for writing.
-    fn of(memfd: &Memfd) -> Result<Self> {
+    fn check(memfd: &Memfd) -> Result<(u32, OpenFlags)> {
         let seals = memfd.seals();
         if seals & !SEALS_KNOWN != 0 || memfd.has_other_restrictions() {
             return Err(EOPNOTSUPP);
@@ -289,13 +289,24 @@ impl<const NAME: usize> Attributes<NAME> {
         let open = union(ACCESS_MODES, |ours, _| flags & flags::O_ACCMODE == ours).1
             | union(OPEN_FLAGS, |ours, _| flags & ours == ours).1;
 
+        Ok((seals, OpenFlags::from_bits(open).ok_or(EBADF)?))
+    }
+
+    /// Looks at a file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Attributes::check`].
+    fn of(memfd: &Memfd) -> Result<Self> {
+        let (seals, open) = Self::check(memfd)?;
+
         Ok(Self {
             position: memfd.position(),
             size: memfd.size(),
             seals,
             mode: memfd.mode(),
             owner: Some(memfd.owner()),
-            open: OpenFlags::from_bits(open).ok_or(EBADF)?,
+            open,
             name: memfd.with_name(|name| Name::from_cstr(name).ok()),
         })
     }

@@ -101,28 +101,30 @@ impl OutgoingPage {
         })
     }
 
-    /// Puts a file into a free slot and returns the slot's address; [`None`] if there is none.
-    fn add(&mut self, record: &SmallRecord, content: &mut Option<PinnedExtent>) -> Option<u64> {
-        let index = self.page.add(record)?;
+    /// Puts a file's content into a free slot and returns the slot's address; [`None`] if there is
+    /// none, and then the content stays where it is.
+    fn add(&mut self, content: &mut Option<PinnedExtent>) -> Option<u64> {
+        let index = self.page.add()?;
+        let slot = slot_address(phys_of(self.page.phys()).ok()?, index)?;
 
         self.contents.set(index, content.take());
-        slot_address(phys_of(self.page.phys()).ok()?, index)
+        Some(slot)
     }
 }
 
 impl Pages {
-    /// Puts a file into a slot and returns the slot's address.
-    fn add(&mut self, record: &SmallRecord, mut content: Option<PinnedExtent>) -> Result<u64> {
-        if let Some(page) = self.outgoing.get_mut(&self.open) {
-            if let Some(slot) = page.add(record, &mut content) {
+    /// Puts a file's content into a slot and returns the slot's address.
+    fn add(&mut self, mut content: Option<PinnedExtent>) -> Result<u64> {
+        if let Some(open) = self.outgoing.get_mut(&self.open) {
+            if let Some(slot) = open.add(&mut content) {
                 return Ok(slot);
             }
         }
 
-        let mut page = OutgoingPage::new()?;
-        let at = page.page.phys().get();
-        let slot = page.add(record, &mut content).ok_or(ENOMEM)?;
-        self.outgoing.try_create_and_insert(at, page, GFP_KERNEL)?;
+        let mut new = OutgoingPage::new()?;
+        let at = new.page.phys().get();
+        let slot = new.add(&mut content).ok_or(ENOMEM)?;
+        self.outgoing.try_create_and_insert(at, new, GFP_KERNEL)?;
         self.open = at;
         Ok(slot)
     }
@@ -135,17 +137,14 @@ impl Pages {
     }
 
     fn remove(&mut self, slot: u64) {
-        let Some((at, index)) = slot_at(slot) else {
-            return;
-        };
-        let at = at.get();
-        let Some(page) = self.outgoing.get_mut(&at) else {
+        let Some((page, index)) = self.find(slot) else {
             return;
         };
 
         page.contents.set(index, None);
         page.page.remove(index);
-        if page.page.used() == 0 {
+        let (at, empty) = (page.page.phys().get(), page.page.used() == 0);
+        if empty {
             self.outgoing.remove(&at);
         } else {
             self.open = at;
@@ -196,14 +195,15 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Finds a slot for a file. Its content is promised to the next kernel by [`Slot::promise`].
+    /// Finds a slot for a file. By [`Slot::promise`] it is described, and its content promised to the
+    /// next kernel.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(super) fn new(record: &SmallRecord, content: Option<PinnedExtent>) -> Result<Self> {
+    pub(super) fn new(content: Option<PinnedExtent>) -> Result<Self> {
         Ok(Self {
-            at: pages()?.add(record, content)?,
+            at: pages()?.add(content)?,
         })
     }
 
@@ -211,7 +211,7 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// None: the slot is there.
+    /// [`EINVAL`] if there is no such slot, which cannot be.
     pub(super) fn fill(&mut self, content: PinnedExtent) -> Result {
         let mut pages = pages()?;
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
@@ -235,7 +235,7 @@ impl Slot {
         look(page.contents.get(index))
     }
 
-    /// Describes the file anew, and promises the content, together with that of others.
+    /// Describes the file, and promises the content, together with that of others.
     ///
     /// # Errors
     ///

@@ -118,9 +118,12 @@ impl FileHandler for Small {
             return Err(EAGAIN);
         }
 
+        // What there is to be said of it is said at the freeze.
+        Attributes::check(&mapping)?;
+
         let content = content(&mapping)?;
         let pages = content.as_ref().map_or(0, PinnedExtent::pages);
-        let slot = Slot::new(&describe(&mapping, content.as_ref())?, content)?;
+        let slot = Slot::new(content)?;
         let state = State {
             pages,
             closed: None,

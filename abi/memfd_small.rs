@@ -240,12 +240,12 @@ impl SmallPage {
         self.used & ALL
     }
 
-    /// Puts a description into a free slot and returns its number; [`None`] if there is none.
-    pub fn add(&mut self, record: &SmallRecord) -> Option<usize> {
+    /// Takes a free slot and returns its number; [`None`] if there is none. What it describes is to
+    /// be written yet.
+    pub fn add(&mut self) -> Option<usize> {
         let index = usize::try_from(self.used.trailing_ones()).ok()?;
-        *self.slots.get_mut(index)? = *record;
         self.used |= bit(index);
-        Some(index)
+        (index < SLOTS).then_some(index)
     }
 
     /// Frees a slot.
