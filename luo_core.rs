@@ -94,6 +94,7 @@ mod callbacks;
 mod capi;
 mod luo_chain;
 mod luo_check;
+mod luo_claims;
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 mod luo_corrupt;
 mod luo_debugfs;
@@ -137,8 +138,8 @@ use luo_check::{
     IncomingChecks,
     OutgoingChecks, //
 };
+use luo_claims::Claims;
 use luo_debugfs::Views;
-use luo_file::Claims;
 use luo_flb::{
     Flbs,
     IncomingFlbs, //

@@ -17,17 +17,8 @@ use kernel::{
         Outcome,
         RetrieveError, //
     },
-    new_mutex,
     prelude::*,
-    rbtree::{
-        Entry,
-        RBTree,
-        RBTreeNodeReservation, //
-    },
-    sync::{
-        aref::ARef,
-        Mutex, //
-    }, //
+    sync::aref::ARef, //
 };
 
 use crate::{
@@ -56,6 +47,10 @@ use crate::{
         OutgoingChecks,
         Spanned, //
     },
+    luo_claims::{
+        Claim,
+        Claims, //
+    },
     luo_flb::FlbUse,
     luo_handler::{
         Bound,
@@ -76,49 +71,6 @@ pub(crate) struct FileInfo {
     pub(crate) error: Option<Error>,
     /// What its handler says of it, if anything.
     pub(crate) summary: KVec<u8>,
-}
-
-/// Which files are preserved or retrieved now, by the number that their handler gives them, so
-/// that no file is preserved twice.
-#[pin_data]
-pub(crate) struct Claims {
-    #[pin]
-    ids: Mutex<RBTree<usize, ()>>,
-}
-
-impl Claims {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            ids <- new_mutex!(RBTree::new(), "luo::Claims"),
-        })
-    }
-
-    /// Claims a file, with memory that was set aside before.
-    ///
-    /// # Errors
-    ///
-    /// [`EBUSY`] if it is claimed.
-    fn claim(&'static self, id: usize, memory: RBTreeNodeReservation<usize, ()>) -> Result<Claim> {
-        match self.ids.lock().entry(id) {
-            Entry::Vacant(place) => {
-                place.insert((), memory);
-                Ok(Claim { claims: self, id })
-            }
-            Entry::Occupied(_) => Err(EBUSY),
-        }
-    }
-}
-
-/// The claim on a file; dropping it gives the file free.
-struct Claim {
-    claims: &'static Claims,
-    id: usize,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.claims.ids.lock().remove(&self.id);
-    }
 }
 
 /// How often a file that changes while it is preserved is offered to the handlers once more.
@@ -192,8 +144,7 @@ impl PreservedFiles {
         let mut preserve = |file: ARef<File>| {
             let bound = handlers.for_file(&file)?;
             let handler = known.insert(bound.handler.clone());
-            let memory = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-            let claim = claims.claim(bound.handler.id(&file), memory)?;
+            let claim = claims.room()?.claim(bound.handler.id(&file))?;
 
             PreservedFile::new(file, bound, Some(claim)).inspect_err(|e| {
                 if may_print() {
@@ -465,9 +416,9 @@ impl IncomingFile {
         let data = self.data;
         let again = |e| RetrieveError::Again(e, ());
         let handler = self.bind(handlers).map_err(again)?;
-        let memory = RBTreeNodeReservation::new(GFP_KERNEL).map_err(again)?;
+        let room = claims.room().map_err(again)?;
         let file = handler.retrieve(data)?;
-        let claim = claims.claim(handler.id(&file), memory).ok();
+        let claim = room.claim(handler.id(&file)).ok();
 
         self.state = State::Retrieved {
             _claim: claim,
