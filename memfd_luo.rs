@@ -30,6 +30,7 @@ use core::{
         self,
         Display, //
     },
+    iter,
     marker::PhantomData,
     ops::{
         Deref,
@@ -522,19 +523,12 @@ impl<L: Layout> State<L> {
         let attributes = Attributes::of(memfd)?;
         L::check(&attributes)?;
 
-        let mut pinned = KVVec::new();
-        pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
-        if let Some(apart) = L::RUNS
-            .then(|| shmem::scattered(&pinned))
-            .transpose()?
-            .flatten()
-        {
-            pinned.clear();
-            mapping.gather(&apart)?;
-            pin_pages::<L>(&mapping, 0..u64::MAX, &mut pinned)?;
-        }
+        let pin_all = || pin_pages::<L>(&mapping, iter::once(0..u64::MAX));
         let mut extents = PreservedExtents::new(L::RUNS);
-        extents.add(pinned)?;
+        if let Some(apart) = extents.add_unless_scattered(pin_all()?)? {
+            mapping.gather(&apart)?;
+            extents.add(pin_all()?)?;
+        }
 
         let parts = L::list(&extents)?;
         let mut header = Preserved::<Block>::new()?;
@@ -578,10 +572,7 @@ impl<L: Layout> State<L> {
             return Ok(());
         }
 
-        let mut late = KVVec::new();
-        for hole in holes(&self.extents, u64::MAX) {
-            pin_pages::<L>(&self.mapping, hole, &mut late)?;
-        }
+        let late = pin_pages::<L>(&self.mapping, holes(&self.extents, u64::MAX))?;
         if late.is_empty() {
             return Ok(());
         }
@@ -603,7 +594,7 @@ fn holes(extents: &[PinnedExtent], end: u64) -> impl Iterator<Item = Range<u64>>
     let mut extents = extents.iter();
     let mut next = Some(0);
 
-    core::iter::from_fn(move || loop {
+    iter::from_fn(move || loop {
         let from = next?;
         let extent = extents.next();
         next = extent.map(end_of);
@@ -615,33 +606,17 @@ fn holes(extents: &[PinnedExtent], end: u64) -> impl Iterator<Item = Range<u64>>
     })
 }
 
-/// Pins the pages that are there in a range of the file.
+/// Pins the pages that are there in ranges of the file.
 fn pin_pages<L: Layout>(
     mapping: &FrozenMapping,
-    range: Range<u64>,
-    extents: &mut KVVec<PinnedExtent>,
-) -> Result {
-    let mut pins = mapping.pins(range, L::RUNS)?;
-    let Some(mut run) = pins.next()? else {
-        return Ok(());
-    };
+    ranges: impl Iterator<Item = Range<u64>>,
+) -> Result<KVVec<PinnedExtent>> {
+    let mut extents = KVVec::new();
 
-    while let Some(next) = pins.next()? {
-        if let Err(next) = append::<L>(&mut run, next) {
-            let done = core::mem::replace(&mut run, next);
-            extents.push(done, GFP_KERNEL_ACCOUNT)?;
-        }
+    for range in ranges {
+        mapping.pins(range, L::RUNS)?.collect(&mut extents)?;
     }
-    extents.push(run, GFP_KERNEL_ACCOUNT)?;
-    Ok(())
-}
-
-fn append<L: Layout>(run: &mut PinnedExtent, next: PinnedExtent) -> Result<(), PinnedExtent> {
-    if L::RUNS {
-        run.append(next)
-    } else {
-        Err(next)
-    }
+    Ok(extents)
 }
 
 /// How many pages a file has whose size is `size`.

@@ -143,33 +143,41 @@ rust_helper_shmem_add_to_page_cache(struct folio *folio,
 	return shmem_add_to_page_cache(folio, mapping, index, expected, gfp);
 }
 
+/* Pages that follow each other in memory: a large folio, or single pages. */
+struct shmem_run {
+	unsigned long pfn;
+	unsigned long count;
+	unsigned long order;
+};
+
 /*
- * Pins a large folio that begins at @index, or single pages that follow each
- * other from there on, in the file as in memory, if they are fit to stay where
+ * Pins the pages from @index on, at most @max, if they are fit to stay where
  * they are: the walk of memfd_pin_folios() for the common case, in place. It
- * ends before the first page that needs more care, and with the last one of a
- * zone. Returns how many pages there are.
+ * ends before the first page that needs more care. Tells where they are in
+ * @nr_runs runs at most, of one zone each, and returns in how many. At most
+ * @max_run single pages are one run.
  */
-__rust_helper unsigned long
-rust_helper_shmem_pin_run(struct address_space *mapping, pgoff_t index,
-			  unsigned long max, unsigned long *first,
-			  unsigned int *order)
+__rust_helper size_t rust_helper_shmem_pin_runs(struct address_space *mapping,
+						pgoff_t index, unsigned long max,
+						unsigned long max_run,
+						void *runs, size_t nr_runs)
 {
 	XA_STATE(xas, &mapping->i_pages, index);
-	unsigned long pfn, block = ULONG_MAX, count = 0;
+	struct shmem_run *run = runs, *end = run + nr_runs;
+	unsigned long pfn, block = ULONG_MAX, next = ULONG_MAX, done = 0;
+	unsigned long pinned = 0, count = 0;
 	struct zone *zone = NULL;
 	struct folio *folio;
 	bool large;
 	int refs;
 
-	*order = 0;
 	rcu_read_lock();
-	for (folio = xas_load(&xas); count < max; folio = xas_next(&xas)) {
+	for (folio = xas_load(&xas); done < max; folio = xas_next(&xas)) {
 		if (!folio || xa_is_value(folio) || xas_retry(&xas, folio))
 			break;
 		pfn = folio_pfn(folio);
 		large = folio_test_large(folio);
-		if (count && (large || pfn != *first + count))
+		if ((pfn != next || large) && run == end)
 			break;
 
 		/*
@@ -188,20 +196,35 @@ rust_helper_shmem_pin_run(struct address_space *mapping, pgoff_t index,
 			if (!folio_is_longterm_pinnable(folio) ||
 			    (zone && zone != folio_zone(folio)))
 				goto put;
+			zone = folio_zone(folio);
 			block = pfn >> pageblock_order;
 		}
-		if (large && (folio->index != index || !folio_has_pincount(folio)))
+		if (large && (folio->index != index + done ||
+			      !folio_has_pincount(folio)))
 			goto put;
-		zone = folio_zone(folio);
 		if (!folio_test_dirty(folio))
 			folio_mark_dirty(folio);
-		if (!count++)
-			*first = pfn;
+		pinned++;
+
 		if (large) {
 			atomic_inc(&folio->_pincount);
-			*order = folio_order(folio);
-			break;
+			run->pfn = pfn;
+			run->count = folio_nr_pages(folio);
+			run->order = folio_order(folio);
+			done += run++->count;
+			next = ULONG_MAX;
+			xas_advance(&xas, index + done - 1);
+			continue;
 		}
+		if (pfn != next) {
+			run->pfn = pfn;
+			run->order = 0;
+			count = 0;
+			run++;
+		}
+		run[-1].count = ++count;
+		next = count < max_run ? pfn + 1 : ULONG_MAX;
+		done++;
 	}
 	goto unlock;
 put:
@@ -209,10 +232,42 @@ put:
 unlock:
 	rcu_read_unlock();
 
-	if (count)
+	if (pinned)
 		mod_node_page_state(zone->zone_pgdat, NR_FOLL_PIN_ACQUIRED,
-				    count);
-	return count << *order;
+				    pinned);
+	return run - (struct shmem_run *)runs;
+}
+
+/*
+ * How many pages from @index on are in a file or on swap, without a hole, at
+ * most @max.
+ */
+__rust_helper unsigned long
+rust_helper_shmem_present(struct address_space *mapping, pgoff_t index,
+			  unsigned long max)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+	pgoff_t next = index;
+	unsigned int order;
+	void *entry;
+
+	rcu_read_lock();
+	for (entry = xas_load(&xas); entry && next - index < max;) {
+		if (xas_retry(&xas, entry)) {
+			entry = xas_load(&xas);
+			continue;
+		}
+		order = xas_get_order(&xas);
+		next = (next | ((1UL << order) - 1)) + 1;
+		if (order) {
+			xas_set(&xas, next);
+			entry = xas_load(&xas);
+		} else {
+			entry = xas_next(&xas);
+		}
+	}
+	rcu_read_unlock();
+	return min(next - index, max);
 }
 
 /* Allocates 2^@order pages on a node that follow each other, each by itself. */
@@ -407,9 +462,10 @@ __rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
 	return folio_pfn(folio);
 }
 
-__rust_helper struct zone *rust_helper_folio_zone(const struct folio *folio)
+__rust_helper bool rust_helper_pfns_share_zone(unsigned long one,
+					       unsigned long other)
 {
-	return folio_zone(folio);
+	return page_zone(pfn_to_page(one)) == page_zone(pfn_to_page(other));
 }
 
 __rust_helper void rust_helper_folio_lock(struct folio *folio)

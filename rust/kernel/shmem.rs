@@ -8,7 +8,7 @@
 //!   pages that are there and brings them where they may stay for long. The result are
 //!   [`PinnedExtent`]s, which [`PreservedExtents`] and [`SharedExtents`] promise to the next
 //!   kernel. Each of them undoes itself when it is dropped.
-//! - [`FrozenMapping::gather`] moves pages together that lie apart, as [`scattered`] says.
+//! - [`FrozenMapping::gather`] moves pages together that lie apart.
 //! - [`NewMemfd`] is a file that nobody has seen yet and that [`Filling`] puts pages into.
 //!
 //! All functions here may sleep, and take no lock beyond their own call.
@@ -30,12 +30,9 @@ use crate::{
     },
     page::PAGE_SHIFT,
     prelude::*,
-    sync::{
-        aref::{
-            ARef,
-            AlwaysRefCounted, //
-        },
-        rcu, //
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
     },
     time::{
         delay::fsleep,
@@ -57,7 +54,7 @@ use core::{
 
 mod gather;
 
-pub use gather::scattered;
+use gather::scattered;
 
 /// Longer than a page fault takes that does not have to wait for memory.
 const FAULT_TIME: Delta = Delta::from_micros(500);
@@ -392,6 +389,14 @@ fn pause() -> Result {
     Ok(())
 }
 
+/// What `shmem_pin_runs()` tells of what it pinned.
+#[repr(C)]
+struct Run {
+    pfn: usize,
+    pages: usize,
+    order: usize,
+}
+
 /// Goes through the pages that are there in a range of a memfd, and pins them.
 ///
 /// Each folio is first brought into a state in which the next kernel can take it over: what is on
@@ -415,61 +420,116 @@ pub struct Pins<'a> {
 impl Pins<'_> {
     /// The next pages, [`None`] at the end of the range.
     ///
-    /// This is where long work can be interrupted, and where it lets others run.
-    ///
     /// # Errors
     ///
     /// - [`EINTR`] if the task is being killed.
     /// - [`ENOMEM`] and others, if a page cannot be read from swap, or not be moved.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<PinnedExtent>> {
-        loop {
-            let Some(folio) = self.batch.as_mut().and_then(KVec::pop) else {
-                pause()?;
-                if let Some(run) = self.run() {
-                    return Ok(Some(run));
-                }
-                if !self.refill()? {
-                    return Ok(None);
-                }
-                continue;
-            };
+        let mut next = None;
 
-            if let Some(extent) = self.settle(folio) {
-                self.at = extent.end_index();
-                return Ok(Some(extent));
+        while self.pin::<1>(|extent| next = Some(extent))? && next.is_none() {}
+        Ok(next)
+    }
+
+    /// Adds all pages to `extents`, with those that follow each other, in the file as in memory, as
+    /// one.
+    ///
+    /// This is where long work can be interrupted, and where it lets others run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pins::next`].
+    pub fn collect(mut self, extents: &mut KVVec<PinnedExtent>) -> Result {
+        const AT_ONCE: usize = 64;
+
+        let (first, before) = (self.at, extents.len());
+        loop {
+            if extents.capacity() - extents.len() < AT_ONCE {
+                // As many as there will be if they go on as they began.
+                let runs = extents.len() - before;
+                let pages = (self.at - first).checked_div(runs).unwrap_or(usize::MAX);
+                let left = usize::try_from(self.mapping.populated_pages())?;
+                let left = left.min(self.end.saturating_sub(self.at));
+                extents.reserve(left / pages.max(1) + AT_ONCE, GFP_KERNEL_ACCOUNT)?;
             }
 
-            // It went to swap before it was pinned, and so did perhaps others: look again.
-            self.batch = None;
-            self.present_until = 0;
+            let mut merge = self.max > 1;
+            let more = self.pin::<AT_ONCE>(|mut extent| {
+                // Those that come together have been merged.
+                if let (true, Some(last)) = (core::mem::take(&mut merge), extents.last_mut()) {
+                    match last.append(extent) {
+                        Ok(()) => return,
+                        Err(other) => extent = other,
+                    }
+                }
+                // There is room.
+                let _ = extents.push_within_capacity(extent);
+            })?;
+            if !more {
+                return Ok(());
+            }
         }
     }
 
-    /// Pins pages at `at` that are fit for the next kernel as they are, as nearly all are.
-    fn run(&mut self) -> Option<PinnedExtent> {
-        let (mut pfn, mut order) = (0, 0);
-        let max = self.max.min(self.end.saturating_sub(self.at));
-
-        // SAFETY: The mapping is valid, and belongs to shmem.
-        let pages = unsafe {
-            bindings::shmem_pin_run(self.mapping.0.mapping(), self.at, max, &mut pfn, &mut order)
-        };
-        if pages == 0 {
-            return None;
+    /// Pins some pages, and gives them out in at most `N` extents. False at the end of the range.
+    fn pin<const N: usize>(&mut self, mut give: impl FnMut(PinnedExtent)) -> Result<bool> {
+        if let Some(folio) = self.batch.as_mut().and_then(KVec::pop) {
+            match self.settle(folio) {
+                Some(extent) => {
+                    self.at = extent.end_index();
+                    give(extent);
+                }
+                None => {
+                    // It went to swap before it was pinned, and so did perhaps others: look again.
+                    self.batch = None;
+                    self.present_until = 0;
+                }
+            }
+            return Ok(true);
         }
 
-        // INVARIANT: That many single pages were pinned, which follow each other, in one zone; or
-        // one folio of that order. In a frozen mapping they stay at their index.
-        let run = PinnedExtent {
-            pfn,
-            index: self.at,
-            // Lossless: there are at most `RUN`, or as many as a folio has.
-            pages: pages as u32,
-            order,
+        pause()?;
+        if self.pin_runs::<N>(&mut give) {
+            return Ok(true);
+        }
+        self.refill()
+    }
+
+    /// Pins pages at `at` that are fit for the next kernel as they are, as nearly all are. False if
+    /// there are none.
+    fn pin_runs<const N: usize>(&mut self, give: &mut impl FnMut(PinnedExtent)) -> bool {
+        let mut runs = [const { MaybeUninit::<Run>::uninit() }; N];
+        let max = RUN.min(self.end.saturating_sub(self.at));
+
+        // SAFETY: The mapping is valid, and belongs to shmem. There is room for `N` runs.
+        let count = unsafe {
+            bindings::shmem_pin_runs(
+                self.mapping.0.mapping(),
+                self.at,
+                max,
+                self.max,
+                runs.as_mut_ptr().cast(),
+                N,
+            )
         };
-        self.at = run.end_index();
-        Some(run)
+
+        for run in runs.iter().take(count) {
+            // SAFETY: That many were written.
+            let run = unsafe { run.assume_init_read() };
+            // INVARIANT: That many single pages were pinned, which follow each other, in one zone;
+            // or one folio of that order. In a frozen mapping they stay at their index.
+            let extent = PinnedExtent {
+                pfn: run.pfn,
+                index: self.at,
+                // Lossless: there are at most `RUN`, or as many as a folio has.
+                pages: run.pages as u32,
+                order: run.order as u32,
+            };
+            self.at = extent.end_index();
+            give(extent);
+        }
+        count > 0
     }
 
     /// Pins some folios from `at` on, after a hole if there is one. False at the end of the range.
@@ -534,7 +594,6 @@ impl Pins<'_> {
             return false;
         }
 
-        let _rcu = rcu::read_lock();
         // SAFETY: The mapping is valid. What is found is not followed.
         let entry = unsafe {
             bindings::xa_find(
@@ -548,13 +607,12 @@ impl Pins<'_> {
             return false;
         }
 
-        // SAFETY: The mapping is valid, and we are in an RCU read-side section.
-        let hole =
-            unsafe { bindings::page_cache_next_miss(mapping, index, SCAN.min(self.end - index)) };
+        // SAFETY: The mapping is valid, and belongs to shmem.
+        let present =
+            unsafe { bindings::shmem_present(mapping, index, SCAN.min(self.end - index)) };
 
         self.at = index;
-        // What is on swap counts as missing there, but is not.
-        self.present_until = hole.clamp(index + 1, self.end);
+        self.present_until = index + present.max(1);
         true
     }
 
@@ -672,7 +730,12 @@ impl PinnedExtent {
         let Some(pages) = self.pages.checked_add(next.pages) else {
             return Err(next);
         };
-        if self.end_index() != next.index || !self.is_followed_by(&next) {
+        let follows = self.order == 0
+            && next.order == 0
+            && self.end_index() == next.index
+            && self.pfn + self.pages as usize == next.pfn
+            && self.is_in_zone_of(&next);
+        if !follows {
             return Err(next);
         }
 
@@ -682,18 +745,10 @@ impl PinnedExtent {
         Ok(())
     }
 
-    /// Whether `next` is behind our pages in memory, so that together they are such pages.
-    fn is_followed_by(&self, next: &Self) -> bool {
-        self.order == 0
-            && next.order == 0
-            && self.pfn + self.pages as usize == next.pfn
-            && self.zone() == next.zone()
-    }
-
-    /// The zone that the pages are of. KHO restores no range that lies in two.
-    fn zone(&self) -> *mut bindings::zone {
-        // SAFETY: By the type invariant there is a folio at `pfn`.
-        unsafe { bindings::folio_zone(bindings::pfn_folio(self.pfn)) }
+    /// Whether the pages are of one zone.
+    fn is_in_zone_of(&self, other: &Self) -> bool {
+        // SAFETY: By the type invariants there are pages at these numbers.
+        unsafe { bindings::pfns_share_zone(self.pfn, other.pfn) }
     }
 }
 
@@ -760,30 +815,63 @@ fn in_memory_order<'a>(
     let mut sorted = KVVec::with_capacity(most, GFP_KERNEL)?;
 
     for extent in extents {
-        sorted.push(extent, GFP_KERNEL)?;
+        sorted.push_within_capacity(extent)?;
     }
     sorted.sort_unstable_by_key(|extent| extent.pfn);
     Ok(sorted)
 }
 
-/// Promises extents to the next kernel; with `runs` as one what follows each other in memory.
-///
-/// The promises come behind those that are there, and stay there after an error.
-fn promise<'a>(
-    extents: impl Iterator<Item = &'a PinnedExtent>,
-    runs: bool,
-    promises: &mut KVVec<Promise>,
-) -> Result {
-    let sorted = in_memory_order(extents)?;
+/// Extents that follow each other in memory.
+struct MemoryRun<'a> {
+    first: &'a PinnedExtent,
+    extents: usize,
+    /// How many pages they all have.
+    pages: usize,
+}
 
-    for run in sorted.chunk_by(|one, next| runs && one.is_followed_by(next)) {
-        if let Some(first) = run.first() {
-            let pages = run.iter().map(|extent| extent.pages as usize).sum();
-            let promise = Promise::new(first.pfn, pages, first.order)?;
-            promises.push(promise, GFP_KERNEL_ACCOUNT)?;
+impl MemoryRun<'_> {
+    /// Counts an extent in, if it is what follows in memory, in the same zone: KHO restores no
+    /// range that lies in two.
+    fn append(&mut self, next: &PinnedExtent) -> bool {
+        let follows = self.first.order == 0
+            && next.order == 0
+            && self.first.pfn + self.pages == next.pfn
+            && self.first.is_in_zone_of(next);
+
+        if follows {
+            self.extents += 1;
+            self.pages += next.pages as usize;
+        }
+        follows
+    }
+}
+
+/// The runs of extents that come in the order of memory. If not `merge`, each is one by itself.
+fn runs<'a>(extents: &[&'a PinnedExtent], merge: bool) -> Result<KVVec<MemoryRun<'a>>> {
+    let mut runs = KVVec::<MemoryRun<'a>>::new();
+
+    for first in extents {
+        if !merge || !runs.last_mut().is_some_and(|run| run.append(first)) {
+            let run = MemoryRun {
+                first,
+                extents: 1,
+                pages: first.pages as usize,
+            };
+            runs.push(run, GFP_KERNEL)?;
         }
     }
-    Ok(())
+    Ok(runs)
+}
+
+/// Promises runs of pinned extents.
+fn promise(runs: &[MemoryRun<'_>]) -> Result<KVVec<Promise>> {
+    let mut promises = KVVec::with_capacity(runs.len(), GFP_KERNEL_ACCOUNT)?;
+
+    for run in runs {
+        let promise = Promise::new(run.first.pfn, run.pages, run.first.order)?;
+        promises.push(promise, GFP_KERNEL_ACCOUNT)?;
+    }
+    Ok(promises)
 }
 
 /// Extents that the next kernel will find, in the order of the file.
@@ -808,27 +896,59 @@ impl PreservedExtents {
         }
     }
 
+    /// Promises more extents to the next kernel, unless they lie apart in memory, in many short
+    /// runs. Then nothing is pinned any more, and the answer is where in the file they are, to be
+    /// [gathered](FrozenMapping::gather).
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing has been added then.
+    pub fn add_unless_scattered(
+        &mut self,
+        more: KVVec<PinnedExtent>,
+    ) -> Result<Option<KVVec<Range<usize>>>> {
+        let order = in_memory_order(more.iter())?;
+        let runs = runs(&order, self.runs)?;
+        // If each is promised by itself, it does not matter where it is.
+        let apart = self.runs.then(|| scattered(&order, &runs));
+        if let Some(apart) = apart.transpose()?.flatten() {
+            return Ok(Some(apart));
+        }
+
+        let promises = promise(&runs)?;
+        drop((order, runs));
+        self.push(more, promises)?;
+        Ok(None)
+    }
+
     /// Promises more extents to the next kernel.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`]; nothing has been added then.
     pub fn add(&mut self, more: KVVec<PinnedExtent>) -> Result {
-        let before = self.promises.len();
+        let promises = promise(&runs(&in_memory_order(more.iter())?, self.runs)?)?;
 
-        self.extents.reserve(more.len(), GFP_KERNEL_ACCOUNT)?;
-        if let Err(e) = promise(more.iter(), self.runs, &mut self.promises) {
-            self.promises.truncate(before);
-            return Err(e);
+        self.push(more, promises)
+    }
+
+    fn push(&mut self, more: KVVec<PinnedExtent>, promises: KVVec<Promise>) -> Result {
+        if self.extents.is_empty() {
+            self.extents = more;
+            self.promises = promises;
+            return Ok(());
         }
 
-        let first = self.extents.is_empty();
+        self.promises.reserve(promises.len(), GFP_KERNEL_ACCOUNT)?;
+        self.extents.reserve(more.len(), GFP_KERNEL_ACCOUNT)?;
+        // From here on there is room.
+        for promise in promises {
+            self.promises.push(promise, GFP_KERNEL_ACCOUNT)?;
+        }
         for extent in more {
             self.extents.push(extent, GFP_KERNEL_ACCOUNT)?;
         }
-        if !first {
-            self.extents.sort_unstable_by_key(|extent| extent.index);
-        }
+        self.extents.sort_unstable_by_key(|extent| extent.index);
         Ok(())
     }
 }
@@ -897,13 +1017,10 @@ impl SharedExtents {
             return Ok(());
         }
 
-        let extents = self.places.iter().filter_map(Option::as_ref);
-        let result = promise(extents, true, &mut self.promises);
-        match result {
-            Ok(()) => self.promised = true,
-            Err(_) => self.promises.clear(),
-        }
-        result
+        let order = in_memory_order(self.places.iter().filter_map(Option::as_ref))?;
+        self.promises = promise(&runs(&order, true)?)?;
+        self.promised = true;
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@
 use super::{
     pause,
     FrozenMapping,
+    MemoryRun,
     PinnedExtent, //
 };
 use crate::{
@@ -34,33 +35,33 @@ const ORDERS: (u32, u32) = (9, 4);
 /// How many pages are moved in one go: as many as migration takes at once.
 const BATCH: usize = 512;
 
-/// Where in their file those pages are that lie apart in memory, in short runs, if there are many of
-/// these. Pages of large folios are not among them.
+/// Where in their file those of some extents are that lie apart in memory, in short runs, if there
+/// are many of these. `extents` come in the order of memory, and have these `runs`. Large folios are
+/// not among them.
 ///
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub fn scattered(extents: &[PinnedExtent]) -> Result<Option<KVVec<Range<usize>>>> {
-    if extents.len() < MANY {
+pub(super) fn scattered(
+    extents: &[&PinnedExtent],
+    runs: &[MemoryRun<'_>],
+) -> Result<Option<KVVec<Range<usize>>>> {
+    let is_short = |run: &MemoryRun<'_>| run.first.order == 0 && run.pages < SHORT;
+    if runs.iter().filter(|run| is_short(run)).count() < MANY {
         return Ok(None);
     }
 
-    let sorted = super::in_memory_order(extents.iter())?;
     let mut ranges = KVVec::new();
-    let mut short = 0;
-
-    for run in sorted.chunk_by(|one, next| one.is_followed_by(next)) {
-        let pages: usize = run.iter().map(|extent| extent.pages as usize).sum();
-        if pages >= SHORT || run.iter().any(|extent| extent.order != 0) {
-            continue;
-        }
-        short += 1;
-        for extent in run {
-            ranges.push(extent.index..extent.end_index(), GFP_KERNEL)?;
+    let mut rest = extents.iter();
+    for run in runs {
+        for extent in rest.by_ref().take(run.extents) {
+            if is_short(run) {
+                ranges.push(extent.index..extent.end_index(), GFP_KERNEL)?;
+            }
         }
     }
     ranges.sort_unstable_by_key(|range| range.start);
-    Ok((short >= MANY).then_some(ranges))
+    Ok(Some(ranges))
 }
 
 impl FrozenMapping {
