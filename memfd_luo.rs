@@ -394,12 +394,7 @@ impl Part {
             true => RestoredPages::claim(self.start, self.pages)?,
             false => RestoredPages::claim_shared(self.start)?,
         };
-        self.insert(pages, file, file_pages)
-    }
-
-    /// Puts pages into `file`, of which some may lie behind the end.
-    fn insert(&self, mut pages: RestoredPages, file: &mut Filling, file_pages: u64) -> Result {
-        pages.truncate(usize::try_from(file_pages.saturating_sub(self.index))?);
+        let pages = within(pages, self.index, file_pages);
         file.insert_pages(pages, self.index, self.uptodate)
     }
 
@@ -410,15 +405,30 @@ impl Part {
             false => RestoredPages::claim_shared(self.start).map(drop),
         }
     }
+}
+
+/// Single pages of a file that follow each other in memory.
+struct Single {
+    start: PhysAddr,
+    index: u64,
+    pages: u32,
+    /// The place among all of them, in the order of the file.
+    place: u32,
+}
+
+impl Single {
+    fn pages(&self) -> usize {
+        self.pages as usize
+    }
+
+    fn end(&self) -> Option<u64> {
+        let size = u64::from(self.pages).checked_mul(PAGE_SIZE as u64)?;
+        self.start.get().checked_add(size)
+    }
 
     /// Whether `next` is behind these pages in memory.
     fn is_followed_by(&self, next: &Self) -> bool {
         self.end() == Some(next.start.get())
-    }
-
-    fn end(&self) -> Option<u64> {
-        let size = (self.pages as u64).checked_mul(PAGE_SIZE as u64)?;
-        self.start.get().checked_add(size)
     }
 }
 
@@ -426,7 +436,11 @@ impl Part {
 ///
 /// What follows each other there was preserved as one, wherever it is in the file, and is claimed
 /// as one.
-struct Singles(KVVec<Part>);
+struct Singles {
+    all: KVVec<Single>,
+    /// Room for them when they have been claimed, as nothing may fail then.
+    claimed: KVVec<(u64, RestoredPages)>,
+}
 
 impl Singles {
     /// Takes them out of a list. What else there is, is for `visit`.
@@ -435,45 +449,61 @@ impl Singles {
         list: &L::List,
         mut visit: impl FnMut(&Part) -> Result,
     ) -> Result<Self> {
-        let mut singles = KVVec::new();
+        let mut all = KVVec::new();
 
         L::walk(mem, list, |part| match part.folio {
             true => visit(part),
-            false => Ok(singles.push(*part, GFP_KERNEL)?),
+            false => {
+                let single = Single {
+                    start: part.start,
+                    index: part.index,
+                    pages: u32::try_from(part.pages)?,
+                    place: u32::try_from(all.len())?,
+                };
+                Ok(all.push(single, GFP_KERNEL)?)
+            }
         })?;
-        singles.sort_unstable_by_key(|part| part.start);
-        Ok(Self(singles))
+        all.sort_unstable_by_key(|single| single.start);
+        Ok(Self {
+            all,
+            claimed: KVVec::new(),
+        })
     }
 
-    /// Parts that follow each other, and how many pages they have.
-    fn runs(&self) -> impl Iterator<Item = (&[Part], PhysAddr, usize)> {
-        self.0
-            .chunk_by(Part::is_followed_by)
-            .filter_map(|run| Some((run, run.first()?.start, run.iter().map(|p| p.pages).sum())))
+    /// Those that follow each other, and how many pages they have.
+    fn runs(all: &[Single]) -> impl Iterator<Item = (&[Single], PhysAddr, usize)> {
+        all.chunk_by(Single::is_followed_by)
+            .filter_map(|run| Some((run, run.first()?.start, run.iter().map(Single::pages).sum())))
     }
 
     /// How many pages there are, if no page is there twice.
     fn pages(&self) -> usize {
-        self.0.iter().map(|part| part.pages).sum()
+        self.all.iter().map(Single::pages).sum()
     }
 
-    /// Checks that all pages are there, no page twice, and leaves them there.
-    fn find(&self) -> Result {
-        let twice = |(one, next): (&Part, &Part)| one.end() > Some(next.start.get());
-        if self.0.iter().zip(self.0.iter().skip(1)).any(twice) {
+    /// Checks that all pages are there, no page twice, and leaves them there. Makes room for them.
+    fn find(&mut self) -> Result {
+        let twice = |(one, next): (&Single, &Single)| one.end() > Some(next.start.get());
+        if self.all.iter().zip(self.all.iter().skip(1)).any(twice) {
             return Err(malformed("memfd: a page is used twice"));
         }
-        for (_, start, pages) in self.runs() {
+        for (_, start, pages) in Self::runs(&self.all) {
             kho::check_pages(start, pages).map_err(|e| not_there(e, start))?;
         }
+
+        self.claimed.reserve(self.all.len(), GFP_KERNEL)?;
         Ok(())
     }
 
-    /// Puts all pages into `file`. Whatever happens, they are claimed.
-    fn fill(&self, file: &mut Filling, file_pages: u64) -> Result {
+    /// Puts all pages into `file`, which has `file_pages` pages. Whatever happens, they are claimed.
+    fn fill(self, file: &mut Filling, file_pages: u64) -> Result {
+        let Self { all, mut claimed } = self;
         let mut result = Ok(());
 
-        for (run, start, pages) in self.runs() {
+        for _ in &all {
+            claimed.push((0, RestoredPages::none()), GFP_KERNEL)?;
+        }
+        for (run, start, pages) in Self::runs(&all) {
             let mut pages = match RestoredPages::claim(start, pages) {
                 Ok(pages) => pages,
                 Err(e) => {
@@ -481,26 +511,41 @@ impl Singles {
                     continue;
                 }
             };
-            for part in run {
-                let pages = pages.split(part.pages);
-                // After an error, what is left is of no use to anybody.
-                if result.is_ok() {
-                    result = part.insert(pages, file, file_pages);
+            for single in run {
+                let pages = pages.split(single.pages());
+                if let Some(place) = claimed.get_mut(single.place as usize) {
+                    *place = (single.index, pages);
                 }
             }
         }
-        result
+
+        // After an error, what was claimed is of no use to anybody.
+        result?;
+        let claimed = claimed.into_iter();
+        file.insert_all(
+            claimed.map(|(index, pages)| (index, within(pages, index, file_pages))),
+            true,
+        )
     }
 
     /// Frees all pages.
     fn free(&self) -> Result {
         let mut result = Ok(());
 
-        for (_, start, pages) in self.runs() {
+        for (_, start, pages) in Self::runs(&self.all) {
             result = result.and(RestoredPages::claim(start, pages).map(drop));
         }
         result
     }
+}
+
+/// Frees of pages, which begin at `index` of a file, what lies behind the file's end.
+fn within(mut pages: RestoredPages, index: u64, file_pages: u64) -> RestoredPages {
+    let most = usize::try_from(file_pages.saturating_sub(index)).unwrap_or(usize::MAX);
+    if most < pages.len() {
+        pages.truncate(most);
+    }
+    pages
 }
 
 /// What the next kernel finds of a file beside the header, and what keeps it as it is. Dropping it
@@ -739,7 +784,7 @@ impl<L: Layout> Found<L> {
         let (attributes, list) = L::read(&page)?;
 
         let mut pages = 0_usize;
-        let singles = Singles::of::<L, _>(&Look, &list, |folio| {
+        let mut singles = Singles::of::<L, _>(&Look, &list, |folio| {
             pages = pages.checked_add(folio.pages).ok_or(EINVAL)?;
             folio.find()
         })?;

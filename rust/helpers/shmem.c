@@ -326,10 +326,10 @@ rust_helper_shmem_migrate(struct address_space *mapping, const pgoff_t *indices,
  * of shmem: folio_add_lru() and lruvec_stat_add_folio() for many that count
  * alike. Returns for how many this is done, at least one.
  */
-__rust_helper unsigned long rust_helper_shmem_add_lru_run(unsigned long pfn,
-							  unsigned long max)
+__rust_helper unsigned long
+rust_helper_shmem_add_lru_run(const unsigned long *pfns, unsigned long max)
 {
-	struct folio *folio = pfn_folio(pfn);
+	struct folio *folio = pfn_folio(*pfns);
 	enum zone_type zone = folio_zonenum(folio);
 	enum lru_list lru = folio_lru_list(folio);
 	unsigned long count = 0, listed = 0;
@@ -342,8 +342,10 @@ __rust_helper unsigned long rust_helper_shmem_add_lru_run(unsigned long pfn,
 		}
 		folio_set_lru(folio);
 		trace_mm_lru_insertion(folio);
-		folio = pfn_folio(pfn + ++count);
-	} while (count < max && folio_zonenum(folio) == zone &&
+		if (++count == max)
+			break;
+		folio = pfn_folio(pfns[count]);
+	} while (folio_zonenum(folio) == zone &&
 		 folio_matches_lruvec(folio, lruvec));
 
 	if (listed)
@@ -356,14 +358,15 @@ __rust_helper unsigned long rust_helper_shmem_add_lru_run(unsigned long pfn,
 
 /*
  * Puts single pages, each with one reference that is the caller's, into a file
- * that nobody else has: shmem_add_to_page_cache() and what is to be done before
- * and after it, for many. The page cache takes the references over. *@done says
+ * that nobody else has, one behind the other: shmem_add_to_page_cache() and what
+ * is to be done before and after it, for as many as the LRU list's lock may be
+ * held for. The page cache takes the references over. *@done says
  * how many it took.
  */
 __rust_helper int
-rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
-			     unsigned long pfn, unsigned long count,
-			     bool uptodate, unsigned long *done)
+rust_helper_shmem_insert_pages(struct address_space *mapping, pgoff_t index,
+			       const unsigned long *pfns, unsigned long count,
+			       bool uptodate, unsigned long *done)
 {
 	XA_STATE(xas, &mapping->i_pages, index);
 	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_NOFAIL;
@@ -376,7 +379,7 @@ rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
 		int err = 0;
 
 		for (i = 0; i < count && !err; i++)
-			err = mem_cgroup_charge(pfn_folio(pfn + i), NULL, gfp);
+			err = mem_cgroup_charge(pfn_folio(pfns[i]), NULL, gfp);
 		if (err)
 			return err;
 	}
@@ -384,12 +387,13 @@ rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
 	gfp &= GFP_RECLAIM_MASK;
 	do {
 		xas_lock_irq(&xas);
+		i = *done;
 		for (; *done < count; xas_next(&xas)) {
 			if (xas_load(&xas)) {
 				xas_set_err(&xas, -EEXIST);
 				break;
 			}
-			xas_store(&xas, pfn_folio(pfn + *done));
+			xas_store(&xas, pfn_folio(pfns[*done]));
 			if (xas_error(&xas))
 				break;
 			(*done)++;
@@ -403,22 +407,16 @@ rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
 				xas.xa_offset++;
 				xas.xa_index++;
 				rcu_assign_pointer(node->slots[xas.xa_offset],
-						   pfn_folio(pfn + *done));
+						   pfn_folio(pfns[*done]));
 				node->count++;
 			}
 		}
+		mapping->nrpages += *done - i;
 		xas_unlock_irq(&xas);
 	} while (xas_nomem(&xas, gfp));
 
-	if (!*done)
-		return xas_error(&xas);
-
-	xa_lock_irq(&mapping->i_pages);
-	mapping->nrpages += *done;
-	xa_unlock_irq(&mapping->i_pages);
-
 	for (i = 0; i < *done; i++) {
-		folio = pfn_folio(pfn + i);
+		folio = pfn_folio(pfns[i]);
 		folio->mapping = mapping;
 		folio->index = index + i;
 		__folio_set_swapbacked(folio);
@@ -426,10 +424,8 @@ rust_helper_shmem_insert_run(struct address_space *mapping, pgoff_t index,
 		if (uptodate)
 			__folio_mark_uptodate(folio);
 	}
-	/* Interrupts are off meanwhile, so not too many at once. */
 	for (i = 0; i < *done;)
-		i += rust_helper_shmem_add_lru_run(pfn + i,
-						   min(*done - i, 512UL));
+		i += rust_helper_shmem_add_lru_run(pfns + i, *done - i);
 	return xas_error(&xas);
 }
 

@@ -25,8 +25,7 @@ use crate::{
     fs::File,
     kho::{
         PhysAddr,
-        RestoredFolio,
-        RestoredPages, //
+        RestoredFolio, //
     },
     page::PAGE_SHIFT,
     prelude::*,
@@ -53,6 +52,7 @@ use core::{
 };
 
 mod gather;
+mod insert;
 
 use gather::scattered;
 
@@ -364,7 +364,7 @@ const BATCH: usize = 512;
 /// How many pages are looked at in one go.
 const SCAN: usize = 1 << 16;
 
-/// How many pages are pinned, or put into a file, in one go.
+/// How many pages are pinned in one go.
 const RUN: usize = 1 << 12;
 
 /// How often the pinning of pages is tried again that must move, but are in use by somebody.
@@ -1250,41 +1250,6 @@ impl Filling {
             }
             bindings::folio_mark_dirty(raw);
             bindings::folio_add_lru(raw);
-        }
-        Ok(())
-    }
-
-    /// Puts single pages into the file, from the index `index` on: [`Filling::insert`] for many.
-    ///
-    /// # Errors
-    ///
-    /// As those of [`Filling::insert`]. What is not in the file then is given to the page allocator.
-    pub fn insert_pages(&mut self, mut pages: RestoredPages, index: u64, uptodate: bool) -> Result {
-        let mut index = usize::try_from(index)?;
-
-        while pages.len() > 0 {
-            // SAFETY: The current task may sleep, as all users of this module.
-            unsafe { bindings::cond_resched() };
-
-            let count = pages.len().min(RUN);
-            self.take(count)?;
-
-            let mut done = 0;
-            // SAFETY: The mapping is valid, belongs to shmem, and nobody else has the file. Of
-            // the pages we own the only references.
-            let result = to_result(unsafe {
-                bindings::shmem_insert_run(
-                    self.memfd.0.mapping(),
-                    index,
-                    pages.pfn(),
-                    count,
-                    uptodate,
-                    &mut done,
-                )
-            });
-            pages.give(done);
-            result?;
-            index += count;
         }
         Ok(())
     }

@@ -197,6 +197,12 @@ pub struct RestoredPages {
 }
 
 impl RestoredPages {
+    /// No pages.
+    pub const fn none() -> Self {
+        // INVARIANT: There is none.
+        Self { next: 0, end: 0 }
+    }
+
     /// Claims `pages` pages from `phys` on, which must be all of some preserved blocks. A claim
     /// succeeds once. A folio counts as such a block, too, which then falls apart.
     ///
