@@ -253,13 +253,16 @@ impl PreservedFiles {
     }
 
     /// Undoes the preservation of all files, in reverse order.
-    pub(crate) fn unpreserve(mut self, session: &SessionName) {
+    pub(crate) fn unpreserve(&mut self, session: &SessionName) {
         while let Some((token, file)) = self.files.pop() {
             let trace = Trace::<tracepoint::Unpreserve>::begin();
             let handler = file.saved.handler().clone();
             drop(file);
             trace.file(session, token, Some(handler.compatible()), &Ok(()));
         }
+        // INVARIANT: There are no files any more.
+        self.records.clear();
+        self.records.shrink(0);
     }
 
     /// Undoes [`PreservedFiles::freeze`].

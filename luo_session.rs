@@ -39,6 +39,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     rbtree::{
+        Entry,
         RBTree,
         RBTreeNode, //
     },
@@ -311,7 +312,7 @@ impl Outgoing {
         match self.phase {
             Phase::Open => {
                 tally.remove_files(self.files.len());
-                core::mem::replace(&mut self.files, PreservedFiles::new()).unpreserve(session);
+                self.files.unpreserve(session);
                 self.phase = Phase::Closed;
                 true
             }
@@ -532,15 +533,17 @@ impl OutgoingTable {
     /// Takes a session out, and returns whether it was there. Another one of that name, made since
     /// it was closed, stays.
     fn remove(&mut self, session: &Arc<Session<Outgoing>>) -> bool {
-        let found = self.sessions.get(&session.name);
-        let found = found.is_some_and(|found| Arc::ptr_eq(found, session));
-
-        if found {
-            self.sessions.remove(&session.name);
-            self.count -= 1;
-            self.records.shrink(self.count);
+        let Entry::Occupied(found) = self.sessions.entry(session.name) else {
+            return false;
+        };
+        if !Arc::ptr_eq(found.get(), session) {
+            return false;
         }
-        found
+
+        found.remove();
+        self.count -= 1;
+        self.records.shrink(self.count);
+        true
     }
 
     fn seal(&mut self) -> Result<Counts> {
