@@ -532,10 +532,10 @@ impl Pins<'_> {
         count > 0
     }
 
-    /// Pins some folios from `at` on, after a hole if there is one. False at the end of the range.
+    /// Skips a hole, or else pins some folios from `at` on. False at the end of the range.
     fn refill(&mut self) -> Result<bool> {
-        if self.at >= self.present_until && !self.find() {
-            return Ok(false);
+        if self.at >= self.present_until {
+            return Ok(self.find());
         }
 
         for _ in 0..MOVES {
