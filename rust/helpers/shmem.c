@@ -270,6 +270,40 @@ rust_helper_shmem_present(struct address_space *mapping, pgoff_t index,
 	return min(next - index, max);
 }
 
+/*
+ * Finds single pages of a file that cannot stay for long where they are, from
+ * @index up to @end. Tells where in the file they are, and returns how many
+ * there are, at most @max.
+ */
+__rust_helper size_t
+rust_helper_shmem_find_restless(struct address_space *mapping, pgoff_t index,
+				pgoff_t end, pgoff_t *indices, size_t max)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+	unsigned long pfn, block = ULONG_MAX;
+	bool restless = false;
+	struct folio *folio;
+	size_t count = 0;
+
+	rcu_read_lock();
+	xas_for_each(&xas, folio, end - 1) {
+		if (count == max)
+			break;
+		if (xas_retry(&xas, folio) || xa_is_value(folio) ||
+		    folio_test_large(folio))
+			continue;
+		pfn = folio_pfn(folio);
+		if (pfn >> pageblock_order != block) {
+			block = pfn >> pageblock_order;
+			restless = !folio_is_longterm_pinnable(folio);
+		}
+		if (restless)
+			indices[count++] = xas.xa_index;
+	}
+	rcu_read_unlock();
+	return count;
+}
+
 /* Allocates 2^@order pages on a node that follow each other, each by itself. */
 __rust_helper bool rust_helper_shmem_alloc_block(int nid, unsigned int order,
 						 unsigned long *pfn)

@@ -54,7 +54,10 @@ use core::{
 mod gather;
 mod insert;
 
-use gather::scattered;
+use gather::{
+    scattered,
+    Mover, //
+};
 
 /// Longer than a page fault takes that does not have to wait for memory.
 const FAULT_TIME: Delta = Delta::from_micros(500);
@@ -309,6 +312,8 @@ impl FrozenMapping {
             end: usize::try_from(end)?,
             present_until: 0,
             batch: None,
+            mover: None,
+            moved_until: 0,
         })
     }
 }
@@ -364,6 +369,9 @@ const BATCH: usize = 512;
 /// How many pages are looked at in one go.
 const SCAN: usize = 1 << 16;
 
+/// Among how many pages those are looked for that must be moved.
+const MOVED: usize = 1 << 13;
+
 /// How many pages are pinned in one go.
 const RUN: usize = 1 << 12;
 
@@ -415,6 +423,10 @@ pub struct Pins<'a> {
     present_until: usize,
     /// What is to be given out next, in reverse order. Few files ever need it.
     batch: Option<KVec<PinnedFolio>>,
+    /// Likewise.
+    mover: Option<KBox<Mover>>,
+    /// Up to here the pages have been moved that can be, and had to.
+    moved_until: usize,
 }
 
 impl Pins<'_> {
@@ -446,12 +458,13 @@ impl Pins<'_> {
         let (first, before) = (self.at, extents.len());
         loop {
             if extents.capacity() - extents.len() < AT_ONCE {
-                // As many as there will be if they go on as they began.
+                // As many as there will be if they go on as they began, but that says little yet.
                 let runs = extents.len() - before;
                 let pages = (self.at - first).checked_div(runs).unwrap_or(usize::MAX);
                 let left = usize::try_from(self.mapping.populated_pages())?;
                 let left = left.min(self.end.saturating_sub(self.at));
-                extents.reserve(left / pages.max(1) + AT_ONCE, GFP_KERNEL_ACCOUNT)?;
+                let more = (left / pages.max(1)).min(8 * runs) + AT_ONCE;
+                extents.reserve(more, GFP_KERNEL_ACCOUNT)?;
             }
 
             let mut merge = self.max > 1;
@@ -537,6 +550,10 @@ impl Pins<'_> {
         if self.at >= self.present_until {
             return Ok(self.find());
         }
+        if self.at >= self.moved_until && self.end.saturating_sub(self.at) > BATCH {
+            self.move_away()?;
+            return Ok(true);
+        }
 
         for _ in 0..MOVES {
             match self.pin_batch() {
@@ -551,6 +568,18 @@ impl Pins<'_> {
         }
         self.pin_batch()?;
         Ok(true)
+    }
+
+    /// Moves pages from `at` on that cannot stay where they are.
+    fn move_away(&mut self) -> Result {
+        let mover = match &mut self.mover {
+            Some(mover) => mover,
+            none => none.insert(KBox::new(Mover::new()?, GFP_KERNEL)?),
+        };
+        let end = self.end.min(self.at.saturating_add(MOVED));
+
+        self.moved_until = mover.move_away(self.mapping, self.at..end);
+        Ok(())
     }
 
     /// Pins the folios from `at` on, as many as fit into the batch.

@@ -6,6 +6,9 @@
 //! are preserved, and with the square of the number that lie apart. A file whose pages lie apart
 //! one by one is therefore better moved first: that takes longer, but nobody waits for it.
 //!
+//! In the same way those go that cannot stay for long where they are, as the next kernel wants to
+//! begin there.
+//!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
 
 use super::{
@@ -28,6 +31,9 @@ const SHORT: usize = 64;
 
 /// So many short runs are worth moving.
 const MANY: usize = 64;
+
+/// Fewer pages are better moved by whoever pins them.
+const FEW: usize = 16;
 
 /// The order of the blocks that pages are moved into, and of the smallest that do.
 const ORDERS: (u32, u32) = (9, 4);
@@ -78,41 +84,90 @@ impl FrozenMapping {
     ///
     /// C counterpart: none; it is done by `migrate_pages()`.
     pub fn gather(&self, ranges: &[Range<usize>]) -> Result {
-        let mut indices = KVec::with_capacity(BATCH, GFP_KERNEL)?;
-        let mut targets = Targets {
-            left: ranges.iter().map(Range::len).sum(),
-            largest: ORDERS.0,
-            blocks: KVec::new(),
-        };
+        let mut mover = Mover::new()?;
         let mut pages = ranges.iter().cloned().flatten();
 
+        mover.targets.left = ranges.iter().map(Range::len).sum();
+        loop {
+            pause()?;
+            mover.indices.clear();
+            for index in pages.by_ref().take(BATCH) {
+                mover.indices.push(index, GFP_KERNEL)?;
+            }
+            if mover.indices.is_empty() || !mover.migrate(self) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What it takes to move pages of a file.
+pub(super) struct Mover {
+    /// Which pages are to be moved next.
+    indices: KVec<usize>,
+    targets: Targets,
+}
+
+impl Mover {
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(super) fn new() -> Result<Self> {
         // What was written to just now is not on the LRU list yet, and cannot move.
         // SAFETY: The current task may sleep, as all users of this module.
         unsafe { bindings::lru_add_drain_all() };
-        loop {
-            pause()?;
-            indices.clear();
-            for index in pages.by_ref().take(BATCH) {
-                indices.push(index, GFP_KERNEL)?;
-            }
-            if indices.is_empty() {
-                return Ok(());
-            }
+        Ok(Self {
+            indices: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            targets: Targets {
+                left: 0,
+                largest: ORDERS.0,
+                blocks: KVec::new(),
+            },
+        })
+    }
 
-            // SAFETY: The mapping is valid. `target` is called before this returns, with the
-            // address of `targets`, which nobody else uses meanwhile.
-            let moved = unsafe {
-                bindings::shmem_migrate(
-                    self.0.mapping(),
-                    indices.as_ptr(),
-                    indices.len(),
-                    Some(target),
-                    (&raw mut targets).expose_provenance(),
-                )
-            };
-            if !moved {
-                return Ok(());
-            }
+    /// Moves those single pages in a range of the file that cannot stay for long where they are, if
+    /// there are enough of them. Returns up to where it has looked.
+    pub(super) fn move_away(&mut self, mapping: &FrozenMapping, range: Range<usize>) -> usize {
+        self.indices.clear();
+        let room = self.indices.spare_capacity_mut();
+
+        // SAFETY: The mapping is valid, and belongs to shmem. There is that much room, of which
+        // that much has been written to.
+        unsafe {
+            let found = bindings::shmem_find_restless(
+                mapping.0.mapping(),
+                range.start,
+                range.end,
+                room.as_mut_ptr().cast(),
+                room.len(),
+            );
+            self.indices.inc_len(found);
+        }
+
+        let until = match self.indices.last() {
+            Some(last) if self.indices.len() == self.indices.capacity() => last + 1,
+            _ => range.end,
+        };
+        if self.indices.len() >= FEW {
+            self.targets.left = self.indices.len();
+            self.migrate(mapping);
+        }
+        until
+    }
+
+    /// Moves the pages, as far as that is possible. False if there is no place left.
+    fn migrate(&mut self, mapping: &FrozenMapping) -> bool {
+        // SAFETY: The mapping is valid. `target` is called before this returns, with the address of
+        // `targets`, which nobody else uses meanwhile.
+        unsafe {
+            bindings::shmem_migrate(
+                mapping.0.mapping(),
+                self.indices.as_ptr(),
+                self.indices.len(),
+                Some(target),
+                (&raw mut self.targets).expose_provenance(),
+            )
         }
     }
 }
