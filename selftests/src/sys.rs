@@ -614,3 +614,26 @@ pub fn borrow(fd: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: Its owner is borrowed as long.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
+
+/// A setting of the kernel, which is as before when this is dropped.
+pub struct Sysctl {
+    path: String,
+    before: String,
+}
+
+impl Sysctl {
+    /// Sets it; `name` is a path below `/proc/sys`.
+    pub fn set(name: &str, value: &str) -> Outcome<Self> {
+        let path = format!("/proc/sys/{name}");
+        let before = fs::read_to_string(&path)?;
+
+        fs::write(&path, value)?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        fs::write(&self.path, &self.before).expect("what it was can be set");
+    }
+}

@@ -160,15 +160,31 @@ fn next_record() -> Outcome<u64> {
         .map_or(0, |last| last.sequence + 1))
 }
 
-/// Checks that the kernel has said something since (the C core has words of its own).
-fn says(first: u64, text: &str) -> Outcome {
-    let log = guest::kernel_log(first)?;
+/// The kernel's log from now on. Until this is dropped, the kernel says all that there is to be said,
+/// however much others in the same boot have made it say.
+struct Log {
+    first: u64,
+    _unlimited: sys::Sysctl,
+}
 
-    ensure!(
-        is_c()? || log.iter().any(|record| record.text.contains(text)),
-        "no word of: {text}"
-    );
-    Ok(())
+impl Log {
+    fn from_now() -> Outcome<Self> {
+        Ok(Self {
+            _unlimited: sys::Sysctl::set("kernel/printk_ratelimit", "0")?,
+            first: next_record()?,
+        })
+    }
+
+    /// Checks that the kernel has said something since (the C core has words of its own).
+    fn says(&self, text: &str) -> Outcome {
+        let log = guest::kernel_log(self.first)?;
+
+        ensure!(
+            is_c()? || log.iter().any(|record| record.text.contains(text)),
+            "no word of: {text}"
+        );
+        Ok(())
+    }
 }
 
 /// The checks of `modules/luo_test_capi.c`.
@@ -258,11 +274,10 @@ pub fn preserve_fails(stage: &mut Stage) -> Outcome {
     let all = ["flb-1 preserve", "flb-2 preserve", "flb-3 preserve"];
     let undone = ["flb-3 unpreserve", "flb-2 unpreserve", "flb-1 unpreserve"];
 
-    let first = next_record()?;
+    let log = Log::from_now()?;
     driver.fail(Event::Preserve, 1, Errno::EDOM)?;
     ensure_errno!(session.preserve(&toy, 1), EDOM);
-    says(
-        first,
+    log.says(
         "session 'driver-preserve-fails': token 0x1: handler 'luo-test-first-v1': preserve failed",
     )?;
     let own: &[&str] = &["handler-1 preserve 1"];
@@ -490,7 +505,7 @@ pub fn freeze_fails_before(stage: &mut Stage) -> Outcome {
     let mut cmdline = CommandLine::read()?;
     cmdline.set("luo.stage", &(stage.number + 1).to_string());
     init::load(init::kernel_of(&cmdline, stage.number + 1), &cmdline)?;
-    let first = next_record()?;
+    let log = Log::from_now()?;
     for nth in 1..=9 {
         driver.fail(Event::Freeze, nth, Errno::EDOM)?;
         ensure_eq!(kexec::jump().errno(), Errno::EDOM);
@@ -512,10 +527,7 @@ pub fn freeze_fails_before(stage: &mut Stage) -> Outcome {
         drop(device.create_session("freeze-more")?);
         driver.log()?;
     }
-    says(
-        first,
-        "session 'freeze-b': token 0x4: handler 'luo-test-first-v1': freeze failed",
-    )?;
+    log.says("session 'freeze-b': token 0x4: handler 'luo-test-first-v1': freeze failed")?;
 
     for session in sessions {
         stage.keep(session);
@@ -639,13 +651,12 @@ pub fn retrieve_fails_after(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
     let session = Device::open()?.retrieve_session(stage.name)?;
 
-    let first = next_record()?;
+    let log = Log::from_now()?;
     driver.fail(Event::Retrieve, 1, Errno::EDOM)?;
     for _ in 0..3 {
         ensure_errno!(session.retrieve(1), EDOM);
     }
-    says(
-        first,
+    log.says(
         "session 'driver-retrieve-fails': token 0x1: handler 'luo-test-first-v1': retrieve failed",
     )?;
     ensure_eq!(retrieved_key(&session, 2)?, 2);

@@ -1147,8 +1147,8 @@ pub fn overcommit_after(stage: &mut Stage) -> Outcome {
     for (token, size) in OVERCOMMIT {
         let refused = {
             let _limits = [
-                Sysctl::set("vm/overcommit_memory", "2")?,
-                Sysctl::set("vm/overcommit_ratio", "0")?,
+                sys::Sysctl::set("vm/overcommit_memory", "2")?,
+                sys::Sysctl::set("vm/overcommit_ratio", "0")?,
             ];
             session.retrieve(token)
         };
@@ -1165,28 +1165,6 @@ pub fn overcommit_after(stage: &mut Stage) -> Outcome {
     }
     session.finish()?;
     Ok(())
-}
-
-/// A setting of the kernel, which is as before when this is dropped.
-struct Sysctl {
-    path: String,
-    before: String,
-}
-
-impl Sysctl {
-    fn set(name: &str, value: &str) -> Outcome<Self> {
-        let path = format!("/proc/sys/{name}");
-        let before = std::fs::read_to_string(&path)?;
-
-        std::fs::write(&path, value)?;
-        Ok(Self { path, before })
-    }
-}
-
-impl Drop for Sysctl {
-    fn drop(&mut self) {
-        std::fs::write(&self.path, &self.before).expect("what it was can be set");
-    }
 }
 
 const LARGE: usize = 160 << 20;
