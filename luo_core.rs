@@ -586,14 +586,14 @@ fn reboot() -> Result {
     let stamp = luo_state::now();
     let begin = Instant::<Monotonic>::now();
 
-    if !kho::image_finds_preserved_memory() {
-        return luo.leave_all();
-    }
-
-    luo.hand_over(stamp, begin)
-        .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))
-        // Sessions may have been closed meanwhile.
-        .inspect_err(|_| luo.sessions_ended())
+    let result = if kho::image_finds_preserved_memory() {
+        luo.hand_over(stamp, begin)
+            .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))
+    } else {
+        luo.leave_all()
+    };
+    // Sessions may have been closed while they were sealed.
+    result.inspect_err(|_| luo.sessions_ended())
 }
 
 impl Luo {

@@ -301,6 +301,7 @@ const TESTS: &[Test] = &[
     )
     .c_differs()
     .alone(),
+    Test::new("sysfs-refused", &[sysfs::refused]).c_differs().alone(),
     Test::new(
         "reboot-no-handover-incoming",
         &[

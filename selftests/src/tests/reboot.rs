@@ -77,7 +77,7 @@ fn usable(device: &Device, part: usize, round: u64) -> Outcome {
 /// Loads something by `kexec_load(2)`, which cannot carry state over.
 ///
 /// It is a program all the same: should the machine jump into it, it resets it.
-fn load_without_handover() -> nix::Result<()> {
+pub fn load_without_handover() -> nix::Result<()> {
     // mov al, 0xfe; out 0x64, al; hlt: by way of the keyboard controller.
     let code = [0xb0, 0xfeu8, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
     let at = 0x0100_0000 as *mut libc::c_void;
@@ -100,7 +100,7 @@ fn load_without_handover() -> nix::Result<()> {
     Errno::result(ret).map(drop)
 }
 
-fn unload_without_handover() -> nix::Result<()> {
+pub fn unload_without_handover() -> nix::Result<()> {
     // SAFETY: No segments: nothing is read.
     let ret = unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, ptr::null::<u8>(), 0) };
     Errno::result(ret).map(drop)

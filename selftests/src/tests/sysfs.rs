@@ -11,13 +11,16 @@ use crate::{
         Outcome,
         Stage, //
     },
-    sys, //
+    sys,
+    tests::reboot, //
 };
 use liveupdate::{
     guest,
+    kexec,
     Device, //
 };
 use nix::{
+    errno::Errno,
     poll::{
         poll,
         PollFd,
@@ -43,7 +46,9 @@ use std::{
         fd::AsFd,
         unix::fs::PermissionsExt, //
     },
-    path::PathBuf, //
+    path::PathBuf,
+    thread,
+    time::Duration, //
 };
 
 /// A file of the directory.
@@ -115,6 +120,40 @@ impl State {
         ensure_eq!(self.read()?, state);
         Ok(())
     }
+}
+
+/// A session that is closed while a kexec is being refused is gone afterwards, and that is told.
+pub fn refused(stage: &mut Stage) -> Outcome {
+    const SLOW: usize = 400;
+
+    match reboot::load_without_handover() {
+        Ok(()) => {}
+        Err(Errno::ENOSYS) => return Err(Failure::skip("no kexec_load")),
+        Err(errno) => return Err(errno.into()),
+    }
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    // Half a millisecond each to freeze: there is a hole, and somebody could write to it.
+    let mut mappings = Vec::new();
+    for token in 0..SLOW {
+        let memory = sys::memfd("slow")?;
+        memory.set_len(sys::PAGE as u64)?;
+        mappings.push(sys::SharedWords::of(&memory, sys::PAGE)?);
+        session.preserve(&memory, token as u64)?;
+    }
+
+    let mut state = State::open()?;
+    let closer = thread::spawn(|| {
+        thread::sleep(Duration::from_millis(50));
+        drop(session);
+    });
+    let err = kexec::jump();
+    ensure!(closer.join().is_ok());
+    ensure_eq!(err.errno(), Errno::EOPNOTSUPP);
+    state.becomes("normal")?;
+    counts("outgoing", 0, 0, 0)?;
+    reboot::unload_without_handover()?;
+    Ok(())
 }
 
 const READABLE: [&str; 7] = [
