@@ -528,7 +528,7 @@ impl Pins<'_> {
         };
 
         for run in runs.iter().take(count) {
-            // SAFETY: That many were written.
+            // SAFETY: The function has written the first `count` of them.
             let run = unsafe { run.assume_init_read() };
             // INVARIANT: That many single pages were pinned, which follow each other, in one zone;
             // or one folio of that order. In a frozen mapping they stay at their index.
@@ -550,6 +550,7 @@ impl Pins<'_> {
         if self.at >= self.present_until {
             return Ok(self.find());
         }
+        // For a few pages it does not pay to look for more of their kind.
         if self.at >= self.moved_until && self.end.saturating_sub(self.at) > BATCH {
             self.move_away()?;
             return Ok(true);
@@ -759,12 +760,7 @@ impl PinnedExtent {
         let Some(pages) = self.pages.checked_add(next.pages) else {
             return Err(next);
         };
-        let follows = self.order == 0
-            && next.order == 0
-            && self.end_index() == next.index
-            && self.pfn + self.pages as usize == next.pfn
-            && self.is_in_zone_of(&next);
-        if !follows {
+        if self.end_index() != next.index || !self.is_followed_by(self.pages as usize, &next) {
             return Err(next);
         }
 
@@ -774,10 +770,13 @@ impl PinnedExtent {
         Ok(())
     }
 
-    /// Whether the pages are of one zone.
-    fn is_in_zone_of(&self, other: &Self) -> bool {
+    /// Whether `next` is in memory behind `pages` single pages that begin with ours, in the same
+    /// zone: KHO restores no range that lies in two.
+    fn is_followed_by(&self, pages: usize, next: &Self) -> bool {
+        let follows = self.order == 0 && next.order == 0 && self.pfn + pages == next.pfn;
+
         // SAFETY: By the type invariants there are pages at these numbers.
-        unsafe { bindings::pfns_share_zone(self.pfn, other.pfn) }
+        follows && unsafe { bindings::pfns_share_zone(self.pfn, next.pfn) }
     }
 }
 
@@ -859,13 +858,9 @@ struct MemoryRun<'a> {
 }
 
 impl MemoryRun<'_> {
-    /// Counts an extent in, if it is what follows in memory, in the same zone: KHO restores no
-    /// range that lies in two.
+    /// Counts an extent in, if it is what follows.
     fn append(&mut self, next: &PinnedExtent) -> bool {
-        let follows = self.first.order == 0
-            && next.order == 0
-            && self.first.pfn + self.pages == next.pfn
-            && self.first.is_in_zone_of(next);
+        let follows = self.first.is_followed_by(self.pages, next);
 
         if follows {
             self.extents += 1;
