@@ -438,7 +438,7 @@ impl Single {
 /// as one.
 struct Singles {
     all: KVVec<Single>,
-    /// Room for them when they have been claimed, as nothing may fail then.
+    /// Places for them, in the order of the file, for when they are claimed: nothing may fail then.
     claimed: KVVec<(u64, RestoredPages)>,
 }
 
@@ -481,7 +481,7 @@ impl Singles {
         self.all.iter().map(Single::pages).sum()
     }
 
-    /// Checks that all pages are there, no page twice, and leaves them there. Makes room for them.
+    /// Checks that all pages are there, no page twice, and leaves them there. Makes places for them.
     fn find(&mut self) -> Result {
         let twice = |(one, next): (&Single, &Single)| one.end() > Some(next.start.get());
         if self.all.iter().zip(self.all.iter().skip(1)).any(twice) {
@@ -491,7 +491,9 @@ impl Singles {
             kho::check_pages(start, pages).map_err(|e| not_there(e, start))?;
         }
 
-        self.claimed.reserve(self.all.len(), GFP_KERNEL)?;
+        for _ in &self.all {
+            self.claimed.push((0, RestoredPages::none()), GFP_KERNEL)?;
+        }
         Ok(())
     }
 
@@ -500,9 +502,6 @@ impl Singles {
         let Self { all, mut claimed } = self;
         let mut result = Ok(());
 
-        for _ in &all {
-            claimed.push((0, RestoredPages::none()), GFP_KERNEL)?;
-        }
         for (run, start, pages) in Self::runs(&all) {
             let mut pages = match RestoredPages::claim(start, pages) {
                 Ok(pages) => pages,
