@@ -17,7 +17,9 @@
 //!                                                    luo_trace  for who listens
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
 //!                                                    luo_check  their checksums
-//!  luo_tokens     files by their tokens              luo_quarantine  what is damaged
+//!  luo_names      sessions by their names            luo_tokens  files by their tokens
+//!  luo_claims     no file twice                      luo_table  what is found by a hash
+//!  luo_quarantine  what is damaged
 //!  ---------------------------------------------------------------------------------------
 //!  capi           C calls LUO                        callbacks  LUO calls C     (`unsafe`)
 //!  ---------------------------------------------------------------------------------------
@@ -105,11 +107,13 @@ mod luo_handler;
 mod luo_ioctl;
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
 mod luo_kunit;
+mod luo_names;
 mod luo_quarantine;
 mod luo_session;
 mod luo_state;
 mod luo_subsystem;
 mod luo_sysfs;
+mod luo_table;
 mod luo_tokens;
 mod luo_trace;
 #[path = "uapi/lib.rs"]

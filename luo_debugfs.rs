@@ -23,7 +23,6 @@ use kernel::{
 };
 
 use crate::{
-    abi::SessionName,
     luo,
     luo_file::FileInfo,
     luo_session::SessionInfo, //
@@ -61,9 +60,7 @@ impl Views {
 }
 
 fn show_outgoing(_: &(), f: &mut Formatter<'_>) -> Shown {
-    luo().map_or(Ok(()), |luo| {
-        show_sessions(f, |name| luo.outgoing.after(name))
-    })
+    luo().map_or(Ok(()), |luo| show_sessions(f, luo.outgoing.all()))
 }
 
 fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
@@ -71,18 +68,17 @@ fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
         return Ok(());
     };
 
-    show_sessions(f, |name| luo.incoming.after(name))?;
+    show_sessions(f, luo.incoming.all())?;
     luo.incoming.quarantine().map_or(Ok(()), |all| all.show(f))
 }
 
-/// Shows sessions, of which `after` gives that which comes after another one.
-fn show_sessions<S: SessionInfo>(
-    f: &mut Formatter<'_>,
-    after: impl Fn(Option<&SessionName>) -> Option<S>,
-) -> Shown {
-    let mut session = after(None);
+/// Shows sessions.
+fn show_sessions<S: SessionInfo>(f: &mut Formatter<'_>, sessions: Result<KVVec<S>>) -> Shown {
+    let Ok(sessions) = sessions else {
+        return writeln!(f, "no memory to show sessions");
+    };
 
-    while let Some(this) = session {
+    for this in &sessions {
         let (name, state, files) = this.summary();
         writeln!(f, "session '{name}' {state}, {files} files")?;
 
@@ -102,7 +98,6 @@ fn show_sessions<S: SessionInfo>(
             seen = seen.saturating_add(PIECE);
         }
         this.show_quarantine(f)?;
-        session = after(Some(&name));
     }
     Ok(())
 }

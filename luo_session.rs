@@ -38,11 +38,6 @@ use kernel::{
     },
     new_mutex,
     prelude::*,
-    rbtree::{
-        Entry,
-        RBTree,
-        RBTreeNode, //
-    },
     sync::{
         aref::ARef,
         atomic::{
@@ -94,6 +89,10 @@ use crate::{
         self,
         Argument,
         RawArgument, //
+    },
+    luo_names::{
+        ByName,
+        Named, //
     },
     luo_quarantine::Quarantine,
     luo_state::Tally,
@@ -167,22 +166,6 @@ impl SessionInfo for Arc<Session<Incoming>> {
     }
 }
 
-/// The session that comes after a name, or the first one.
-fn session_after<S>(
-    table: &RBTree<SessionName, Arc<Session<S>>>,
-    name: Option<&SessionName>,
-) -> Option<Arc<Session<S>>> {
-    let at = match name {
-        None => table.cursor_front()?,
-        Some(name) => table.cursor_lower_bound(name)?,
-    };
-    let (_, session) = match at.current() {
-        (found, _) if name == Some(found) => at.peek_next()?,
-        current => current,
-    };
-    Some(session.clone())
-}
-
 /// `O_CLOEXEC` for descriptors that are handed out.
 pub(crate) const CLOEXEC: u32 = kernel::fs::file::flags::O_CLOEXEC;
 
@@ -193,6 +176,12 @@ pub(crate) struct Session<S> {
     luo: &'static Luo,
     #[pin]
     state: Mutex<S>,
+}
+
+impl<S> Named for Session<S> {
+    fn name(&self) -> &SessionName {
+        &self.name
+    }
 }
 
 impl<S> Session<S> {
@@ -365,8 +354,7 @@ pub(crate) struct OutgoingSessions {
 ///
 /// There is room in `records` for all `sessions`. It is empty unless `sealed`.
 struct OutgoingTable {
-    sessions: RBTree<SessionName, Arc<Session<Outgoing>>>,
-    count: usize,
+    sessions: ByName<Session<Outgoing>>,
     records: Chain<SessionRecord>,
     sealed: bool,
 }
@@ -376,8 +364,7 @@ impl OutgoingSessions {
         pin_init!(Self {
             table <- new_mutex!(
                 OutgoingTable {
-                    sessions: RBTree::new(),
-                    count: 0,
+                    sessions: ByName::new(),
                     records: Chain::new(),
                     sealed: false,
                 },
@@ -438,9 +425,13 @@ impl OutgoingSessions {
         }
     }
 
-    /// The session that comes after a name, or the first one.
-    pub(crate) fn after(&self, name: Option<&SessionName>) -> Option<Arc<Session<Outgoing>>> {
-        session_after(&self.table.lock().sessions, name)
+    /// The sessions that there are now.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn all(&self) -> Result<KVVec<Arc<Session<Outgoing>>>> {
+        self.table.lock().sessions.all()
     }
 
     /// Does something while there are no sessions.
@@ -450,7 +441,7 @@ impl OutgoingSessions {
     /// [`EBUSY`] if there are some.
     pub(crate) fn if_none(&self, act: impl FnOnce()) -> Result {
         let table = self.table.lock();
-        if table.count > 0 {
+        if table.sessions.len() > 0 {
             return Err(EBUSY);
         }
 
@@ -486,7 +477,7 @@ impl OutgoingSessions {
 
     /// Adds the checks of the files of all sealed sessions, in the order of their records.
     fn check_files(&self, checks: &mut OutgoingChecks) -> Result {
-        for session in self.table.lock().sessions.values() {
+        for session in self.table.lock().sessions.iter() {
             let state = session.state.lock();
             if let Phase::Sealed { .. } = state.phase {
                 state.files.check(checks)?;
@@ -516,41 +507,32 @@ impl OutgoingTable {
         if self.sealed {
             return Err(EBUSY);
         }
-        if self.sessions.get(&session.name).is_some() {
-            return Err(EEXIST);
-        }
 
-        let node = RBTreeNode::new(session.name, session, GFP_KERNEL_ACCOUNT)?;
-        if let Err(e) = self.records.reserve(self.count + 1) {
-            self.records.shrink(self.count);
-            return Err(e);
+        let result = self
+            .records
+            .reserve(self.sessions.len() + 1)
+            .and_then(|()| self.sessions.insert(session));
+        if result.is_err() {
+            self.records.shrink(self.sessions.len());
         }
-        self.sessions.insert(node);
-        self.count += 1;
-        Ok(())
+        result
     }
 
     /// Takes a session out, and returns whether it was there. Another one of that name, made since
     /// it was closed, stays.
     fn remove(&mut self, session: &Arc<Session<Outgoing>>) -> bool {
-        let Entry::Occupied(found) = self.sessions.entry(session.name) else {
-            return false;
-        };
-        if !Arc::ptr_eq(found.get(), session) {
-            return false;
+        let removed = self.sessions.remove(session);
+        if removed {
+            self.records.shrink(self.sessions.len());
         }
-
-        found.remove();
-        self.count -= 1;
-        self.records.shrink(self.count);
-        true
+        removed
     }
 
     fn seal(&mut self) -> Result<Counts> {
         let mut counts = Counts::default();
 
         self.sealed = true;
-        for session in self.sessions.values() {
+        for session in self.sessions.iter() {
             if let Some(info) = session.seal(&mut counts)? {
                 self.records.push(&SessionRecord::new(&info))?;
                 counts.add(info.count);
@@ -564,26 +546,19 @@ impl OutgoingTable {
             return;
         }
 
-        let mut cursor = self.sessions.cursor_back_mut();
-        while let Some(at) = cursor {
-            at.current().1.unseal();
-            cursor = at.move_prev();
+        for session in self.sessions.iter().rev() {
+            session.unseal();
         }
-
-        let mut cursor = self.sessions.cursor_front_mut();
-        while let Some(at) = cursor {
-            let session = at.current().1;
-            cursor = if session.state.lock().phase == Phase::Closed {
+        self.sessions.retain(|session| {
+            let closed = session.state.lock().phase == Phase::Closed;
+            if closed {
                 session.luo.standing.outgoing.remove_session();
-                self.count -= 1;
-                at.remove_current().0
-            } else {
-                at.move_next()
-            };
-        }
+            }
+            !closed
+        });
 
         self.records.clear();
-        self.records.shrink(self.count);
+        self.records.shrink(self.sessions.len());
         self.sealed = false;
     }
 }
@@ -630,10 +605,10 @@ impl Seal {
         let mut outgoing = self.luo.outgoing.table.lock();
 
         outgoing.records.each_used(&mut sessions);
-        for session in outgoing.sessions.values() {
+        for session in outgoing.sessions.iter() {
             session.state.lock().files.each_used(&mut files);
         }
-        for session in incoming.values() {
+        for session in incoming.iter() {
             if let Some(sealed) = &mut session.state.lock().sealed {
                 sealed.each_used(&mut files);
             }
@@ -833,7 +808,7 @@ impl AnonFile for IncomingFile {
         if !this.handed_out.load(Acquire) {
             session.state.lock().phase = IncomingPhase::Waiting;
         } else if session.close() {
-            session.luo.incoming.remove(&session.name);
+            session.luo.incoming.remove(session);
             if session.luo.standing.incoming.sessions() == 0 {
                 session.luo.sessions_ended();
             }
@@ -873,7 +848,7 @@ impl Retrieved {
 #[pin_data]
 pub(crate) struct IncomingSessions {
     #[pin]
-    table: Mutex<RBTree<SessionName, Arc<Session<Incoming>>>>,
+    table: Mutex<ByName<Session<Incoming>>>,
     /// More sessions, so damaged that not even their name can be relied on.
     quarantine: SetOnce<Quarantine>,
 }
@@ -920,7 +895,7 @@ impl Counts {
 impl IncomingSessions {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            table <- new_mutex!(RBTree::new(), "luo::IncomingSessions"),
+            table <- new_mutex!(ByName::new(), "luo::IncomingSessions"),
             quarantine: SetOnce::new(),
         })
     }
@@ -1029,7 +1004,7 @@ impl IncomingSessions {
             GFP_KERNEL,
         );
         session
-            .and_then(|session| table.try_create_and_insert(info.name, session, GFP_KERNEL))
+            .and_then(|session| table.insert(session))
             .inspect_err(|e| {
                 quarantine.add(Some(&info.name), fmt!("session '{}': {:?}", info.name, e));
             })?;
@@ -1080,9 +1055,13 @@ impl IncomingSessions {
         result
     }
 
-    /// The session that comes after a name, or the first one.
-    pub(crate) fn after(&self, name: Option<&SessionName>) -> Option<Arc<Session<Incoming>>> {
-        session_after(&self.table.lock(), name)
+    /// The sessions that there are now.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn all(&self) -> Result<KVVec<Arc<Session<Incoming>>>> {
+        self.table.lock().all()
     }
 
     /// What there was besides, if there was.
@@ -1098,7 +1077,7 @@ impl IncomingSessions {
     fn seal(&self, outgoing: &OutgoingSessions, counts: &mut Counts) -> Result {
         let table = self.table.lock();
 
-        for session in table.values() {
+        for session in table.iter() {
             if outgoing.has(&session.name) {
                 pr_warn!(
                     "incoming session '{}' is left behind: there is a new one of that name\n",
@@ -1114,7 +1093,7 @@ impl IncomingSessions {
 
     /// Adds the checks of the files of all sealed sessions, in the order of their records.
     fn check_files(&self, checks: &mut OutgoingChecks) -> Result {
-        for session in self.table.lock().values() {
+        for session in self.table.lock().iter() {
             if let Some(files) = &session.state.lock().sealed {
                 files.check(checks)?;
             }
@@ -1124,19 +1103,10 @@ impl IncomingSessions {
 
     /// Makes all sessions usable again.
     fn unseal(&self) {
-        let mut table = self.table.lock();
-        let mut cursor = table.cursor_front_mut();
-
-        while let Some(at) = cursor {
-            cursor = if at.current().1.unseal() {
-                at.remove_current().0
-            } else {
-                at.move_next()
-            };
-        }
+        self.table.lock().retain(|session| !session.unseal());
     }
 
-    fn remove(&self, name: &SessionName) {
-        self.table.lock().remove(name);
+    fn remove(&self, session: &Arc<Session<Incoming>>) {
+        self.table.lock().remove(session);
     }
 }
