@@ -2,8 +2,8 @@
 
 //! Files without a place in any file system, for interfaces that hand out file descriptors.
 //!
-//! All of them share one table of operations, and each says itself of what type it is. So a file
-//! that comes from somewhere can be asked for its data, safely: see [`data_of`].
+//! Their tables of operations say of what type they are. So a file that comes from somewhere can be
+//! asked for its data, safely: see [`data_of`].
 //!
 //! C header: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h).
 
@@ -11,6 +11,7 @@ use crate::{
     bindings,
     error::{
         from_err_ptr,
+        from_result,
         VTABLE_DEFAULT_ERROR, //
     },
     fs::File,
@@ -80,7 +81,7 @@ pub trait AnonFile: Sized + 'static {
 /// # Errors
 ///
 /// - [`ENFILE`] if the system has too many open files.
-/// - [`ENODEV`] if the module that implements `T` is going away.
+/// - [`ENOENT`] if the module that implements `T` is going away.
 /// - [`ENOMEM`] if memory is short.
 ///
 /// On error `data` is dropped, not released.
@@ -89,13 +90,13 @@ pub trait AnonFile: Sized + 'static {
 pub fn new_file<T: AnonFile>(name: &CStr, data: T::Ptr) -> Result<ARef<File>> {
     const FLAGS: c_int = bindings::O_RDWR as c_int;
 
-    let open = KBox::new(Open::new::<T>(data)?, GFP_KERNEL_ACCOUNT)?;
-    let private = KBox::into_raw(open);
+    let operations = core::ptr::from_ref(Table::<T>::TABLE).cast();
+    let private = data.into_foreign();
 
     // SAFETY: `name` is a C string that is copied; the operations are static, and made for this
     // type of private data.
     let file = from_err_ptr(unsafe {
-        bindings::anon_inode_getfile(name.as_char_ptr(), &OPERATIONS.0, private.cast(), FLAGS)
+        bindings::anon_inode_getfile(name.as_char_ptr(), operations, private, FLAGS)
     });
 
     match file.map(NonNull::new) {
@@ -103,8 +104,8 @@ pub fn new_file<T: AnonFile>(name: &CStr, data: T::Ptr) -> Result<ARef<File>> {
         // the file yet, so no `fdget_pos()` region can be active on it.
         Ok(Some(file)) => Ok(unsafe { ARef::from_raw(file.cast()) }),
         error => {
-            // SAFETY: No file was made, so the box is still ours.
-            drop(unsafe { KBox::from_raw(private) });
+            // SAFETY: No file was made, so the data is still ours.
+            drop(unsafe { T::Ptr::from_foreign(private) });
             Err(error.err().unwrap_or(ENOMEM))
         }
     }
@@ -117,247 +118,144 @@ pub fn data_of<T: AnonFile>(file: &File) -> Option<<T::Ptr as ForeignOwnable>::B
         let file = file.as_ptr();
         ((*file).f_op, (*file).private_data)
     };
-    if !core::ptr::eq(operations, &OPERATIONS.0) {
+    // SAFETY: A file that is open has operations.
+    let theirs = unsafe { (*operations).release }?;
+    if !core::ptr::fn_addr_eq(theirs, release as Release) {
         return None;
     }
 
-    // SAFETY: A file with these operations was made by `new_file`, and keeps its data until its
-    // last reference goes.
-    let open = unsafe { &*private.cast::<Open>() };
-    if open.type_id != TypeId::of::<T>() {
+    // SAFETY: Only in operations that begin an `Identity` there is this function. Should another
+    // one have the same address, then since it does the same, which takes one, too.
+    let identity = unsafe { &*operations.cast::<Identity>() };
+    if (identity.type_id)() != TypeId::of::<T>() {
         return None;
     }
-    // SAFETY: By the type invariant of `Open` it has the data of a `T`.
-    Some(unsafe { T::Ptr::borrow(open.data) })
+    // SAFETY: The operations are those of a `T`, so the file was made by `new_file`, and keeps its
+    // data until its last reference goes.
+    Some(unsafe { T::Ptr::borrow(private) })
 }
 
-/// What stands behind an open file.
-///
-/// # Invariants
-///
-/// `data` came from `into_foreign()` of the `Ptr` of the [`AnonFile`] whose `type_id` and
-/// `methods` these are. We own it, and a reference to `module`, which may be null.
-struct Open {
-    type_id: TypeId,
-    methods: &'static Methods,
-    data: *mut c_void,
-    module: *mut bindings::module,
-}
-
-impl Open {
-    fn new<T: AnonFile>(data: T::Ptr) -> Result<Self> {
-        let module = this_module::<T::OwnerModule>().as_ptr();
-
-        // SAFETY: The module is null or runs this very code.
-        if !unsafe { bindings::try_module_get(module) } {
-            return Err(ENODEV);
-        }
-        // INVARIANT: All are of `T`, and the call took a reference to the module.
-        Ok(Self {
-            type_id: TypeId::of::<T>(),
-            methods: &Vtable::<T>::METHODS,
-            data: data.into_foreign(),
-            module,
-        })
-    }
-
-    /// Has the data released rather than dropped.
-    fn release(self: KBox<Self>) {
-        // The reference to the module ends when no code of it runs any more.
-        let open = core::mem::ManuallyDrop::new(KBox::into_inner(self));
-
-        // SAFETY: By the type invariants; the data is not used again.
-        unsafe { (open.methods.release)(open.data) };
-        // SAFETY: By the type invariants.
-        unsafe { bindings::module_put(open.module) };
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants; the data is not used again.
-        unsafe { (self.methods.drop)(self.data) };
-        // SAFETY: By the type invariants.
-        unsafe { bindings::module_put(self.module) };
-    }
-}
-
-/// The methods of an [`AnonFile`]. Each takes the data as [`Open`] has it, and is unsafe for that.
-struct Methods {
-    drop: unsafe fn(*mut c_void),
+/// Operations, and whose they are.
+#[repr(C)]
+struct Identity {
+    operations: bindings::file_operations,
+    type_id: fn() -> TypeId,
     release: unsafe fn(*mut c_void),
-    read: Option<Read>,
-    write: Option<Write>,
-    ioctl: Option<Ioctl>,
 }
 
-type Read = unsafe fn(*mut c_void, &mut i64, &mut IovIterDest<'_>) -> Result<usize>;
-type Write = unsafe fn(*mut c_void, &mut i64, &mut IovIterSource<'_>) -> Result<usize>;
-type Ioctl = unsafe fn(*mut c_void, u32, usize) -> Result<isize>;
+/// The operations on the files of a `T`.
+struct Table<T: AnonFile>(PhantomData<T>);
 
-struct Vtable<T: AnonFile>(PhantomData<T>);
-
-impl<T: AnonFile> Vtable<T> {
-    const METHODS: Methods = Methods {
-        drop: Self::drop,
+impl<T: AnonFile> Table<T> {
+    const TABLE: &'static Identity = &Identity {
+        operations: bindings::file_operations {
+            owner: this_module::<T::OwnerModule>().as_ptr(),
+            release: Some(release),
+            read_iter: if T::HAS_READ {
+                Some(Self::read_iter)
+            } else {
+                None
+            },
+            write_iter: if T::HAS_WRITE {
+                Some(Self::write_iter)
+            } else {
+                None
+            },
+            unlocked_ioctl: if T::HAS_IOCTL {
+                Some(Self::ioctl)
+            } else {
+                None
+            },
+            #[cfg(CONFIG_COMPAT)]
+            compat_ioctl: if T::HAS_IOCTL {
+                bindings::compat_ptr_ioctl
+            } else {
+                None
+            },
+            ..pin_init::zeroed()
+        },
+        type_id: TypeId::of::<T>,
         release: Self::release,
-        read: if T::HAS_READ { Some(Self::read) } else { None },
-        write: if T::HAS_WRITE {
-            Some(Self::write)
-        } else {
-            None
-        },
-        ioctl: if T::HAS_IOCTL {
-            Some(Self::ioctl)
-        } else {
-            None
-        },
     };
 
     /// # Safety
     ///
-    /// `data` must be of a `T`, and is not used again.
-    unsafe fn drop(data: *mut c_void) {
-        // SAFETY: By the requirement of this function.
-        drop(unsafe { T::Ptr::from_foreign(data) });
-    }
-
-    /// # Safety
-    ///
-    /// `data` must be of a `T`, and is not used again.
+    /// `data` must be that of a file of a `T`, and is not used again.
     unsafe fn release(data: *mut c_void) {
         // SAFETY: By the requirement of this function.
         T::release(unsafe { T::Ptr::from_foreign(data) });
     }
 
+    /// The data of a file.
+    ///
     /// # Safety
     ///
-    /// `data` must be of a `T`.
-    unsafe fn read(
-        data: *mut c_void,
-        position: &mut i64,
-        to: &mut IovIterDest<'_>,
-    ) -> Result<usize> {
-        // SAFETY: By the requirement of this function.
-        T::read(unsafe { T::Ptr::borrow(data) }, position, to)
+    /// `file` must be an open file of a `T`, at least for `'a`.
+    unsafe fn data<'a>(file: *mut bindings::file) -> <T::Ptr as ForeignOwnable>::Borrowed<'a> {
+        // SAFETY: By the requirement of this function; the data goes away in `release` only.
+        unsafe { T::Ptr::borrow((*file).private_data) }
     }
 
     /// # Safety
     ///
-    /// `data` must be of a `T`.
-    unsafe fn write(
-        data: *mut c_void,
-        position: &mut i64,
-        from: &mut IovIterSource<'_>,
-    ) -> Result<usize> {
-        // SAFETY: By the requirement of this function.
-        T::write(unsafe { T::Ptr::borrow(data) }, position, from)
+    /// `kiocb` must be for an open file of a `T`, and `iter` valid to copy to.
+    unsafe extern "C" fn read_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: By the requirement of this function, the two are ours for the call.
+        let (data, position, to) = unsafe {
+            let data = Self::data((*kiocb).ki_filp);
+            (data, &mut (*kiocb).ki_pos, IovIterDest::from_raw(iter))
+        };
+
+        from_result(|| Ok(T::read(data, position, to)?.try_into()?))
     }
 
     /// # Safety
     ///
-    /// `data` must be of a `T`.
-    unsafe fn ioctl(data: *mut c_void, cmd: u32, arg: usize) -> Result<isize> {
+    /// `kiocb` must be for an open file of a `T`, and `iter` valid to copy from.
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: By the requirement of this function, the two are ours for the call.
+        let (data, position, from) = unsafe {
+            let data = Self::data((*kiocb).ki_filp);
+            (data, &mut (*kiocb).ki_pos, IovIterSource::from_raw(iter))
+        };
+
+        from_result(|| Ok(T::write(data, position, from)?.try_into()?))
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file of a `T`.
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: By the requirement of this function.
-        T::ioctl(unsafe { T::Ptr::borrow(data) }, cmd, arg)
+        let data = unsafe { Self::data(file) };
+
+        // No kernel has sizes that are not as wide as a `long`.
+        match T::ioctl(data, cmd, arg) {
+            Ok(ret) => ret as c_long,
+            Err(e) => e.to_errno() as c_long,
+        }
     }
 }
 
-/// The operations of all anonymous files: a place in memory by which they are known.
-static OPERATIONS: Operations = Operations(bindings::file_operations {
-    release: Some(release),
-    read_iter: Some(read_iter),
-    write_iter: Some(write_iter),
-    unlocked_ioctl: Some(ioctl),
-    #[cfg(CONFIG_COMPAT)]
-    compat_ioctl: bindings::compat_ptr_ioctl,
-    ..pin_init::zeroed()
-});
+type Release = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file) -> c_int;
 
-struct Operations(bindings::file_operations);
-
-// SAFETY: The table is never written to.
-unsafe impl Sync for Operations {}
-
+/// One for all types: by it a file is known to be one of these.
+///
 /// # Safety
 ///
 /// `file` must be a file made by [`new_file`] whose last reference is gone.
 unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-    // SAFETY: By the requirement of this function; `new_file` put a box there.
-    unsafe { KBox::<Open>::from_raw((*file).private_data.cast()) }.release();
+    // SAFETY: By the requirement of this function its operations begin an `Identity`, which is
+    // static, for the type of its private data.
+    unsafe {
+        let identity = &*(*file).f_op.cast::<Identity>();
+        (identity.release)((*file).private_data);
+    }
     0
-}
-
-/// # Safety
-///
-/// `file` must be an open file made by [`new_file`].
-unsafe fn open_of<'a>(file: *mut bindings::file) -> &'a Open {
-    // SAFETY: By the requirement of this function; it goes away in `release` only.
-    unsafe { &*(*file).private_data.cast() }
-}
-
-/// # Safety
-///
-/// `kiocb` must be for an open file made by [`new_file`], and `iter` valid to copy to.
-unsafe extern "C" fn read_iter(
-    kiocb: *mut bindings::kiocb,
-    iter: *mut bindings::iov_iter,
-) -> isize {
-    // SAFETY: By the requirement of this function.
-    let open = unsafe { open_of((*kiocb).ki_filp) };
-    // SAFETY: By the requirement of this function, the two are ours for the call.
-    let (position, to) = unsafe { (&mut (*kiocb).ki_pos, IovIterDest::from_raw(iter)) };
-
-    let result = match open.methods.read {
-        // SAFETY: The data belongs to the methods.
-        Some(read) => unsafe { read(open.data, position, to) },
-        None => Err(EINVAL),
-    };
-    length(result)
-}
-
-/// # Safety
-///
-/// `kiocb` must be for an open file made by [`new_file`], and `iter` valid to copy from.
-unsafe extern "C" fn write_iter(
-    kiocb: *mut bindings::kiocb,
-    iter: *mut bindings::iov_iter,
-) -> isize {
-    // SAFETY: By the requirement of this function.
-    let open = unsafe { open_of((*kiocb).ki_filp) };
-    // SAFETY: By the requirement of this function, the two are ours for the call.
-    let (position, from) = unsafe { (&mut (*kiocb).ki_pos, IovIterSource::from_raw(iter)) };
-
-    let result = match open.methods.write {
-        // SAFETY: The data belongs to the methods.
-        Some(write) => unsafe { write(open.data, position, from) },
-        None => Err(EINVAL),
-    };
-    length(result)
-}
-
-fn length(result: Result<usize>) -> isize {
-    match result.and_then(|length| Ok(isize::try_from(length)?)) {
-        Ok(length) => length,
-        // Lossless: no kernel has narrower sizes.
-        Err(e) => e.to_errno() as isize,
-    }
-}
-
-/// # Safety
-///
-/// `file` must be an open file made by [`new_file`].
-unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
-    // SAFETY: By the requirement of this function.
-    let open = unsafe { open_of(file) };
-
-    let result = match open.methods.ioctl {
-        // SAFETY: The data belongs to the methods.
-        Some(ioctl) => unsafe { ioctl(open.data, cmd, arg) },
-        None => Err(ENOTTY),
-    };
-    match result {
-        Ok(ret) => ret as c_long,
-        Err(e) => e.to_errno() as c_long,
-    }
 }
