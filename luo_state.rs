@@ -14,6 +14,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        barrier,
         SetOnce, //
     },
     sysfs::Directory, //
@@ -170,6 +171,8 @@ pub(crate) struct Standing {
     /// How many microseconds later the device was opened first; [`None`] if that cannot be told.
     blackout: SetOnce<Option<u64>>,
     directory: SetOnce<Directory>,
+    /// Whether anybody has read the state. Until then nobody waits for it to change.
+    watched: Atomic<bool>,
 }
 
 impl Standing {
@@ -186,11 +189,16 @@ impl Standing {
             timings,
             blackout: SetOnce::new(),
             directory: SetOnce::new(),
+            watched: Atomic::new(false),
         }
     }
 
-    /// The state that all of it makes.
-    pub(crate) fn state(&self, subsystems: &Subsystems) -> State {
+    /// The state that all of it makes, for somebody who may wait until it is another one.
+    pub(crate) fn watch(&self, subsystems: &Subsystems) -> State {
+        self.watched.store(true, Relaxed);
+        // Either a change is seen here, or it is seen there that somebody watches.
+        barrier::smp_mb(barrier::Full);
+
         State::of(
             subsystems.phase(),
             self.incoming.sessions(),
@@ -205,6 +213,11 @@ impl Standing {
 
     /// The state may have changed.
     pub(crate) fn changed(&self) {
+        barrier::smp_mb(barrier::Full);
+        if !self.watched.load(Relaxed) {
+            return;
+        }
+
         if let Some(directory) = self.directory.as_ref() {
             directory.notify::<luo_sysfs::State>();
         }

@@ -84,7 +84,7 @@ impl Attribute for State {
         let luo = on()?;
         // Whoever could still come in order to be told has had the time.
         luo.settle();
-        let state = luo.standing.state(&luo.subsystems);
+        let state = luo.standing.watch(&luo.subsystems);
 
         Ok(writeln!(to, "{}", state.name())?)
     }
