@@ -463,7 +463,7 @@ impl Pins<'_> {
                 let pages = (self.at - first).checked_div(runs).unwrap_or(usize::MAX);
                 let left = usize::try_from(self.mapping.populated_pages())?;
                 let left = left.min(self.end.saturating_sub(self.at));
-                let more = (left / pages.max(1)).min(8 * runs) + AT_ONCE;
+                let more = (left / pages.max(1)).min(32 * runs) + AT_ONCE;
                 extents.reserve(more, GFP_KERNEL_ACCOUNT)?;
             }
 
