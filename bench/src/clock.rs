@@ -2,6 +2,10 @@
 
 //! The clock: the processor's own counter, which runs on across a kexec.
 
+use nix::time::{
+    clock_gettime,
+    ClockId, //
+};
 use std::{
     fs::OpenOptions,
     io::{
@@ -43,4 +47,15 @@ pub fn wait_for_round(announce: impl FnOnce(u64) -> io::Result<()>) -> io::Resul
     announce(then)?;
     while now() < then {}
     Ok(then)
+}
+
+/// Waits for the timer's next tick, and says how long. What is short and follows has no other tick
+/// in it, as it else would have with some kernels and not with others, nor the work that was left for
+/// a tick, such as printing.
+pub fn wait_for_tick() -> nix::Result<u64> {
+    let ticks = || clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
+    let (begin, before) = (now(), ticks()?);
+
+    while ticks()? == before {}
+    Ok(now() - begin)
 }

@@ -147,6 +147,7 @@ fn after(load: &Load, start: u64, report: &mut Report<'_>) -> Result {
     let mut found = Vec::with_capacity(names.len());
     let mut made = Vec::with_capacity(files.capacity());
     let mut byte = [0];
+    let waited = clock::wait_for_tick()?;
 
     if !names.is_empty() {
         let device = Device::open()?;
@@ -169,6 +170,7 @@ fn after(load: &Load, start: u64, report: &mut Report<'_>) -> Result {
     let end = clock::now();
 
     report.say("start", start)?;
+    report.say("waited", waited)?;
     report.say("retrieved", retrieved)?;
     report.say("end", end)?;
     report.series("find", &found)?;

@@ -181,10 +181,10 @@ def phases(figures: dict[str, int], console: list[str]) -> dict[str, int]:
             jump = time + offset
     if jump is None:
         raise Failed("the old kernel's log does not say when it ended:\n" + "\n".join(console[-20:]))
-    return {"handover": jump - figures["reboot"], "boot": figures["start"] - jump,
-            "retrieving": figures["retrieved"] - figures["start"],
-            "touching": figures["end"] - figures["retrieved"],
-            "blackout": figures["end"] - figures["reboot"]}
+    parts = {"handover": jump - figures["reboot"], "boot": figures["start"] - jump,
+             "retrieving": figures["retrieved"] - figures["start"] - figures["waited"],
+             "touching": figures["end"] - figures["retrieved"]}
+    return parts | {"blackout": sum(parts.values())}
 
 
 def measure(kernels: list[Kernel], wanted: list[Row]) -> None:
