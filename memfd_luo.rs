@@ -982,12 +982,30 @@ struct ExtentBlocks {
     pages: u64,
 }
 
+/// Where the extents of an incoming memfd are.
+struct ExtentList {
+    first: Option<Phys>,
+    extents: u64,
+    /// The check of the first one.
+    check: ExtentCheck,
+}
+
+impl ExtentList {
+    fn of(memfd: &layout::Memfd) -> Self {
+        Self {
+            first: memfd.extents,
+            extents: memfd.nr_extents,
+            check: ExtentCheck::new(memfd),
+        }
+    }
+}
+
 impl Layout for Extents {
     const COMPATIBLE: &'static CStr = layout::COMPATIBLE_EXTENTS;
     const RUNS: bool = true;
 
     type Parts = ExtentBlocks;
-    type List = layout::Memfd;
+    type List = ExtentList;
 
     fn wanted() -> bool {
         !prefer_v2()
@@ -1035,7 +1053,7 @@ impl Layout for Extents {
         Ok(())
     }
 
-    fn read(header: &Block) -> Result<(Attributes, layout::Memfd)> {
+    fn read(header: &Block) -> Result<(Attributes, ExtentList)> {
         let header = MemfdHeader::of(header).ok_or(EINVAL)?;
         let memfd = header.parse().map_err(bad_header)?;
         let attributes = Attributes {
@@ -1047,7 +1065,7 @@ impl Layout for Extents {
             open: memfd.open,
             name: memfd.name,
         };
-        Ok((attributes, memfd))
+        Ok((attributes, ExtentList::of(&memfd)))
     }
 
     fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
@@ -1061,25 +1079,28 @@ impl Layout for Extents {
         )?)
     }
 
-    fn read_list(header: &Block) -> Result<layout::Memfd> {
+    fn read_list(header: &Block) -> Result<ExtentList> {
         let mut header = *MemfdHeader::of(header).ok_or(EINVAL)?;
 
         header.set_pos(0);
         header.set_seals(0);
         header.set_owner(0, 0, 0);
-        header.parse().map_err(bad_header)
+        header
+            .parse()
+            .map(|memfd| ExtentList::of(&memfd))
+            .map_err(bad_header)
     }
 
     fn walk<M: Memory<Error = Error>>(
         mem: &M,
-        list: &layout::Memfd,
+        list: &ExtentList,
         mut visit: impl FnMut(&Part) -> Result,
     ) -> Result {
         // Full blocks, except perhaps for the last.
-        let blocks = usize::try_from(list.nr_extents)?.div_ceil(Block::capacity::<ExtentRecord>());
-        let mut check = ExtentCheck::new(list);
+        let blocks = usize::try_from(list.extents)?.div_ceil(Block::capacity::<ExtentRecord>());
+        let mut check = list.check.clone();
 
-        chain::walk(mem, list.extents, blocks, |_, record: &ExtentRecord| {
+        chain::walk(mem, list.first, blocks, |_, record: &ExtentRecord| {
             let extent = check.check(record).map_err(malformed)?;
             visit(&Part::of(&extent)?)
         })

@@ -37,13 +37,18 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     }
 
     let mut copy = KBox::<T>::new_uninit(GFP_KERNEL)?;
+    let to = copy.as_mut_ptr().cast();
 
     // SAFETY: There is a page at `phys`, as just checked, so it is in the direct map, and so are
     // the pages that follow it in the block. The copy is ours and large enough. Should somebody
     // claim the block now and write to it, then we get a mixture of bytes, which is fine.
     unsafe {
         let from = bindings::phys_to_virt(phys.get());
-        bindings::memcpy(copy.as_mut_ptr().cast(), from, size_of::<T>());
+        if size_of::<T>() == PAGE_SIZE {
+            bindings::copy_page(to, from);
+        } else {
+            bindings::memcpy(to, from, size_of::<T>());
+        }
     }
 
     // SAFETY: All bytes are initialized, and any bytes are a valid `T`.
