@@ -123,24 +123,10 @@ rust_helper_mapping_writably_mapped(const struct address_space *mapping)
 	return mapping_writably_mapped(mapping);
 }
 
-__rust_helper gfp_t
-rust_helper_mapping_gfp_nofail(const struct address_space *mapping)
-{
-	return mapping_gfp_mask(mapping) | __GFP_NOFAIL;
-}
-
 __rust_helper unsigned int
 rust_helper_mapping_max_folio_order(const struct address_space *mapping)
 {
 	return mapping_max_folio_order(mapping);
-}
-
-__rust_helper int
-rust_helper_shmem_add_to_page_cache(struct folio *folio,
-				    struct address_space *mapping,
-				    pgoff_t index, void *expected, gfp_t gfp)
-{
-	return shmem_add_to_page_cache(folio, mapping, index, expected, gfp);
 }
 
 /* Pages that follow each other in memory: a large folio, or single pages. */
@@ -463,6 +449,77 @@ rust_helper_shmem_insert_pages(struct address_space *mapping, pgoff_t index,
 	return xas_error(&xas);
 }
 
+/* Whether there is something where @xas stands, up to the end of its entry. */
+__rust_helper bool rust_helper_shmem_is_taken(struct xa_state *xas)
+{
+	struct xa_node *node;
+	unsigned int i;
+
+	if (xas_load(xas))
+		return true;
+
+	node = xas->xa_node;
+	if (xas_top(node) || node->shift != xas->xa_shift)
+		return false;
+	for (i = 1; i <= xas->xa_sibs; i++)
+		if (xa_entry_locked(xas->xa, node, xas->xa_offset + i))
+			return true;
+	return false;
+}
+
+/*
+ * Puts a folio of any order, with one reference that is the caller's, into a
+ * file that nobody else has, as shmem_insert_pages() does with single pages.
+ * The page cache takes the reference over, unless there is an error.
+ */
+__rust_helper int
+rust_helper_shmem_insert_folio(struct address_space *mapping, pgoff_t index,
+			       struct folio *folio, bool uptodate)
+{
+	XA_STATE_ORDER(xas, &mapping->i_pages, index, folio_order(folio));
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_NOFAIL;
+	unsigned long nr = folio_nr_pages(folio);
+	struct lruvec *lruvec;
+	int err;
+
+	err = mem_cgroup_charge(folio, NULL, gfp);
+	if (err)
+		return err;
+
+	gfp &= GFP_RECLAIM_MASK;
+	do {
+		xas_lock_irq(&xas);
+		if (rust_helper_shmem_is_taken(&xas))
+			xas_set_err(&xas, -EEXIST);
+		else
+			xas_store(&xas, folio);
+		if (!xas_error(&xas))
+			mapping->nrpages += nr;
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, gfp));
+	if (xas_error(&xas))
+		return xas_error(&xas);
+
+	folio_ref_add(folio, nr - 1);
+	folio->mapping = mapping;
+	folio->index = index;
+	__folio_set_swapbacked(folio);
+	folio_set_dirty(folio);
+	if (uptodate)
+		__folio_mark_uptodate(folio);
+
+	lruvec = folio_lruvec_lock_irq(folio);
+	lruvec_add_folio(lruvec, folio);
+	folio_set_lru(folio);
+	trace_mm_lru_insertion(folio);
+	mod_lruvec_state(lruvec, NR_FILE_PAGES, nr);
+	mod_lruvec_state(lruvec, NR_SHMEM, nr);
+	if (folio_test_pmd_mappable(folio))
+		mod_lruvec_state(lruvec, NR_SHMEM_THPS, nr);
+	lruvec_unlock_irq(lruvec);
+	return 0;
+}
+
 __rust_helper int rust_helper_shmem_inode_acct_blocks(struct inode *inode,
 						      long pages)
 {
@@ -503,16 +560,6 @@ __rust_helper void rust_helper_folio_lock(struct folio *folio)
 	folio_lock(folio);
 }
 
-__rust_helper void rust_helper___folio_set_locked(struct folio *folio)
-{
-	__folio_set_locked(folio);
-}
-
-__rust_helper void rust_helper___folio_set_swapbacked(struct folio *folio)
-{
-	__folio_set_swapbacked(folio);
-}
-
 __rust_helper bool rust_helper_folio_test_uptodate(const struct folio *folio)
 {
 	return folio_test_uptodate(folio);
@@ -532,12 +579,6 @@ __rust_helper void rust_helper_folio_zero_range(struct folio *folio,
 __rust_helper void rust_helper_flush_dcache_folio(struct folio *folio)
 {
 	flush_dcache_folio(folio);
-}
-
-__rust_helper int rust_helper_mem_cgroup_charge(struct folio *folio,
-						struct mm_struct *mm, gfp_t gfp)
-{
-	return mem_cgroup_charge(folio, mm, gfp);
 }
 
 /* The current task. */

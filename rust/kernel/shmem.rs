@@ -1252,30 +1252,17 @@ impl Filling {
         }
         self.take(pages)?;
 
-        let mapping = self.memfd.0.mapping();
-        // SAFETY: The mapping is valid.
-        let gfp = unsafe { bindings::mapping_gfp_nofail(mapping) };
-        let folio = LockedFolio::new(folio);
-        let raw = folio.0.as_ptr();
-
-        // SAFETY: The folio is ours alone, and locked. Its index suits its order.
-        unsafe {
-            to_result(bindings::mem_cgroup_charge(raw, core::ptr::null_mut(), gfp))?;
-            to_result(bindings::shmem_add_to_page_cache(
-                raw,
-                mapping,
-                index,
-                core::ptr::null_mut(),
-                gfp,
-            ))?;
-
-            if uptodate {
-                bindings::folio_mark_uptodate(raw);
-            }
-            bindings::folio_mark_dirty(raw);
-            bindings::folio_add_lru(raw);
+        let folio = folio.into_raw();
+        // SAFETY: The mapping is valid, belongs to shmem, and nobody else has the file. The folio is
+        // ours alone, and its index suits its order.
+        let result = to_result(unsafe {
+            bindings::shmem_insert_folio(self.memfd.0.mapping(), index, folio.as_ptr(), uptodate)
+        });
+        if result.is_err() {
+            // SAFETY: The reference is still ours.
+            unsafe { bindings::folio_put(folio.as_ptr()) };
         }
-        Ok(())
+        result
     }
 
     /// Takes some pages from the account.
@@ -1290,36 +1277,5 @@ impl Drop for Filling {
         // What was accounted but is not there, this gives back.
         // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added.
         unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.accounted, 0) };
-    }
-}
-
-/// A folio on its way into the page cache.
-///
-/// # Invariants
-///
-/// We own a reference to the folio, and hold its lock.
-struct LockedFolio(NonNull<bindings::folio>);
-
-impl LockedFolio {
-    fn new(folio: RestoredFolio) -> Self {
-        let folio = folio.into_raw();
-
-        // SAFETY: The folio is ours alone, so its flags need no care.
-        unsafe {
-            bindings::__folio_set_locked(folio.as_ptr());
-            bindings::__folio_set_swapbacked(folio.as_ptr());
-        }
-        // INVARIANT: The reference goes over, and it was locked above.
-        Self(folio)
-    }
-}
-
-impl Drop for LockedFolio {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant the lock is held and the reference is ours.
-        unsafe {
-            bindings::folio_unlock(self.0.as_ptr());
-            bindings::folio_put(self.0.as_ptr());
-        }
     }
 }
