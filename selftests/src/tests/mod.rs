@@ -301,7 +301,9 @@ const TESTS: &[Test] = &[
     )
     .c_differs()
     .alone(),
-    Test::new("sysfs-refused", &[sysfs::refused]).c_differs().alone(),
+    Test::new("sysfs-refused", &[sysfs::refused])
+        .c_differs()
+        .alone(),
     Test::new(
         "reboot-no-handover-incoming",
         &[
