@@ -718,6 +718,9 @@ pub fn allocated_after(stage: &mut Stage) -> Outcome {
 /// Sizes that end within a huge page, at its end, and just behind it.
 const FOLIO_SIZES: [usize; 4] = [8 << 20, (5 << 20) + 100, (2 << 20) + 1, 64 << 10];
 
+/// The token of the file that says how much of them is in huge pages.
+const HUGE_NOTE: u64 = 200;
+
 /// Memory in folios as large as the kernel makes them.
 ///
 /// A kernel without huge pages for shared memory runs the test with small ones.
@@ -750,19 +753,31 @@ pub fn folios_before(stage: &mut Stage) -> Outcome {
     memory.set_len(16 << 20)?;
     sys::write_at(&memory, 7 << 20, b"alone")?;
     session.preserve(&memory, 100)?;
-    if settings.exists() {
-        let huge = sys::meminfo("ShmemHugePages")?;
-        ensure!(huge > 0);
-        stage.note(format!("{huge} KiB of shared memory in huge pages"));
-    }
+    // How much is in huge pages, for the other side.
+    let note = sys::memfd_of("note", &[0; 8])?;
+    session.preserve(&note, HUGE_NOTE)?;
+    let [_, huge] = shared()?;
+    ensure!(huge > 0 || !settings.exists());
+    sys::write_at(&note, 0, &huge.to_le_bytes())?;
     stage.keep(session);
     Ok(())
+}
+
+/// How many KiB of shared memory there are, and how many of it in huge pages. What processors have
+/// not yet added up, this brings together.
+fn shared() -> Outcome<[i64; 2]> {
+    fs::write("/proc/sys/vm/stat_refresh", "1")?;
+    let all = sys::meminfo("Shmem")?;
+    // Without huge pages there is no such line.
+    let huge = sys::meminfo("ShmemHugePages").unwrap_or(0);
+    Ok([all as i64, huge as i64])
 }
 
 /// See [`folios_before`].
 pub fn folios_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
     let mut files = Vec::new();
+    let before = shared()?;
 
     for (token, size) in (0..).zip(FOLIO_SIZES) {
         let file = retrieve(&session, token)?;
@@ -785,7 +800,19 @@ pub fn folios_after(stage: &mut Stage) -> Outcome {
         sys::content(&file)? == expected,
         "the sparse file came back with other content"
     );
+    let note = retrieve(&session, HUGE_NOTE)?;
+    let mut huge = [0; 8];
+    note.read_exact_at(&mut huge, 0)?;
+    let huge = i64::from_le_bytes(huge);
     session.finish()?;
+
+    // All is counted as what it is.
+    let mut all = 0;
+    for file in files.iter().map(|(file, _)| file).chain([&file, &note]) {
+        all += file.metadata()?.blocks() as i64 / 2;
+    }
+    ensure_eq!(shared()?, [before[0] + all, before[1] + huge]);
+    drop((file, note));
 
     // Large folios can be mapped, written, split and freed.
     for (file, mut expected) in files {
@@ -800,6 +827,7 @@ pub fn folios_after(stage: &mut Stage) -> Outcome {
         file.set_len(0)?;
         ensure_eq!(file.metadata()?.blocks(), 0);
     }
+    ensure_eq!(shared()?, before);
     Ok(())
 }
 
