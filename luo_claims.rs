@@ -41,9 +41,9 @@ impl Ids {
 
     /// Adds a number for which room was kept.
     fn claim(&mut self, id: usize) -> Result {
-        match self.table.find(id, |_| true) {
-            Some(_) => Err(EBUSY),
-            None => self.table.insert(id),
+        match self.table.insert(id, |_| true)? {
+            true => Ok(()),
+            false => Err(EBUSY),
         }
     }
 

@@ -63,7 +63,8 @@ impl Entry for Place {
 }
 
 fn hash(name: &SessionName) -> u32 {
-    // It differs from boot to boot: the previous kernel cannot choose names that collide.
+    // With KASLR its address differs from boot to boot: no previous kernel can choose names that
+    // collide.
     static SALT: u8 = 0;
 
     full_name_hash(&SALT, name.as_bytes())
@@ -96,10 +97,10 @@ impl<T: Named> ByName<T> {
 
     /// The item of a name.
     pub(crate) fn get(&self, name: &SessionName) -> Option<&Arc<T>> {
-        let is = |place: Place| self.at(place).is_some_and(|item| item.name() == name);
+        let is = |place| at(&self.list, place).is_some_and(|item| item.name() == name);
         let place = self.places.find(hash(name) as usize, is)?;
 
-        self.at(place)
+        at(&self.list, place)
     }
 
     /// All items, in order.
@@ -107,7 +108,7 @@ impl<T: Named> ByName<T> {
         self.list.iter().flatten()
     }
 
-    /// All items, in order, to be looked at when things may have changed.
+    /// All items, in order, to be looked at when this one is unlocked.
     ///
     /// # Errors
     ///
@@ -128,28 +129,27 @@ impl<T: Named> ByName<T> {
     /// - [`EEXIST`] if there is one of its name.
     /// - [`ENOMEM`].
     pub(crate) fn insert(&mut self, item: Arc<T>) -> Result {
-        if self.get(item.name()).is_some() {
-            return Err(EEXIST);
-        }
-
         // Rather than to make the list longer, close its holes, if there are many.
         if self.list.len() == self.list.capacity() && self.len() <= self.list.len() / 2 {
             self.close_up()?;
         }
-        let place = Place::new(item.name(), self.list.len())?;
+        self.list.reserve(1, GFP_KERNEL_ACCOUNT)?;
         self.places.reserve(1)?;
-        self.list.push(Some(item), GFP_KERNEL_ACCOUNT)?;
-        // INVARIANT: There is room for where it is.
-        self.places.insert(place)
+
+        let place = Place::new(item.name(), self.list.len())?;
+        let list = &self.list;
+        let is = |place| at(list, place).is_some_and(|other| other.name() == item.name());
+        if !self.places.insert(place, is)? {
+            return Err(EEXIST);
+        }
+        // INVARIANT: There is room for it where it is said to be.
+        Ok(self.list.push(Some(item), GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Takes an item out, and returns whether it was there. Another one of its name stays.
     pub(crate) fn remove(&mut self, item: &Arc<T>) -> bool {
         let list = &self.list;
-        let is = |place: Place| {
-            let there = list.get(place.index()).and_then(Option::as_ref);
-            there.is_some_and(|there| Arc::ptr_eq(there, item))
-        };
+        let is = |place| at(list, place).is_some_and(|there| Arc::ptr_eq(there, item));
         let Some(place) = self.places.remove(hash(item.name()) as usize, is) else {
             return false;
         };
@@ -185,15 +185,17 @@ impl<T: Named> ByName<T> {
         self.list.retain(|item| item.is_some());
         self.places.clear();
         for (index, item) in self.list.iter().flatten().enumerate() {
-            // INVARIANT: All are where they are now. There is room, as there was.
-            self.places.insert(Place::new(item.name(), index)?)?;
+            // INVARIANT: That is where it is now. There is room, as there was.
+            self.places
+                .insert(Place::new(item.name(), index)?, |_| false)?;
         }
         Ok(())
     }
+}
 
-    fn at(&self, place: Place) -> Option<&Arc<T>> {
-        self.list.get(place.index())?.as_ref()
-    }
+/// What is at a place of a list.
+fn at<T>(list: &[Option<Arc<T>>], place: Place) -> Option<&Arc<T>> {
+    list.get(place.index())?.as_ref()
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]

@@ -61,8 +61,9 @@ impl<T: Entry> Table<T> {
 
         let places = KVVec::from_elem(None, size, GFP_KERNEL_ACCOUNT)?;
         let old = core::mem::replace(&mut self.places, places);
+        self.len = 0;
         for entry in old.iter().flatten() {
-            self.put(*entry);
+            self.insert(*entry, |_| false)?;
         }
         Ok(())
     }
@@ -72,17 +73,27 @@ impl<T: Entry> Table<T> {
         self.get(self.place_of(hash, is)?)
     }
 
-    /// Adds an entry for which there is room.
+    /// Adds an entry for which there is room, unless there is one with its hash that `is` it. Returns
+    /// whether it was added.
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] if there is none.
-    pub(crate) fn insert(&mut self, entry: T) -> Result {
-        if !self.put(entry) {
-            return Err(ENOSPC);
+    /// [`ENOSPC`] if there is no room.
+    pub(crate) fn insert(&mut self, entry: T, is: impl Fn(T) -> bool) -> Result<bool> {
+        let hash = entry.hash();
+
+        for place in self.around(self.home(hash)) {
+            match self.get(place) {
+                None => {
+                    self.set(place, Some(entry));
+                    self.len += 1;
+                    return Ok(true);
+                }
+                Some(other) if other.hash() == hash && is(other) => return Ok(false),
+                Some(_) => {}
+            }
         }
-        self.len += 1;
-        Ok(())
+        Err(ENOSPC)
     }
 
     /// Takes out the entry with a hash for which `is` holds.
@@ -91,7 +102,7 @@ impl<T: Entry> Table<T> {
         let removed = self.get(hole);
 
         // What is behind it moves up, if it would not be found otherwise.
-        for place in self.around(hole).skip(1) {
+        for place in self.around(hole + 1) {
             let Some(other) = self.get(place) else {
                 break;
             };
@@ -118,17 +129,6 @@ impl<T: Entry> Table<T> {
         if self.len == 0 && self.places.len() > SMALLEST {
             self.places = KVVec::new();
         }
-    }
-
-    /// Puts an entry into its place. False if there is none.
-    fn put(&mut self, entry: T) -> bool {
-        let free = |place: &usize| matches!(self.places.get(*place), Some(None));
-        let Some(place) = self.around(self.home(entry.hash())).find(free) else {
-            return false;
-        };
-
-        self.set(place, Some(entry));
-        true
     }
 
     fn place_of(&self, hash: usize, is: impl Fn(T) -> bool) -> Option<usize> {
@@ -205,9 +205,9 @@ mod tests {
             let there = table.find(number.hash(), is).is_some();
             assert!(there == model.get(&number.0).is_some());
             if round < 15_000 && state >> 60 < 9 {
+                table.reserve(1)?;
+                assert!(table.insert(number, is)? != there);
                 if !there {
-                    table.reserve(1)?;
-                    table.insert(number)?;
                     model.try_create_and_insert(number.0, (), GFP_KERNEL)?;
                 }
             } else {
@@ -234,11 +234,11 @@ mod tests {
     fn room_is_kept() -> Result {
         let mut table = Table::new();
 
-        assert!(table.insert(0) == Err(ENOSPC));
+        assert!(table.insert(0, |_| false) == Err(ENOSPC));
         table.reserve(1000)?;
         let size = table.places.len();
         for number in 0..1000_usize {
-            table.insert(number)?;
+            assert!(table.insert(number, |_| true)?);
         }
         assert!(table.places.len() == size);
         table.clear();
