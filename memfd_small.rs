@@ -4,8 +4,8 @@
 //! `memfd-small-v1`.
 //!
 //! The life of such a file is that of a larger one, but all that is to be told of it fits into a
-//! [slot](Slot) of fixed size, and its page is only pinned when it is preserved: the freeze promises
-//! it, together with those of others.
+//! [slot](Slot) of fixed size. When it is preserved, its page is only pinned; the freeze describes it
+//! and promises the page, together with those of others.
 
 use core::{
     fmt,
