@@ -124,8 +124,8 @@ pub fn data_of<T: AnonFile>(file: &File) -> Option<<T::Ptr as ForeignOwnable>::B
         return None;
     }
 
-    // SAFETY: Only in operations that begin an `Identity` there is this function. Should another
-    // one have the same address, then since it does the same, which takes one, too.
+    // SAFETY: This function is only in operations that begin an `Identity`. Should another one have
+    // been merged with it, then since it does the same, and takes its operations for one, too.
     let identity = unsafe { &*operations.cast::<Identity>() };
     if (identity.type_id)() != TypeId::of::<T>() {
         return None;
