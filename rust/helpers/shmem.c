@@ -117,6 +117,20 @@ __rust_helper void rust_helper_shmem_open(struct inode *inode, void *opaque)
 	kfree(closed);
 }
 
+/*
+ * Says whether new pages of a file may be put where they cannot stay for long,
+ * and returns whether they might.
+ */
+__rust_helper bool rust_helper_mapping_set_movable(struct address_space *mapping,
+						   bool movable)
+{
+	gfp_t mask = mapping_gfp_mask(mapping);
+
+	WRITE_ONCE(mapping->gfp_mask, movable ? mask | __GFP_MOVABLE :
+						mask & ~__GFP_MOVABLE);
+	return mask & __GFP_MOVABLE;
+}
+
 __rust_helper int
 rust_helper_mapping_writably_mapped(const struct address_space *mapping)
 {

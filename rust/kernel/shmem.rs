@@ -230,12 +230,18 @@ impl Drop for InodeLock<'_> {
 
 /// A memfd that can neither grow nor shrink nor lose pages, until this is dropped.
 ///
-/// It can still be written to within its size, and so pages can still appear in holes.
+/// It can still be written to within its size, and so pages can still appear in holes. They come from
+/// where they can stay for long, as with somebody who pins memory for a device: not from KHO's areas,
+/// from which they would have to be moved at the kexec.
 ///
 /// # Invariants
 ///
 /// The mapping is frozen, by us.
-pub struct FrozenMapping(ARef<Memfd>);
+pub struct FrozenMapping {
+    memfd: ARef<Memfd>,
+    /// Whether pages may come from anywhere otherwise.
+    movable: bool,
+}
 
 impl FrozenMapping {
     /// Freezes the mapping of `memfd`.
@@ -247,15 +253,19 @@ impl FrozenMapping {
         let _lock = InodeLock::new(memfd);
 
         // SAFETY: The inode belongs to shmem, and its lock is held.
-        unsafe {
+        let movable = unsafe {
             if bindings::shmem_frozen(memfd.inode()) {
                 return Err(EBUSY);
             }
             bindings::shmem_freeze(memfd.inode(), true);
-        }
+            bindings::mapping_set_movable(memfd.mapping(), false)
+        };
 
         // INVARIANT: It was not frozen before, and is now.
-        Ok(Self(memfd.into()))
+        Ok(Self {
+            memfd: memfd.into(),
+            movable,
+        })
     }
 
     /// How many pages there are: of the file, of what lies behind its end, and on swap.
@@ -265,8 +275,8 @@ impl FrozenMapping {
         // SAFETY: Inode and mapping are valid. These are meant as `READ_ONCE()`s.
         let (present, swapped) = unsafe {
             (
-                addr_of!((*self.0.mapping()).nrpages).read_volatile(),
-                addr_of!((*bindings::SHMEM_I(self.0.inode())).swapped).read_volatile(),
+                addr_of!((*self.memfd.mapping()).nrpages).read_volatile(),
+                addr_of!((*bindings::SHMEM_I(self.memfd.inode())).swapped).read_volatile(),
             )
         };
         present.saturating_add(swapped) as u64
@@ -278,7 +288,7 @@ impl FrozenMapping {
     ///
     /// [`ENOMEM`] if memory is short.
     pub fn close(&self) -> Result<ClosedMapping> {
-        let memfd = self.0.clone();
+        let memfd = self.memfd.clone();
         // SAFETY: The inode belongs to shmem, and its mapping is frozen, so no hole is being
         // punched.
         let closed = NonNull::new(unsafe { bindings::shmem_close(memfd.inode()) }).ok_or(ENOMEM)?;
@@ -286,7 +296,7 @@ impl FrozenMapping {
         let closed = ClosedMapping { memfd, closed };
 
         // SAFETY: The mapping is valid.
-        if unsafe { bindings::mapping_writably_mapped(self.0.mapping()) } != 0 {
+        if unsafe { bindings::mapping_writably_mapped(self.memfd.mapping()) } != 0 {
             // Page faults that came in before are to get through.
             fsleep(FAULT_TIME);
         }
@@ -303,7 +313,7 @@ impl FrozenMapping {
     ///
     /// [`EINVAL`] if there can be no such range.
     pub fn pins(&self, range: Range<u64>, runs: bool) -> Result<Pins<'_>> {
-        let end = range.end.min(self.0.size().div_ceil(1 << PAGE_SHIFT));
+        let end = range.end.min(self.memfd.size().div_ceil(1 << PAGE_SHIFT));
 
         Ok(Pins {
             mapping: self,
@@ -322,15 +332,18 @@ impl Deref for FrozenMapping {
     type Target = Memfd;
 
     fn deref(&self) -> &Memfd {
-        &self.0
+        &self.memfd
     }
 }
 
 impl Drop for FrozenMapping {
     fn drop(&mut self) {
-        let _lock = InodeLock::new(&self.0);
+        let _lock = InodeLock::new(&self.memfd);
         // SAFETY: The inode belongs to shmem, and its lock is held. We froze the mapping.
-        unsafe { bindings::shmem_freeze(self.0.inode(), false) };
+        unsafe {
+            bindings::mapping_set_movable(self.memfd.mapping(), self.movable);
+            bindings::shmem_freeze(self.memfd.inode(), false);
+        }
     }
 }
 
@@ -518,7 +531,7 @@ impl Pins<'_> {
         // SAFETY: The mapping is valid, and belongs to shmem. There is room for `N` runs.
         let count = unsafe {
             bindings::shmem_pin_runs(
-                self.mapping.0.mapping(),
+                self.mapping.memfd.mapping(),
                 self.at,
                 max,
                 self.max,
@@ -585,7 +598,7 @@ impl Pins<'_> {
 
     /// Pins the folios from `at` on, as many as fit into the batch.
     fn pin_batch(&mut self) -> Result {
-        let memfd = &self.mapping.0;
+        let memfd = &self.mapping.memfd;
         let batch = self.batch.get_or_insert_with(KVec::new);
 
         // The end of the file need not be the end of a page.
@@ -617,7 +630,7 @@ impl Pins<'_> {
 
     /// Finds the next pages that are there, from `at` on. False if there are none.
     fn find(&mut self) -> bool {
-        let mapping = self.mapping.0.mapping();
+        let mapping = self.mapping.memfd.mapping();
         let mut index = self.at;
 
         if index >= self.end {
@@ -653,7 +666,7 @@ impl Pins<'_> {
         // SAFETY: The folio is pinned, so it is valid. All that needs the lock has it.
         unsafe {
             bindings::folio_lock(raw);
-            let ours = bindings::folio_mapping(raw) == self.mapping.0.mapping()
+            let ours = bindings::folio_mapping(raw) == self.mapping.memfd.mapping()
                 && bindings::folio_next_index(raw) > self.at;
             if ours {
                 bindings::folio_mark_dirty(raw);

@@ -136,7 +136,7 @@ impl Mover {
         // that much has been written to.
         unsafe {
             let found = bindings::shmem_find_restless(
-                mapping.0.mapping(),
+                mapping.memfd.mapping(),
                 range.start,
                 range.end,
                 room.as_mut_ptr().cast(),
@@ -162,7 +162,7 @@ impl Mover {
         // `targets`, which nobody else uses meanwhile.
         unsafe {
             bindings::shmem_migrate(
-                mapping.0.mapping(),
+                mapping.memfd.mapping(),
                 self.indices.as_ptr(),
                 self.indices.len(),
                 Some(target),

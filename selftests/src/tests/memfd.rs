@@ -15,9 +15,13 @@ use crate::{
         self,
         PAGE, //
     },
-    tests::lifetime::wait_forever,
+    tests::{
+        lifetime::wait_forever,
+        reboot, //
+    },
 };
 use liveupdate::{
+    kexec,
     Device,
     Incoming,
     Session, //
@@ -974,6 +978,45 @@ fn runs(frames: &[u64]) -> usize {
     let mut frames = frames.to_vec();
     frames.sort_unstable();
     frames.chunk_by(|one, next| one + 1 == *next).count()
+}
+
+/// How many pages are written when the file is preserved already.
+const LATE: usize = 8192;
+
+/// Pages that are written late come from where they can stay: the kexec need not move them.
+pub fn late_in_place_before(stage: &mut Stage) -> Outcome {
+    match reboot::load_without_handover() {
+        Ok(()) => {}
+        Err(Errno::ENOSYS) => return Err(Failure::skip("no kexec_load")),
+        Err(errno) => return Err(errno.into()),
+    }
+    let session = Device::open()?.create_session(stage.name)?;
+    let memory = sys::memfd("late")?;
+    memory.set_len((LATE * PAGE) as u64)?;
+    session.preserve(&memory, 1)?;
+
+    sys::write_at(&memory, 0, &sys::pattern(1, LATE * PAGE))?;
+    let written = sys::frames(&memory, LATE)?;
+    ensure_eq!(written.len(), LATE);
+    // It comes as far as having frozen all.
+    ensure_eq!(kexec::jump().errno(), Errno::EOPNOTSUPP);
+    let frozen = sys::frames(&memory, LATE)?;
+    let moved = written.iter().zip(&frozen).filter(|(was, is)| was != is);
+    ensure_eq!(moved.count(), 0);
+
+    reboot::unload_without_handover()?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`late_in_place_before`].
+pub fn late_in_place_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = retrieve(&session, 1)?;
+
+    ensure!(sys::content(&file)? == sys::pattern(1, LATE * PAGE));
+    session.finish()?;
+    Ok(())
 }
 
 /// What lies apart in memory is moved together while somebody writes to it; what is in use by a

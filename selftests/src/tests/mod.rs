@@ -275,6 +275,12 @@ const TESTS: &[Test] = &[
         &[memfd::scattered_before, memfd::scattered_after],
     )
     .rust_memfd(),
+    Test::new(
+        "memfd-late-in-place",
+        &[memfd::late_in_place_before, memfd::late_in_place_after],
+    )
+    .rust_memfd()
+    .alone(),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)
         .alone(),
