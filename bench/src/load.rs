@@ -30,6 +30,8 @@ pub enum Fill {
     Scattered,
     /// There are only the first and the last one.
     Holes,
+    /// One after the other, when the file is preserved already.
+    Late,
 }
 
 /// A load.
@@ -62,6 +64,7 @@ impl Load {
                 Some("random") => Fill::Random,
                 Some("scattered") => Fill::Scattered,
                 Some("holes") => Fill::Holes,
+                Some("late") => Fill::Late,
                 Some(other) => return Err(format!("nobody knows how to fill '{other}'")),
             },
         })
@@ -85,15 +88,27 @@ impl Load {
         Ok((files, decoy))
     }
 
+    /// Fills a file that is preserved, if it is not filled yet.
+    pub fn fill_late(&self, file: &File) -> io::Result<()> {
+        match self.fill {
+            Fill::Late => self.fill_in_order(file),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill_in_order(&self, file: &File) -> io::Result<()> {
+        for first in (0..self.pages).step_by(CHUNK as usize) {
+            write(file, first, CHUNK.min(self.pages - first))?;
+        }
+        Ok(())
+    }
+
     fn fill(&self, file: &File, decoy: &File) -> io::Result<()> {
         file.set_len(self.pages * PAGE as u64)?;
 
         match self.fill {
-            Fill::Order => {
-                for first in (0..self.pages).step_by(CHUNK as usize) {
-                    write(file, first, CHUNK.min(self.pages - first))?;
-                }
-            }
+            Fill::Order => self.fill_in_order(file)?,
+            Fill::Late => {}
             Fill::Random => {
                 for index in shuffled(self.pages) {
                     write(file, index, 1)?;

@@ -118,6 +118,10 @@ fn before(load: &Load, mut cmdline: CommandLine, report: &mut Report<'_>) -> Res
     let small = slab_memory()?.saturating_sub(slab);
     report.say("metadata", taken.saturating_sub(small))?;
 
+    for file in &files {
+        load.fill_late(file)?;
+    }
+
     if cmdline.get("bench.undo").is_some() {
         let (cost, ()) = clock::time(|| drop(sessions));
         report.say("undo", cost)?;

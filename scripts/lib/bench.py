@@ -67,6 +67,8 @@ FRAGMENTED = {"64 MiB, touched in random order": Load(1, 1, 64 * MIB, "random"),
 HUGE_PAGES = {"64 MiB in huge pages": Load(1, 1, 64 * MIB, options=HUGE),
               "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE)}
 SPARSE = Load(1, 1, 256 * MIB, "holes")
+LATE = {"64 MiB that was written late": Load(1, 1, 64 * MIB, "late"),
+        "1 GiB that was written late": Load(1, 1, 1024 * MIB, "late")}
 MANY = {"64 sessions of one file of 4 MiB": Load(64, 1, 4 * MIB),
         "2 000 sessions of one small file": Load(2_000, 1, 1),
         "100 sessions of 100 small files": Load(100, 100, 1)}
@@ -90,7 +92,7 @@ def rows() -> list[Row]:
                   for name, load in files.items()]
     table += [Row("preserve 256 MiB with two pages", SPARSE, "preserve"),
               Row("retrieve 256 MiB with two pages", SPARSE, "retrieve")]
-    loads = files | {"256 MiB with two pages": SPARSE,
+    loads = files | LATE | {"256 MiB with two pages": SPARSE,
                      "10 000 small files in one session": SMALL} | MANY
     table += [Row(f"blackout of {name}", load, "blackout") for name, load in loads.items()]
     for name, load, per in (("a small file", SMALL, SMALL.files), ("1 GiB", LARGE["1 GiB"], 1),
