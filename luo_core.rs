@@ -241,9 +241,7 @@ impl Handover {
             checks: None,
         })
     }
-}
 
-impl Handover {
     /// Writes the root, and the checks of all that it leads to.
     ///
     /// `times` tells how long it took, once all but the root is written.
