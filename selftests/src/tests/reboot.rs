@@ -38,7 +38,9 @@ use std::{
         self,
         File, //
     },
-    ptr, //
+    ptr,
+    thread,
+    time::Duration, //
 };
 
 /// Without a kernel to jump into everything stays as it is.
@@ -259,6 +261,8 @@ fn come_late(device: &Device, own: Session<Outgoing>, old: Session<Incoming>, no
         }
     }
     note(&mut notes, 0, Some(Errno::EBUSY));
+    // What came in is sealed after what goes out.
+    thread::sleep(Duration::from_millis(500));
     note(
         &mut notes,
         1,
