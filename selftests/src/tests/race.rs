@@ -386,14 +386,24 @@ fn beside(device: &Device, worker: u64) -> Outcome {
 pub fn reboot_before(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
     let device = Device::open()?;
-    let first = device.create_session("a-steady")?;
-    let last = device.create_session("z-steady")?;
+    let first = device.create_session("first")?;
     let holes = sys::memfd("holes")?;
     holes.set_len(1 << 20)?;
     first.preserve(&holes, 1)?;
     let toy = driver.toy(Kind::First, 1)?;
-    last.preserve(&toy, 1)?;
-    driver.log()?;
+    // The youngest session is frozen last, when those of the agents are sealed.
+    let newest = || -> Outcome<_> {
+        let last = device.create_session("last")?;
+        last.preserve(&toy, 1)?;
+        driver.log()?;
+        Ok(last)
+    };
+    let call_off = || -> Outcome {
+        driver.fail(Event::Freeze, 1, Errno::EDOM)?;
+        ensure_eq!(kexec::jump().errno(), Errno::EDOM);
+        ensure_eq!(driver.log()?, ["handler-1 freeze 1"]);
+        Ok(())
+    };
 
     let mut cmdline = CommandLine::read()?;
     cmdline.set("luo.stage", &(stage.number + 1).to_string());
@@ -404,9 +414,9 @@ pub fn reboot_before(stage: &mut Stage) -> Outcome {
     let mut agents = (0..3).map(start).collect::<Outcome<Vec<_>>>()?;
     let mut rounds = 0;
     for round in for_a_while() {
-        driver.fail(Event::Freeze, 1, Errno::EDOM)?;
-        ensure_eq!(kexec::jump().errno(), Errno::EDOM);
-        ensure_eq!(driver.log()?, ["handler-1 freeze 1"]);
+        let last = newest()?;
+        call_off()?;
+        drop(last);
         sys::write_at(&holes, (round % 200) * 5000, &round.to_ne_bytes())?;
         ensure_errno!(holes.set_len(0), EPERM);
         ensure_errno!(first.preserve(&holes, 2), EBUSY);
@@ -421,8 +431,8 @@ pub fn reboot_before(stage: &mut Stage) -> Outcome {
         agent.kill()?;
     }
     // Whatever was closed while it was sealed goes now.
-    driver.fail(Event::Freeze, 1, Errno::EDOM)?;
-    ensure_eq!(kexec::jump().errno(), Errno::EDOM);
+    let last = newest()?;
+    call_off()?;
     for worker in 0..3 + rounds {
         ensure!(!exists(&device, &format!("beside-{worker}"))?);
     }
@@ -437,8 +447,8 @@ pub fn reboot_before(stage: &mut Stage) -> Outcome {
 pub fn reboot_after(_: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
     let device = Device::open()?;
-    let first = device.retrieve_session("a-steady")?;
-    let last = device.retrieve_session("z-steady")?;
+    let first = device.retrieve_session("first")?;
+    let last = device.retrieve_session("last")?;
 
     let rounds = sys::content(&first.retrieve(2)?.into())?;
     let rounds = u64::from_ne_bytes(rounds.try_into().map_err(|_| Failure::here("no number"))?);
