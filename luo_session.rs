@@ -403,7 +403,7 @@ impl OutgoingSessions {
             GFP_KERNEL_ACCOUNT,
         )?;
 
-        self.table.lock().insert(session.clone())?;
+        self.table.lock().insert(&session)?;
         if luo.standing.outgoing.add_session() {
             luo.standing.changed();
         }
@@ -503,19 +503,16 @@ impl OutgoingSessions {
 }
 
 impl OutgoingTable {
-    fn insert(&mut self, session: Arc<Session<Outgoing>>) -> Result {
+    fn insert(&mut self, session: &Arc<Session<Outgoing>>) -> Result {
         if self.sealed {
             return Err(EBUSY);
         }
 
-        let result = self
-            .records
-            .reserve(self.sessions.len() + 1)
-            .and_then(|()| self.sessions.insert(session));
-        if result.is_err() {
-            self.records.shrink(self.sessions.len());
-        }
-        result
+        self.sessions.insert(session.clone())?;
+        // INVARIANT: If there is no room for its record, it is taken out again.
+        self.records
+            .reserve(self.sessions.len())
+            .inspect_err(|_| _ = self.remove(session))
     }
 
     /// Takes a session out, and returns whether it was there. Another one of that name, made since
