@@ -196,7 +196,8 @@ impl Standing {
     /// The state that all of it makes, for somebody who may wait until it is another one.
     pub(crate) fn watch(&self, subsystems: &Subsystems) -> State {
         self.watched.store(true, Relaxed);
-        // Either a change is seen here, or it is seen there that somebody watches.
+        // Pairs with that in `changed`: either the change is seen here, or there that somebody
+        // watches.
         barrier::smp_mb(barrier::Full);
 
         State::of(
@@ -213,6 +214,7 @@ impl Standing {
 
     /// The state may have changed.
     pub(crate) fn changed(&self) {
+        // What has changed is seen before this is asked. Pairs with that in `watch`.
         barrier::smp_mb(barrier::Full);
         if !self.watched.load(Relaxed) {
             return;
