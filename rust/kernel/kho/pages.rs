@@ -40,8 +40,10 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     let to = copy.as_mut_ptr().cast();
 
     // SAFETY: There is a page at `phys`, as just checked, so it is in the direct map, and so are
-    // the pages that follow it in the block. The copy is ours and large enough. Should somebody
-    // claim the block now and write to it, then we get a mixture of bytes, which is fine.
+    // the pages that follow it in the block. The copy is ours and large enough; one of the size of
+    // a page is a whole page, as `copy_page()` wants it, since memory of a size that is a power of
+    // two is aligned to it. Should somebody claim the block now and write to it, then we get a
+    // mixture of bytes, which is fine.
     unsafe {
         let from = bindings::phys_to_virt(phys.get());
         if size_of::<T>() == PAGE_SIZE {
