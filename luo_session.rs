@@ -322,11 +322,7 @@ impl AnonFile for OutgoingFile {
     type Ptr = Arc<Session<Outgoing>>;
 
     fn release(session: Self::Ptr) {
-        let tally = &session.luo.standing.outgoing;
-        let leaves = session.state.lock().close(&session.name, tally);
-        if leaves {
-            session.luo.outgoing.remove(&session);
-        }
+        session.luo.outgoing.close(&session);
     }
 
     fn ioctl(session: ArcBorrow<'_, Session<Outgoing>>, cmd: u32, arg: usize) -> Result<isize> {
@@ -409,19 +405,20 @@ impl OutgoingSessions {
         }
         session
             .new_file::<OutgoingFile>(session.clone())
-            .inspect_err(|_| {
-                session
-                    .state
-                    .lock()
-                    .close(&session.name, &luo.standing.outgoing);
-                self.remove(&session);
-            })
+            .inspect_err(|_| self.close(&session))
     }
 
-    fn remove(&self, session: &Arc<Session<Outgoing>>) {
-        let removed = self.table.lock().remove(session);
-        if removed && session.luo.standing.outgoing.remove_session() {
-            session.luo.standing.changed();
+    /// Nobody holds on to a session any more.
+    fn close(&self, session: &Arc<Session<Outgoing>>) {
+        let standing = &session.luo.standing;
+
+        let leaves = session
+            .state
+            .lock()
+            .close(&session.name, &standing.outgoing);
+        let left = leaves && self.table.lock().remove(session);
+        if left && standing.outgoing.remove_session() {
+            standing.changed();
         }
     }
 
