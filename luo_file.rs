@@ -104,21 +104,54 @@ impl PreservedFile {
 /// The files of an outgoing session, in the order in which they were preserved. Dropping it
 /// undoes that in reverse order.
 ///
+/// Before the first one it takes next to no memory, and nothing has to be let go of.
+pub(crate) struct PreservedFiles {
+    lists: Option<KBox<Lists>>,
+}
+
 /// # Invariants
 ///
 /// `records` holds the record of each of `files`, in the same order.
-pub(crate) struct PreservedFiles {
+struct Lists {
     files: ByToken<PreservedFile>,
     records: Chain<FileRecord>,
 }
 
-impl PreservedFiles {
-    pub(crate) fn new() -> Self {
+impl Lists {
+    fn new() -> Result<KBox<Self>> {
         // INVARIANT: Both are empty.
-        Self {
+        let empty = Self {
             files: ByToken::new(),
             records: Chain::new(),
+        };
+
+        Ok(KBox::new(empty, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Undoes the preservation of all files, in reverse order.
+    // Out of line, as most sessions that are closed have no files.
+    #[inline(never)]
+    fn unpreserve(&mut self, session: &SessionName) {
+        while let Some((token, file)) = self.files.pop() {
+            let trace = Trace::<tracepoint::Unpreserve>::begin();
+            let handler = file.saved.handler().clone();
+            drop(file);
+            trace.file(session, token, Some(handler.compatible()), &Ok(()));
         }
+    }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        while let Some(file) = self.files.pop() {
+            drop(file);
+        }
+    }
+}
+
+impl PreservedFiles {
+    pub(crate) fn new() -> Self {
+        Self { lists: None }
     }
 
     /// Preserves the file behind a descriptor of the current task.
@@ -183,14 +216,18 @@ impl PreservedFiles {
 
     /// How many files there are.
     pub(crate) fn len(&self) -> usize {
-        self.files.len()
+        self.lists.as_ref().map_or(0, |lists| lists.files.len())
     }
 
     /// Adds the file that `preserve` makes, if there is none under that token yet.
     fn add(&mut self, token: u64, preserve: impl FnOnce() -> Result<PreservedFile>) -> Result {
-        let count = self.files.len();
-        let place = self.files.vacancy(token)?;
-        let records = &mut self.records;
+        let lists = match &mut self.lists {
+            Some(lists) => lists,
+            none => none.insert(Lists::new()?),
+        };
+        let Lists { files, records } = &mut **lists;
+        let count = files.len();
+        let place = files.vacancy(token)?;
 
         // Memory first, so that nothing can fail once the file is preserved.
         records
@@ -215,9 +252,13 @@ impl PreservedFiles {
     ///
     /// What a handler returns; those frozen before are unfrozen then, in reverse order.
     pub(crate) fn freeze(&mut self, session: &SessionName) -> Result {
+        let Some(lists) = &mut self.lists else {
+            return Ok(());
+        };
+        let Lists { files, records } = &mut **lists;
         let mut failed = None;
 
-        for (index, (token, file)) in self.files.iter_mut().enumerate() {
+        for (index, (token, file)) in files.iter_mut().enumerate() {
             if !file.saved.handler().has_freeze() {
                 continue;
             }
@@ -238,7 +279,7 @@ impl PreservedFiles {
                 failed = Some((index, e));
                 break;
             }
-            if let Some(record) = self.records.get_mut(index) {
+            if let Some(record) = records.get_mut(index) {
                 record.set_data(file.saved.data());
             }
         }
@@ -254,54 +295,64 @@ impl PreservedFiles {
 
     /// Undoes the preservation of all files, in reverse order.
     pub(crate) fn unpreserve(&mut self, session: &SessionName) {
-        while let Some((token, file)) = self.files.pop() {
-            let trace = Trace::<tracepoint::Unpreserve>::begin();
-            let handler = file.saved.handler().clone();
-            drop(file);
-            trace.file(session, token, Some(handler.compatible()), &Ok(()));
+        if let Some(mut lists) = self.lists.take() {
+            lists.unpreserve(session);
         }
-        // INVARIANT: There are no files any more.
-        self.records.clear();
-        self.records.shrink(0);
     }
 
     /// Undoes [`PreservedFiles::freeze`].
     pub(crate) fn unfreeze(&mut self) {
-        self.unfreeze_first(self.files.len());
+        self.unfreeze_first(self.len());
     }
 
     fn unfreeze_first(&mut self, count: usize) {
-        for (_, file) in self.files.iter_mut().take(count).rev() {
+        let Some(lists) = &mut self.lists else {
+            return;
+        };
+
+        for (_, file) in lists.files.iter_mut().take(count).rev() {
             file.saved.unfreeze();
         }
     }
 
     /// How many bytes of content cross, as far as the handlers tell.
     pub(crate) fn content(&self) -> u64 {
-        self.files.iter().fold(0, |sum: u64, (_, file)| {
+        let Some(lists) = &self.lists else {
+            return 0;
+        };
+
+        lists.files.iter().fold(0, |sum: u64, (_, file)| {
             sum.saturating_add(file.saved.content())
         })
     }
 
     /// What to tell the next kernel about the files of the session `name`.
     pub(crate) fn info(&self, name: &SessionName) -> SessionInfo {
+        let records = self.lists.as_ref().map(|lists| &lists.records);
+
         SessionInfo {
             name: *name,
-            files: self.records.head(),
+            files: records.and_then(Chain::head),
             // Lossless: no kernel has wider sizes.
-            count: self.records.len() as u64,
+            count: records.map_or(0, Chain::len) as u64,
         }
     }
 
     /// Shows the records to a function that damages them.
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     pub(crate) fn each_used(&mut self, visit: impl FnMut(&mut [u8])) {
-        self.records.each_used(visit);
+        if let Some(lists) = &mut self.lists {
+            lists.records.each_used(visit);
+        }
     }
 
     /// Adds what there is to be seen of some files to `to`.
     pub(crate) fn show(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
-        for (token, file) in self.files.iter().skip(first).take(count) {
+        let Some(lists) = &self.lists else {
+            return Ok(());
+        };
+
+        for (token, file) in lists.files.iter().skip(first).take(count) {
             let info = FileInfo {
                 token,
                 handler: *file.saved.handler().compatible(),
@@ -316,14 +367,9 @@ impl PreservedFiles {
 
     /// Adds the checks of the files to those of the sessions before.
     pub(crate) fn check(&self, checks: &mut OutgoingChecks) -> Result {
-        checks.add_files(&self.records)
-    }
-}
-
-impl Drop for PreservedFiles {
-    fn drop(&mut self) {
-        while let Some(file) = self.files.pop() {
-            drop(file);
+        match &self.lists {
+            Some(lists) => checks.add_files(&lists.records),
+            None => checks.add_files(&Chain::new()),
         }
     }
 }

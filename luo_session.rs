@@ -300,8 +300,10 @@ impl Outgoing {
     fn close(&mut self, session: &SessionName, tally: &Tally) -> bool {
         match self.phase {
             Phase::Open => {
-                tally.remove_files(self.files.len());
-                self.files.unpreserve(session);
+                if self.files.len() > 0 {
+                    tally.remove_files(self.files.len());
+                    self.files.unpreserve(session);
+                }
                 self.phase = Phase::Closed;
                 true
             }
