@@ -72,7 +72,12 @@ impl<R: Record> Chain<R> {
 
     /// Gives back memory that `total` records do not need. Those that stand there now stay.
     pub(crate) fn shrink(&mut self, total: usize) {
-        self.blocks.truncate(Self::blocks_for(total.max(self.len)));
+        let total = total.max(self.len);
+        let spare = self.blocks.len().saturating_sub(1) * Block::capacity::<R>() >= total;
+
+        if spare {
+            self.blocks.truncate(Self::blocks_for(total));
+        }
     }
 
     /// Appends a record, for which room must have been reserved.
