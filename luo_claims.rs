@@ -9,7 +9,7 @@ use kernel::{
     sync::Mutex, //
 };
 
-use crate::luo_table::Table;
+use crate::luo_set::Set;
 
 /// All claims.
 #[pin_data]
@@ -19,7 +19,7 @@ pub(crate) struct Claims {
 }
 
 struct Ids {
-    table: Table<usize>,
+    claimed: Set,
     /// For how many more there is room.
     promised: usize,
 }
@@ -27,30 +27,30 @@ struct Ids {
 impl Ids {
     const fn new() -> Self {
         Self {
-            table: Table::new(),
+            claimed: Set::new(),
             promised: 0,
         }
     }
 
     /// Keeps room for one more.
     fn promise(&mut self) -> Result {
-        self.table.reserve(self.promised + 1)?;
+        self.claimed.reserve(self.promised + 1)?;
         self.promised += 1;
         Ok(())
     }
 
     /// Adds a number for which room was kept.
     fn claim(&mut self, id: usize) -> Result {
-        match self.table.insert(id, |_| true)? {
+        match self.claimed.insert(id)? {
             true => Ok(()),
             false => Err(EBUSY),
         }
     }
 
     fn give_free(&mut self, id: usize) {
-        self.table.remove(id, |_| true);
+        self.claimed.remove(id);
         if self.promised == 0 {
-            self.table.shrink();
+            self.claimed.shrink();
         }
     }
 }

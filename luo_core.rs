@@ -18,7 +18,7 @@
 //!  luo_handler    what drivers registered            luo_chain  records in preserved memory
 //!                                                    luo_check  their checksums
 //!  luo_names      sessions by their names            luo_tokens  files by their tokens
-//!  luo_claims     no file twice                      luo_table  what is found by a hash
+//!  luo_claims     no file twice                      luo_set    numbers that are there
 //!  luo_quarantine  what is damaged
 //!  ---------------------------------------------------------------------------------------
 //!  capi           C calls LUO                        callbacks  LUO calls C     (`unsafe`)
@@ -110,10 +110,10 @@ mod luo_kunit;
 mod luo_names;
 mod luo_quarantine;
 mod luo_session;
+mod luo_set;
 mod luo_state;
 mod luo_subsystem;
 mod luo_sysfs;
-mod luo_table;
 mod luo_tokens;
 mod luo_trace;
 #[path = "uapi/lib.rs"]

@@ -3,10 +3,14 @@
 //! Things in the order in which they came, to be found by their name: [`ByName`].
 //!
 //! Below [`luo_session`](super::luo_session), as [`luo_tokens`](super::luo_tokens) is below files. A
-//! list has the order; what has gone leaves a hole in it. A hash table tells where in the list a name
-//! is.
+//! list has the order; what has gone leaves a hole in it. Things whose hashes are near each other are
+//! in one chain, and there are as many chains as there may be things: so it takes as long with ten
+//! thousand as with ten, but for the one that makes the list longer.
 
-use core::num::NonZeroU32;
+use core::{
+    num::NonZeroU32,
+    ops::Deref, //
+};
 
 use kernel::{
     prelude::*,
@@ -14,98 +18,124 @@ use kernel::{
     sync::Arc, //
 };
 
-use crate::{
-    abi::SessionName,
-    luo_table::{
-        Entry,
-        Table, //
-    }, //
-};
+use crate::abi::SessionName;
 
 /// Something that has a name, always the same.
 pub(crate) trait Named {
-    fn name(&self) -> &SessionName;
+    fn name(&self) -> &HashedName;
 }
 
-/// Where in the list something is.
-#[derive(Clone, Copy)]
-struct Place {
+/// A name, and the hash by which it is found.
+#[derive(PartialEq)]
+pub(crate) struct HashedName {
     hash: u32,
-    /// Counted from 1 on.
-    number: NonZeroU32,
+    name: SessionName,
 }
+
+impl HashedName {
+    pub(crate) fn new(name: SessionName) -> Self {
+        // With KASLR its address differs from boot to boot: no previous kernel can choose names that
+        // collide.
+        static SALT: u8 = 0;
+
+        Self {
+            hash: full_name_hash(&SALT, name.as_bytes()),
+            name,
+        }
+    }
+
+    /// Which one of `count` chains it belongs to.
+    fn chain_of(&self, count: usize) -> usize {
+        // The upper bits say which. Lossless: sizes have 64 bits, and it is less than `count`.
+        (u64::from(self.hash).wrapping_mul(count as u64) >> u32::BITS) as usize
+    }
+}
+
+impl Deref for HashedName {
+    type Target = SessionName;
+
+    fn deref(&self) -> &SessionName {
+        &self.name
+    }
+}
+
+/// Where in the list something is, counted from 1 on.
+#[derive(Clone, Copy)]
+struct Place(NonZeroU32);
 
 impl Place {
-    /// The place at `index`. That of what has a name is found by its hash.
+    /// The place at `index`.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`] if there is no such number.
-    fn new(name: &SessionName, index: usize) -> Result<Self> {
+    fn new(index: usize) -> Result<Self> {
         let number = u32::try_from(index).ok().and_then(|n| n.checked_add(1));
 
-        Ok(Self {
-            hash: hash(name),
-            number: number.and_then(NonZeroU32::new).ok_or(ENOMEM)?,
-        })
+        Ok(Self(number.and_then(NonZeroU32::new).ok_or(ENOMEM)?))
     }
 
     fn index(self) -> usize {
         // Lossless: no kernel has narrower sizes.
-        (self.number.get() - 1) as usize
+        (self.0.get() - 1) as usize
     }
 }
 
-impl Entry for Place {
-    fn hash(self) -> usize {
-        self.hash as usize
-    }
+/// An item of the list, or the hole that it left.
+struct Slot<T> {
+    item: Option<Arc<T>>,
+    /// The next item of its chain.
+    next: Option<Place>,
 }
 
-fn hash(name: &SessionName) -> u32 {
-    // With KASLR its address differs from boot to boot: no previous kernel can choose names that
-    // collide.
-    static SALT: u8 = 0;
-
-    full_name_hash(&SALT, name.as_bytes())
-}
+/// The smallest list that is not given back when it is empty.
+const SMALLEST: usize = 16;
 
 /// A list of things, each of which has a name of its own. Any of them is found, added and taken out
 /// in constant time.
 ///
 /// # Invariants
 ///
-/// `places` has where each item is in `list`, and nothing else. The last one of `list` is no hole.
+/// Each item of `list` is in the chain that its hash says, and holes are in none. The last one of
+/// `list` is no hole. There are `len` items, and places for as many as there are `chains`.
 pub(crate) struct ByName<T> {
-    list: KVVec<Option<Arc<T>>>,
-    places: Table<Place>,
+    list: KVVec<Slot<T>>,
+    /// The first item of each chain.
+    chains: KVVec<Option<Place>>,
+    len: usize,
 }
 
 impl<T: Named> ByName<T> {
     pub(crate) const fn new() -> Self {
-        // INVARIANT: Both are empty.
+        // INVARIANT: There is nothing.
         Self {
             list: KVVec::new(),
-            places: Table::new(),
+            chains: KVVec::new(),
+            len: 0,
         }
     }
 
     /// How many items there are.
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.len
     }
 
     /// The item of a name.
-    pub(crate) fn get(&self, name: &SessionName) -> Option<&Arc<T>> {
-        let is = |place| at(&self.list, place).is_some_and(|item| item.name() == name);
-        let place = self.places.find(hash(name) as usize, is)?;
+    pub(crate) fn get(&self, name: &HashedName) -> Option<&Arc<T>> {
+        let mut place = *self.chains.get(name.chain_of(self.chains.len()))?;
 
-        at(&self.list, place)
+        loop {
+            let slot = self.list.get(place?.index())?;
+            match &slot.item {
+                Some(item) if item.name() == name => return Some(item),
+                _ => place = slot.next,
+            }
+        }
     }
 
     /// All items, in order.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<T>> {
-        self.list.iter().flatten()
+        self.list.iter().filter_map(|slot| slot.item.as_ref())
     }
 
     /// All items, in order, to be looked at when this one is unlocked.
@@ -129,41 +159,60 @@ impl<T: Named> ByName<T> {
     /// - [`EEXIST`] if there is one of its name.
     /// - [`ENOMEM`].
     pub(crate) fn insert(&mut self, item: Arc<T>) -> Result {
-        // Rather than to make the list longer, close its holes, if there are many.
-        if self.list.len() == self.list.capacity() && self.len() <= self.list.len() / 2 {
-            self.close_up()?;
-        }
-        self.list.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        self.places.reserve(1)?;
-
-        let place = Place::new(item.name(), self.list.len())?;
-        let list = &self.list;
-        let is = |place| at(list, place).is_some_and(|other| other.name() == item.name());
-        if !self.places.insert(place, is)? {
+        if self.get(item.name()).is_some() {
             return Err(EEXIST);
         }
-        // INVARIANT: There is room for it where it is said to be.
-        Ok(self.list.push(Some(item), GFP_KERNEL_ACCOUNT)?)
+        if self.list.len() == self.chains.len() {
+            self.make_room()?;
+        }
+
+        let place = Place::new(self.list.len())?;
+        let chain = item.name().chain_of(self.chains.len());
+        let first = self.chains.get_mut(chain).ok_or(ENOMEM)?;
+        let slot = Slot {
+            item: Some(item),
+            next: *first,
+        };
+        // INVARIANT: The item becomes the first one of its chain.
+        self.list.push(slot, GFP_KERNEL_ACCOUNT)?;
+        *first = Some(place);
+        self.len += 1;
+        Ok(())
     }
 
     /// Takes an item out, and returns whether it was there. Another one of its name stays.
     pub(crate) fn remove(&mut self, item: &Arc<T>) -> bool {
-        let list = &self.list;
-        let is = |place| at(list, place).is_some_and(|there| Arc::ptr_eq(there, item));
-        let Some(place) = self.places.remove(hash(item.name()) as usize, is) else {
-            return false;
+        let chain = item.name().chain_of(self.chains.len());
+        let mut before = None;
+        let mut place = self.chains.get(chain).copied().flatten();
+
+        let next = loop {
+            let Some(slot) = place.and_then(|place: Place| self.list.get_mut(place.index())) else {
+                return false;
+            };
+            match &slot.item {
+                Some(there) if Arc::ptr_eq(there, item) => {
+                    slot.item = None;
+                    break slot.next;
+                }
+                _ => (before, place) = (place, slot.next),
+            }
         };
 
-        // INVARIANT: It is in neither of the two now, and holes at the end go.
-        if let Some(at) = self.list.get_mut(place.index()) {
-            *at = None;
+        // INVARIANT: The chain goes on behind the hole that the item left, and holes at the end go.
+        let link = match before {
+            None => self.chains.get_mut(chain),
+            Some(place) => self.list.get_mut(place.index()).map(|slot| &mut slot.next),
+        };
+        if let Some(link) = link {
+            *link = next;
         }
-        while let Some(None) = self.list.last() {
+        self.len -= 1;
+        while let Some(Slot { item: None, .. }) = self.list.last() {
             self.list.pop();
         }
-        if self.list.is_empty() {
-            self.list = KVVec::new();
-            self.places.shrink();
+        if self.list.is_empty() && self.chains.len() > SMALLEST {
+            *self = Self::new();
         }
         true
     }
@@ -171,7 +220,10 @@ impl<T: Named> ByName<T> {
     /// Takes out all items but those for which `keep` holds.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Arc<T>) -> bool) {
         for index in 0..self.list.len() {
-            if let Some(Some(item)) = self.list.get(index) {
+            if let Some(Slot {
+                item: Some(item), ..
+            }) = self.list.get(index)
+            {
                 if !keep(item) {
                     let item = item.clone();
                     self.remove(&item);
@@ -180,22 +232,32 @@ impl<T: Named> ByName<T> {
         }
     }
 
-    /// Closes the holes.
-    fn close_up(&mut self) -> Result {
-        self.list.retain(|item| item.is_some());
-        self.places.clear();
-        for (index, item) in self.list.iter().flatten().enumerate() {
-            // INVARIANT: That is where it is now. There is room, as there was.
-            self.places
-                .insert(Place::new(item.name(), index)?, |_| false)?;
+    /// Makes the list longer, or closes its holes, if there are many.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing has changed then.
+    fn make_room(&mut self) -> Result {
+        if self.len > 0 && self.len <= self.list.len() / 2 {
+            self.list.retain(|slot| slot.item.is_some());
+            self.chains.fill(None);
+        } else {
+            self.list.reserve(SMALLEST, GFP_KERNEL_ACCOUNT)?;
+            self.chains = KVVec::from_elem(None, self.list.capacity(), GFP_KERNEL_ACCOUNT)?;
+        }
+
+        // INVARIANT: All that there are go into the new chains. There are no new places.
+        let count = self.chains.len();
+        for (index, slot) in self.list.iter_mut().enumerate() {
+            let Some(item) = &slot.item else {
+                continue;
+            };
+            if let Some(first) = self.chains.get_mut(item.name().chain_of(count)) {
+                slot.next = first.replace(Place::new(index)?);
+            }
         }
         Ok(())
     }
-}
-
-/// What is at a place of a list.
-fn at<T>(list: &[Option<Arc<T>>], place: Place) -> Option<&Arc<T>> {
-    list.get(place.index())?.as_ref()
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
@@ -203,17 +265,18 @@ fn at<T>(list: &[Option<Arc<T>>], place: Place) -> Option<&Arc<T>> {
 mod tests {
     use super::*;
 
-    struct Thing(SessionName);
+    struct Thing(HashedName);
 
     impl Named for Thing {
-        fn name(&self) -> &SessionName {
+        fn name(&self) -> &HashedName {
             &self.0
         }
     }
 
-    fn name(number: usize) -> Result<SessionName> {
+    fn name(number: usize) -> Result<HashedName> {
         let text = kernel::str::CString::try_from_fmt(fmt!("{}", number))?;
-        SessionName::from_cstr(&text).map_err(|_| EINVAL)
+        let name = SessionName::from_cstr(&text).map_err(|_| EINVAL)?;
+        Ok(HashedName::new(name))
     }
 
     fn add(all: &mut ByName<Thing>, number: usize) -> Result<Arc<Thing>> {
@@ -230,7 +293,7 @@ mod tests {
         for number in numbers {
             let name = name(number)?;
             let thing = things.next().ok_or(ENOENT)?;
-            assert!(*thing.name() == name);
+            assert!(**thing.name() == *name);
             assert!(all
                 .get(&name)
                 .is_some_and(|found| Arc::ptr_eq(found, thing)));
@@ -283,7 +346,7 @@ mod tests {
             assert!(all.remove(&last));
             last = next;
         }
-        assert!(all.list.capacity() <= 8);
+        assert!(all.list.capacity() == SMALLEST);
         check(&all, [0, 999].into_iter())?;
         assert!(all.remove(&last) && all.list.len() == 1);
         assert!(all.remove(&keep));

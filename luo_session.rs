@@ -92,6 +92,7 @@ use crate::{
     },
     luo_names::{
         ByName,
+        HashedName,
         Named, //
     },
     luo_quarantine::Quarantine,
@@ -129,7 +130,7 @@ impl SessionInfo for Arc<Session<Outgoing>> {
             Phase::Closed => "closed",
         };
 
-        (self.name, phase, state.files.len())
+        (*self.name, phase, state.files.len())
     }
 
     fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
@@ -152,7 +153,7 @@ impl SessionInfo for Arc<Session<Incoming>> {
             (None, IncomingPhase::Finished) => "finished",
         };
 
-        (self.name, phase, state.files.len())
+        (*self.name, phase, state.files.len())
     }
 
     fn files(&self, first: usize, count: usize, to: &mut KVec<FileInfo>) -> Result {
@@ -172,14 +173,14 @@ pub(crate) const CLOEXEC: u32 = kernel::fs::file::flags::O_CLOEXEC;
 /// A session; what there is to it depends on its side `S` of the kexec.
 #[pin_data]
 pub(crate) struct Session<S> {
-    name: SessionName,
+    name: HashedName,
     luo: &'static Luo,
     #[pin]
     state: Mutex<S>,
 }
 
 impl<S> Named for Session<S> {
-    fn name(&self) -> &SessionName {
+    fn name(&self) -> &HashedName {
         &self.name
     }
 }
@@ -388,7 +389,7 @@ impl OutgoingSessions {
     fn make(&self, name: SessionName, luo: &'static Luo) -> Result<ARef<File>> {
         let session = Arc::pin_init(
             pin_init!(Session {
-                name,
+                name: HashedName::new(name),
                 luo,
                 state <- new_mutex!(
                     Outgoing {
@@ -458,7 +459,7 @@ impl OutgoingSessions {
     }
 
     /// Whether there is a session of that name.
-    fn has(&self, name: &SessionName) -> bool {
+    fn has(&self, name: &HashedName) -> bool {
         self.table.lock().sessions.get(name).is_some()
     }
 
@@ -711,7 +712,7 @@ impl Session<Incoming> {
                 if may_print() {
                     pr_warn!(
                         "session '{}': closed but not finished ({:?}), it can be retrieved again\n",
-                        self.name,
+                        *self.name,
                         e,
                     );
                 }
@@ -956,8 +957,9 @@ impl IncomingSessions {
             EUCLEAN
         })?;
 
+        let name = HashedName::new(info.name);
         let mut table = self.table.lock();
-        if table.get(&info.name).is_some() {
+        if table.get(&name).is_some() {
             quarantine.add(
                 Some(&info.name),
                 fmt!("session '{}': there are two of that name", info.name),
@@ -986,7 +988,7 @@ impl IncomingSessions {
         };
         let session = Arc::pin_init(
             pin_init!(Session {
-                name: info.name,
+                name,
                 luo,
                 state <- new_mutex!(
                     Incoming {
@@ -1022,7 +1024,8 @@ impl IncomingSessions {
             Some(_) => EUCLEAN,
             None => ENOENT,
         };
-        let session = self.table.lock().get(name).ok_or_else(missing)?.clone();
+        let name = HashedName::new(*name);
+        let session = self.table.lock().get(&name).ok_or_else(missing)?.clone();
 
         {
             let mut state = session.state.lock();
@@ -1077,7 +1080,7 @@ impl IncomingSessions {
             if outgoing.has(&session.name) {
                 pr_warn!(
                     "incoming session '{}' is left behind: there is a new one of that name\n",
-                    session.name,
+                    *session.name,
                 );
             } else if let Some(info) = session.seal(counts)? {
                 outgoing.write_too(&info)?;
