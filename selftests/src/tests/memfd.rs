@@ -1019,6 +1019,45 @@ pub fn late_in_place_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A file that was given up takes its pages from anywhere again: some have to be moved when it is
+/// preserved once more, as with a file that never was.
+pub fn given_up(stage: &mut Stage) -> Outcome {
+    const CHUNK: usize = 4096;
+
+    let device = Device::open()?;
+    let moved = |memory: &File| -> Outcome<usize> {
+        sys::write_at(memory, 0, &sys::pattern(1, LATE * PAGE))?;
+        let written = sys::frames(memory, LATE)?;
+        let session = device.create_session("once more")?;
+        session.preserve(memory, 1)?;
+        let preserved = sys::frames(memory, LATE)?;
+        let moved = written.iter().zip(&preserved).filter(|(was, is)| was != is);
+        Ok(moved.count())
+    };
+    let memory = sys::memfd("given up")?;
+    let session = device.create_session(stage.name)?;
+    session.preserve(&memory, 1)?;
+    drop(session);
+
+    // KHO's areas are not used before they are half of what is free. This is not from there.
+    let session = device.create_session(stage.name)?;
+    let ballast = sys::memfd("ballast")?;
+    ballast.set_len(sys::meminfo("MemTotal")? << 10)?;
+    session.preserve(&ballast, 1)?;
+    let mut at = 0;
+    while sys::meminfo("MemFree")? > 2 * sys::meminfo("CmaFree")? {
+        sys::write_at(&ballast, at, &sys::pattern(2, CHUNK * PAGE))?;
+        at += (CHUNK * PAGE) as u64;
+    }
+
+    let new = moved(&sys::memfd("new")?)?;
+    let given_up = moved(&memory)?;
+    stage.note(format!("{new} pages moved, and {given_up}"));
+    ensure!(new > 0, "nothing is in KHO's areas");
+    ensure!(given_up > 0, "it still takes no movable memory");
+    Ok(())
+}
+
 /// What lies apart in memory is moved together while somebody writes to it; what is in use by a
 /// device, or by a pipe as here, is left where it is.
 pub fn scattered_before(stage: &mut Stage) -> Outcome {

@@ -281,6 +281,9 @@ const TESTS: &[Test] = &[
     )
     .rust_memfd()
     .alone(),
+    Test::new("memfd-given-up", &[memfd::given_up])
+        .rust_memfd()
+        .alone(),
     Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
         .memory(1536)
         .alone(),
