@@ -553,7 +553,7 @@ struct State<L: Layout> {
     parts: L::Parts,
     /// In the order of the file.
     extents: PreservedExtents,
-    /// How many pages they have.
+    /// How many pages `parts` tells of.
     pages: u64,
     /// While a kexec is going on: nobody fills holes.
     closed: Option<ClosedMapping>,
@@ -617,13 +617,13 @@ impl<L: Layout> State<L> {
         }
 
         let late = pin_pages::<L>(&self.mapping, holes(&self.extents, u64::MAX))?;
-        if late.is_empty() {
-            return Ok(());
+        if !late.is_empty() {
+            self.extents.add(late)?;
         }
 
-        self.extents.add(late)?;
-        self.pages = pages_in(&self.extents);
+        // Not before they are listed, too: if that fails, it is done the next time.
         self.parts = L::list(&self.extents)?;
+        self.pages = pages_in(&self.extents);
         Ok(())
     }
 }

@@ -16,9 +16,12 @@ use crate::{
         Stage, //
     },
     init, sys,
-    tests::driver::{
-        Driver,
-        Kind, //
+    tests::{
+        driver::{
+            Driver,
+            Kind, //
+        },
+        reboot, //
     },
 };
 use liveupdate::{
@@ -290,8 +293,64 @@ pub fn driver(stage: &mut Stage) -> Outcome {
     driver.unload()
 }
 
+/// The freeze of files into which something was written late. It fails for the first file at first,
+/// for the second one later, and so on, and is done again when there is memory.
+pub fn freeze_before(stage: &mut Stage) -> Outcome {
+    let faults = Faults::new()?;
+    let session = Device::open()?.create_session(stage.name)?;
+
+    // The kexec goes ahead without what it can do without. One that would lose all is refused in
+    // any case, when all is frozen.
+    match reboot::load_without_handover() {
+        Err(Errno::ENOSYS) => return Err(Failure::skip("no kexec_load")),
+        loaded => loaded?,
+    }
+    let count = each_failure(|nth| {
+        let memory = memory()?;
+        session.preserve(&memory, nth.into())?;
+        sys::write_at(&memory, LATE as u64, b"x")?;
+        // All files but the last one have been frozen before, and need memory only once now.
+        let (error, hit) = faults.hit(2 * nth - 1, kexec::jump);
+        ensure_eq!(error.errno(), Errno::EOPNOTSUPP);
+        Ok(hit)
+    })?;
+    stage.note(format!("{count} failures"));
+
+    reboot::unload_without_handover()?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`freeze_before`].
+pub fn freeze_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    for token in 1.. {
+        match session.retrieve(token) {
+            Err(err) if err.errno() == Errno::ENOENT && token > 4 => break,
+            file => ensure!(
+                sys::content(&file?.into())? == expected_late(),
+                "file {token}"
+            ),
+        }
+    }
+    session.finish()?;
+    Ok(())
+}
+
 /// How many sessions are closed with the first failure, the second, and so on.
 const CLOSED: u32 = 20;
+
+/// Where something comes into the hole of [`memory`] when it is preserved.
+const LATE: usize = 500_000;
+
+/// The content of [`memory`] with that.
+fn expected_late() -> Vec<u8> {
+    let mut content = expected();
+
+    content[LATE] = b'x';
+    content
+}
 
 /// The kexec, until it happens.
 pub fn kexec_before(stage: &mut Stage) -> Outcome {
@@ -314,11 +373,11 @@ pub fn kexec_before(stage: &mut Stage) -> Outcome {
     for nth in 1..MANY {
         let (error, hit) = faults.hit(nth, kexec::jump);
         shortage(&error, hit)?;
-        // All is as it was: sessions and files come and go, pages appear in holes.
+        // All is as it was: sessions and files come and go, something appears in a hole.
         let extra = sys::memfd_of("extra", b"x")?;
         ensure_errno!(session.preserve(&memory, 3), EBUSY);
         ensure_errno!(memory.set_len(0), EPERM);
-        sys::write_at(&memory, 500_000 + u64::from(nth % 4) * 8192, b"x")?;
+        sys::write_at(&memory, LATE as u64, b"x")?;
         let other = device.create_session("faults-other")?;
         other.preserve(&extra, 1)?;
         drop(other);
@@ -372,10 +431,7 @@ pub fn kexec_after(stage: &mut Stage) -> Outcome {
         let file = file.ok_or_else(|| Failure::here("no file"))?;
         let content = sys::content(&file)?;
         match token {
-            1 => ensure!(
-                content[..100_000] == expected()[..100_000]
-                    && content[900_000..] == expected()[900_000..]
-            ),
+            1 => ensure!(content == expected_late()),
             _ => ensure_eq!(content, b"content"),
         }
     }

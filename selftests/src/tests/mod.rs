@@ -401,6 +401,14 @@ const TESTS: &[Test] = &[
     Test::new("faults-driver", &[faults::driver])
         .timeout(300)
         .needs("FAULT_INJECTION"),
+    Test::new(
+        "faults-freeze",
+        &[faults::freeze_before, faults::freeze_after],
+    )
+    .rust_memfd()
+    .c_differs()
+    .needs("FAULT_INJECTION")
+    .alone(),
     Test::new("faults-kexec", &[faults::kexec_before, faults::kexec_after])
         .timeout(600)
         .rust_memfd()
