@@ -99,12 +99,12 @@ impl Set {
     }
 
     fn place_of(&self, number: usize) -> Option<usize> {
-        for place in self.around(self.home(number)) {
-            if self.get(place)? == number {
-                return Some(place);
-            }
-        }
-        None
+        // There, or at the first free place, the search ends.
+        let end = self
+            .around(self.home(number))
+            .find(|place| self.get(*place).is_none_or(|other| other == number))?;
+
+        self.get(end).map(|_| end)
     }
 
     fn get(&self, place: usize) -> Option<usize> {
