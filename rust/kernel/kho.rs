@@ -42,6 +42,7 @@ use core::{
 
 mod clocks;
 mod pages;
+mod pool;
 mod unclaimed;
 
 pub use self::clocks::Clocks;
@@ -107,13 +108,13 @@ impl fmt::Debug for PhysAddr {
 ///
 /// It starts out zeroed. Whatever it holds when the kexec happens is what the next kernel reads.
 /// The memory is physically contiguous, takes whole pages (a power of two of them), and begins
-/// at a page border.
+/// at a page border. What needs one page is near others of that kind, see [`pool`].
 ///
 /// # Invariants
 ///
-/// `ptr` is the start of memory of at least `size_of::<T>()` bytes, suitably aligned and
-/// initialized, that `kho_alloc_preserve()` returned and that nothing else refers to. `phys` is
-/// its physical address.
+/// `phys` is the start of memory that nothing else refers to, a page of the pool if a `T` fits into
+/// one, else from `kho_alloc_preserve()`; `ptr` is where that is in the direct map. It holds an
+/// initialized `T`.
 pub struct Preserved<T: FromBytes + IntoBytes> {
     ptr: NonNull<T>,
     phys: PhysAddr,
@@ -124,7 +125,24 @@ unsafe impl<T: FromBytes + IntoBytes + Send> Send for Preserved<T> {}
 // SAFETY: A shared `Preserved` gives out nothing but `&T`.
 unsafe impl<T: FromBytes + IntoBytes + Sync> Sync for Preserved<T> {}
 
+/// Allocates zeroed memory and marks it as preserved.
+fn alloc_preserve(size: usize) -> Result<PhysAddr> {
+    // SAFETY: The function has no requirements on its argument.
+    let ptr = from_err_ptr(unsafe { bindings::kho_alloc_preserve(size) })?;
+    // SAFETY: The memory comes from the page allocator and lies in the direct map.
+    let phys = unsafe { bindings::virt_to_phys(ptr) };
+
+    PhysAddr::new(phys).ok_or_else(|| {
+        // Memory at address zero could not be told from none by the next kernel.
+        // SAFETY: `ptr` is what `kho_alloc_preserve()` returned, used by nobody.
+        unsafe { bindings::kho_unpreserve_free(ptr) };
+        ENOMEM
+    })
+}
+
 impl<T: FromBytes + IntoBytes> Preserved<T> {
+    const IN_POOL: bool = size_of::<T>() <= PAGE_SIZE;
+
     /// Allocates zeroed memory and marks it as preserved.
     ///
     /// # Errors
@@ -139,22 +157,19 @@ impl<T: FromBytes + IntoBytes> Preserved<T> {
             assert!(align_of::<T>() <= PAGE_SIZE);
         }
 
-        // SAFETY: The function has no requirements on its argument.
-        let ptr = from_err_ptr(unsafe { bindings::kho_alloc_preserve(size_of::<T>()) })?;
-        // SAFETY: The memory comes from the page allocator and lies in the direct map.
-        let phys = unsafe { bindings::virt_to_phys(ptr) };
+        let phys = match Self::IN_POOL {
+            true => pool::take()?,
+            false => alloc_preserve(size_of::<T>())?,
+        };
+        // SAFETY: The memory is in the direct map.
+        let ptr = unsafe { bindings::phys_to_virt(phys.get()) };
 
-        match (NonNull::new(ptr.cast()), PhysAddr::new(phys)) {
-            // INVARIANT: The memory is fresh, page-aligned (thus aligned for `T`), as large as
-            // asked for, and zeroed, which is a valid `T` because of `FromBytes`.
-            (Some(ptr), Some(phys)) => Ok(Self { ptr, phys }),
-            // Memory at address zero could not be told from none by the next kernel.
-            _ => {
-                // SAFETY: `ptr` is what `kho_alloc_preserve()` returned, used by nobody.
-                unsafe { bindings::kho_unpreserve_free(ptr) };
-                Err(ENOMEM)
-            }
-        }
+        // INVARIANT: The memory is fresh, page-aligned (thus aligned for `T`), large enough, and
+        // zeroed, which is a valid `T` because of `FromBytes`.
+        Ok(Self {
+            ptr: NonNull::new(ptr.cast()).ok_or(ENOMEM)?,
+            phys,
+        })
     }
 
     /// Where the next kernel finds this memory.
@@ -186,9 +201,13 @@ impl<T: FromBytes + IntoBytes> DerefMut for Preserved<T> {
 
 impl<T: FromBytes + IntoBytes> Drop for Preserved<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the memory came from `kho_alloc_preserve()`, and nothing
-        // else refers to it.
-        unsafe { bindings::kho_unpreserve_free(self.ptr.as_ptr().cast()) };
+        // SAFETY: By the type invariant the memory came from there, and nothing else refers to it.
+        unsafe {
+            match Self::IN_POOL {
+                true => pool::put(self.phys),
+                false => bindings::kho_unpreserve_free(self.ptr.as_ptr().cast()),
+            }
+        }
     }
 }
 
