@@ -212,6 +212,8 @@ fn pack() -> Result<File> {
 /// How much memory is free, in bytes: also what processors have set aside for their next
 /// allocations.
 fn free_memory() -> io::Result<u64> {
+    // Processors keep what they count to themselves for a while.
+    fs::read("/proc/sys/vm/stat_refresh")?;
     let pages: u64 = fs::read_to_string("/proc/zoneinfo")?
         .lines()
         .map(str::trim)
