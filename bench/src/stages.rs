@@ -41,6 +41,8 @@ use std::{
         unix::fs::FileExt, //
     },
     path::Path,
+    thread,
+    time::Duration, //
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -212,7 +214,12 @@ fn pack() -> Result<File> {
 /// How much memory is free, in bytes: also what processors have set aside for their next
 /// allocations.
 fn free_memory() -> io::Result<u64> {
-    // Processors keep what they count to themselves for a while.
+    // What was freed comes back a moment later, slab caches keep what they have free, and processors
+    // what they count.
+    thread::sleep(Duration::from_millis(500));
+    for cache in fs::read_dir("/sys/kernel/slab")? {
+        fs::write(cache?.path().join("shrink"), "1")?;
+    }
     fs::read("/proc/sys/vm/stat_refresh")?;
     let pages: u64 = fs::read_to_string("/proc/zoneinfo")?
         .lines()
