@@ -108,7 +108,8 @@ impl fmt::Debug for PhysAddr {
 ///
 /// It starts out zeroed. Whatever it holds when the kexec happens is what the next kernel reads.
 /// The memory is physically contiguous, takes whole pages (a power of two of them), and begins
-/// at a page border. What needs one page is near others of that kind, see [`pool`].
+/// at a page border. What needs one page is beside others of that kind, so that the next kernel has
+/// few regions to reserve.
 ///
 /// # Invariants
 ///
