@@ -295,8 +295,28 @@ impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
     }
 }
 
+/// A mutex that is made when it is locked first.
+type LateMutex<T> = SetOnce<Pin<KBox<Mutex<T>>>>;
+
+/// Locks a mutex, and makes it with `new` if nobody has.
+///
+/// # Errors
+///
+/// [`ENOMEM`], if it is the first time.
+fn lock_late<T, I: PinInit<Mutex<T>>>(
+    mutex: &'static LateMutex<T>,
+    new: impl Fn() -> I,
+) -> Result<MutexGuard<'static, T>> {
+    loop {
+        if let Some(mutex) = mutex.as_ref() {
+            return Ok(mutex.lock());
+        }
+        mutex.populate(KBox::pin_init(new(), GFP_KERNEL)?);
+    }
+}
+
 /// Claims wait for each other: KHO looks whether a block may be claimed and claims it in two steps.
-static CLAIMS: SetOnce<Pin<KBox<Mutex<()>>>> = SetOnce::new();
+static CLAIMS: LateMutex<()> = SetOnce::new();
 
 /// Begins a claim, which ends when the guard is dropped.
 ///
@@ -304,12 +324,7 @@ static CLAIMS: SetOnce<Pin<KBox<Mutex<()>>>> = SetOnce::new();
 ///
 /// [`ENOMEM`], if it is the first of all.
 fn claiming() -> Result<MutexGuard<'static, ()>> {
-    loop {
-        if let Some(claims) = CLAIMS.as_ref() {
-            return Ok(claims.lock());
-        }
-        CLAIMS.populate(KBox::pin_init(new_mutex!((), "kho::CLAIMS"), GFP_KERNEL)?);
-    }
+    lock_late(&CLAIMS, || new_mutex!((), "kho::CLAIMS"))
 }
 
 /// The size in bytes of the preserved block that starts at `phys` and that nobody has claimed.

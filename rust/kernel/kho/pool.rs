@@ -7,7 +7,11 @@
 //! anything else can run. Between pages that are allocated one by one lies what was allocated
 //! meanwhile. So several are allocated at once, the more are in use the more of them.
 
-use super::PhysAddr;
+use super::{
+    lock_late,
+    LateMutex,
+    PhysAddr, //
+};
 use crate::{
     alloc::Flags,
     bindings,
@@ -16,7 +20,6 @@ use crate::{
     page::PAGE_SHIFT,
     prelude::*,
     sync::{
-        Mutex,
         MutexGuard,
         SetOnce, //
     }, //
@@ -38,24 +41,21 @@ struct Pool {
     used: usize,
 }
 
-static POOL: SetOnce<Pin<KBox<Mutex<Pool>>>> = SetOnce::new();
+static POOL: LateMutex<Pool> = SetOnce::new();
 
 /// # Errors
 ///
 /// [`ENOMEM`], if it is asked for first.
 fn pool() -> Result<MutexGuard<'static, Pool>> {
-    loop {
-        if let Some(pool) = POOL.as_ref() {
-            return Ok(pool.lock());
-        }
+    lock_late(&POOL, || {
         // INVARIANT: There is no page.
         let pool = Pool {
             next: 0,
             left: 0,
             used: 0,
         };
-        POOL.populate(KBox::pin_init(new_mutex!(pool, "kho::POOL"), GFP_KERNEL)?);
-    }
+        new_mutex!(pool, "kho::POOL")
+    })
 }
 
 impl Pool {
