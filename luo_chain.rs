@@ -73,6 +73,7 @@ impl<R: Record> Chain<R> {
     /// Gives back memory that `total` records do not need. Those that stand there now stay.
     pub(crate) fn shrink(&mut self, total: usize) {
         let total = total.max(self.len);
+        // Mostly there is none, which is seen here without a division.
         let spare = self.blocks.len().saturating_sub(1) * Block::capacity::<R>() >= total;
 
         if spare {
