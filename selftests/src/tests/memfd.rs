@@ -980,6 +980,15 @@ fn runs(frames: &[u64]) -> usize {
     frames.chunk_by(|one, next| one + 1 == *next).count()
 }
 
+/// How many pages are elsewhere in memory now.
+fn moved(before: &[u64], after: &[u64]) -> usize {
+    before
+        .iter()
+        .zip(after)
+        .filter(|(was, is)| was != is)
+        .count()
+}
+
 /// How many pages are written when the file is preserved already.
 const LATE: usize = 8192;
 
@@ -1000,9 +1009,7 @@ pub fn late_in_place_before(stage: &mut Stage) -> Outcome {
     ensure_eq!(written.len(), LATE);
     // It comes as far as having frozen all.
     ensure_eq!(kexec::jump().errno(), Errno::EOPNOTSUPP);
-    let frozen = sys::frames(&memory, LATE)?;
-    let moved = written.iter().zip(&frozen).filter(|(was, is)| was != is);
-    ensure_eq!(moved.count(), 0);
+    ensure_eq!(moved(&written, &sys::frames(&memory, LATE)?), 0);
 
     reboot::unload_without_handover()?;
     stage.keep(session);
@@ -1025,14 +1032,12 @@ pub fn given_up(stage: &mut Stage) -> Outcome {
     const CHUNK: usize = 4096;
 
     let device = Device::open()?;
-    let moved = |memory: &File| -> Outcome<usize> {
+    let moved_by_preserving = |memory: &File| -> Outcome<usize> {
         sys::write_at(memory, 0, &sys::pattern(1, LATE * PAGE))?;
         let written = sys::frames(memory, LATE)?;
         let session = device.create_session("once more")?;
         session.preserve(memory, 1)?;
-        let preserved = sys::frames(memory, LATE)?;
-        let moved = written.iter().zip(&preserved).filter(|(was, is)| was != is);
-        Ok(moved.count())
+        Ok(moved(&written, &sys::frames(memory, LATE)?))
     };
     let memory = sys::memfd("given up")?;
     let session = device.create_session(stage.name)?;
@@ -1050,8 +1055,8 @@ pub fn given_up(stage: &mut Stage) -> Outcome {
         at += (CHUNK * PAGE) as u64;
     }
 
-    let new = moved(&sys::memfd("new")?)?;
-    let given_up = moved(&memory)?;
+    let new = moved_by_preserving(&sys::memfd("new")?)?;
+    let given_up = moved_by_preserving(&memory)?;
     stage.note(format!("{new} pages moved, and {given_up}"));
     ensure!(new > 0, "nothing is in KHO's areas");
     ensure!(given_up > 0, "it still takes no movable memory");
