@@ -17,8 +17,9 @@
 //! - preserve: its mapping is frozen, and all pages that are there are pinned and preserved. If they
 //!   lie apart in memory, they are first moved together.
 //! - freeze: what changed since is written down: position, seals, owner, and so on. If there are
-//!   holes, nobody may fill them from now on, until the kexec is called off. Pages that appeared in
-//!   them are pinned and preserved, too, and everything is described anew.
+//!   holes, whoever fills one from now on has the folio listed (`memfd_late`) and preserved, until
+//!   the kexec is called off. Folios that were inserted before are pinned and preserved, too, and
+//!   everything is described anew.
 //! - retrieve: first all of the description is validated without touching anything, and a file is
 //!   made. Only then pages are claimed, one part after the other, and put into it. Should that
 //!   fail, the rest is claimed and freed.
@@ -68,13 +69,13 @@ use kernel::{
     prelude::*,
     shmem::{
         self,
-        ClosedMapping,
         Filling,
         FrozenMapping,
         Memfd,
         NewMemfd,
         PinnedExtent,
-        PreservedExtents, //
+        PreservedExtents,
+        RecordedMapping, //
     },
     sync::aref::ARef, //
 };
@@ -116,9 +117,11 @@ use abi::{
 
 #[path = "abi/lib.rs"]
 pub mod abi;
+mod memfd_late;
 mod memfd_slots;
 mod memfd_small;
 
+use memfd_late::FileJournal;
 use memfd_small::Small;
 
 module! {
@@ -147,6 +150,7 @@ impl Handlers {
         static EXTENTS: HandlerCell<Handler<Extents>> = HandlerCell::new();
         static FOLIOS_V2: HandlerCell<Handler<FoliosV2>> = HandlerCell::new();
 
+        memfd_late::init()?;
         memfd_slots::init()?;
         Ok(Self {
             _small: SMALL.register()?,
@@ -207,11 +211,26 @@ trait Layout: 'static {
     /// Lists the parts, which come in the order of the file.
     fn list(extents: &[PinnedExtent]) -> Result<Self::Parts>;
 
-    /// Writes the header.
-    fn write(header: &mut Block, attributes: &Attributes, parts: &Self::Parts) -> Result;
+    /// Where the late folios are listed of the file for which `file` is handed over.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    fn journal(file: u64) -> Result<FileJournal>;
+
+    /// Writes the header. `late` is the list of late folios.
+    fn write(
+        header: &mut Block,
+        attributes: &Attributes,
+        parts: &Self::Parts,
+        late: Option<Phys>,
+    ) -> Result;
 
     /// Reads the header.
     fn read(header: &Block) -> Result<(Attributes, Self::List)>;
+
+    /// The list of late folios, if there may be some of this file.
+    fn late(list: &Self::List) -> Option<Phys>;
 
     /// Reads from the header where the list is, whatever else the file has.
     fn read_list(header: &Block) -> Result<Self::List>;
@@ -553,17 +572,13 @@ struct State<L: Layout> {
     parts: L::Parts,
     /// In the order of the file.
     extents: PreservedExtents,
-    /// How many pages `parts` tells of.
-    pages: u64,
-    /// While a kexec is going on: nobody fills holes.
-    closed: Option<ClosedMapping>,
-    mapping: FrozenMapping,
+    mapping: RecordedMapping<FileJournal>,
 }
 
 impl<L: Layout> State<L> {
     /// Preserves a memfd. The first of the two is the header.
     fn new(memfd: &Memfd) -> Result<(Preserved<Block>, Self)> {
-        let mapping = FrozenMapping::new(memfd)?;
+        let mapping = RecordedMapping::new(memfd)?;
         let attributes = Attributes::of(memfd)?;
         L::check(&attributes)?;
 
@@ -576,61 +591,61 @@ impl<L: Layout> State<L> {
 
         let parts = L::list(&extents)?;
         let mut header = Preserved::<Block>::new()?;
-        L::write(&mut header, &attributes, &parts)?;
+        L::write(&mut header, &attributes, &parts, None)?;
 
         let state = Self {
             parts,
-            pages: pages_in(&extents),
             extents,
-            closed: None,
             mapping,
         };
         Ok((header, state))
     }
 
-    fn freeze(&mut self, header: &mut Block) -> Result {
-        let closed = match holes(&self.extents, pages_of(self.mapping.size())).next() {
-            Some(_) => Some(self.mapping.close()?),
-            None => None,
-        };
-        if closed.is_some() {
+    fn freeze(&mut self, header: &mut Preserved<Block>) -> Result {
+        self.describe(header).inspect_err(|_| self.mapping.stop())
+    }
+
+    fn describe(&mut self, header: &mut Preserved<Block>) -> Result {
+        let mut late = None;
+
+        if self.has_holes() {
+            let journal = L::journal(header.phys().get())?;
+            late = journal.list();
+            self.mapping.start(journal)?;
             self.catch_up()?;
         }
-
         let attributes = Attributes::of(&self.mapping)?;
         L::check(&attributes)?;
-        L::write(header, &attributes, &self.parts)?;
-
-        self.closed = closed;
-        Ok(())
+        L::write(header, &attributes, &self.parts, late)
     }
 
     fn unfreeze(&mut self) {
-        self.closed = None;
+        self.mapping.stop();
     }
 
-    /// Pins and preserves the pages that have appeared since.
+    fn has_holes(&self) -> bool {
+        holes(&self.extents, pages_of(self.mapping.size()))
+            .next()
+            .is_some()
+    }
+
+    /// Pins and preserves the pages that were inserted before that was recorded.
     fn catch_up(&mut self) -> Result {
-        // None of those that we know can have gone.
-        if self.mapping.populated_pages() == self.pages {
+        if !self.mapping.has_changed() {
             return Ok(());
         }
 
-        let late = pin_pages::<L>(&self.mapping, holes(&self.extents, u64::MAX))?;
-        if !late.is_empty() {
-            self.extents.add(late)?;
+        let found = pin_pages::<L>(&self.mapping, holes(&self.extents, u64::MAX))?;
+        self.mapping.take_over(&found);
+        if !found.is_empty() {
+            self.extents.add(found)?;
         }
 
         // Not before they are listed, too: if that fails, it is done the next time.
         self.parts = L::list(&self.extents)?;
-        self.pages = pages_in(&self.extents);
+        self.mapping.caught_up();
         Ok(())
     }
-}
-
-/// How many pages there are in extents.
-fn pages_in(extents: &[PinnedExtent]) -> u64 {
-    extents.iter().map(|extent| u64::from(extent.pages())).sum()
 }
 
 /// Where no extent is, up to the index `end`.
@@ -738,10 +753,6 @@ impl<L: Layout> FileHandler for Handler<L> {
             Seen::Retrieved(file) => summarize_file(file, to),
         }
     }
-
-    fn content(state: &State<L>, _header: &Preserved<Block>) -> u64 {
-        state.pages.saturating_mul(PAGE_SIZE as u64)
-    }
 }
 
 /// Describes a file that is preserved, for people.
@@ -772,6 +783,7 @@ struct Found<L: Layout> {
     attributes: Attributes,
     list: L::List,
     singles: Singles,
+    late: KVec<Part>,
     /// Of all folios and single pages.
     pages: usize,
 }
@@ -790,10 +802,17 @@ impl<L: Layout> Found<L> {
         singles.find()?;
         pages = pages.checked_add(singles.pages()).ok_or(EINVAL)?;
 
+        let late = late_parts(L::late(&list), header.phys().get())?;
+        for part in &late {
+            part.find()?;
+            pages = pages.checked_add(part.pages).ok_or(EINVAL)?;
+        }
+
         Ok(Self {
             attributes,
             list,
             singles,
+            late,
             pages,
         })
     }
@@ -812,6 +831,15 @@ impl<L: Layout> Found<L> {
             }
             Ok(())
         });
+        for part in &self.late {
+            match result {
+                Ok(()) => result = part.fill(&mut file, file_pages),
+                Err(_) => drop(part.free()),
+            }
+        }
+        if let Some(list) = L::late(&self.list) {
+            memfd_late::finished(list);
+        }
 
         drop(header);
         result?;
@@ -820,15 +848,45 @@ impl<L: Layout> Found<L> {
     }
 }
 
+/// The late folios of the file for which `file` was handed over, as `list` has them.
+fn late_parts(list: Option<Phys>, file: u64) -> Result<KVec<Part>> {
+    let mut parts = KVec::new();
+    let Some(list) = list else {
+        return Ok(parts);
+    };
+
+    for extent in &memfd_late::of_file(list, file)? {
+        parts.push(Part::of(extent)?, GFP_KERNEL)?;
+    }
+    Ok(parts)
+}
+
+/// Frees them.
+fn free_late(list: Option<Phys>, file: u64) -> Result {
+    let mut freed = Ok(());
+
+    for part in &late_parts(list, file)? {
+        freed = freed.and(part.free());
+    }
+    if let Some(list) = list {
+        memfd_late::finished(list);
+    }
+    freed
+}
+
 /// Frees all that is left of an incoming memfd.
 fn discard<L: Layout>(header: Unclaimed<Block>) {
+    let file = header.phys().get();
     let Ok(header) = header.claim() else {
         return;
     };
 
-    let freed = L::read_list(&header)
-        .and_then(|list| Singles::of::<L, _>(&Claim, &list, Part::free))
-        .and_then(|singles| singles.free());
+    let freed = L::read_list(&header).and_then(|list| {
+        let late = L::late(&list);
+        let freed = free_late(late, file);
+        let singles = Singles::of::<L, _>(&Claim, &list, Part::free)?;
+        singles.free().and(freed)
+    });
     if freed.is_err() {
         pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
     }
@@ -986,6 +1044,7 @@ struct ExtentBlocks {
 struct ExtentList {
     first: Option<Phys>,
     extents: u64,
+    late: Option<Phys>,
     /// The check of the first one.
     check: ExtentCheck,
 }
@@ -995,6 +1054,7 @@ impl ExtentList {
         Self {
             first: memfd.extents,
             extents: memfd.nr_extents,
+            late: memfd.late,
             check: ExtentCheck::new(memfd),
         }
     }
@@ -1034,7 +1094,16 @@ impl Layout for Extents {
         Ok(parts)
     }
 
-    fn write(header: &mut Block, attributes: &Attributes, parts: &ExtentBlocks) -> Result {
+    fn journal(file: u64) -> Result<FileJournal> {
+        FileJournal::new(file)
+    }
+
+    fn write(
+        header: &mut Block,
+        attributes: &Attributes,
+        parts: &ExtentBlocks,
+        late: Option<Phys>,
+    ) -> Result {
         let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
         *MemfdHeader::of_mut(header).ok_or(EINVAL)? = MemfdHeader::new(&layout::Memfd {
@@ -1049,6 +1118,7 @@ impl Layout for Extents {
             nr_extents: parts.extents,
             nr_pages: parts.pages,
             extents: parts.blocks.first()?,
+            late,
         });
         Ok(())
     }
@@ -1066,6 +1136,10 @@ impl Layout for Extents {
             name: memfd.name,
         };
         Ok((attributes, ExtentList::of(&memfd)))
+    }
+
+    fn late(list: &ExtentList) -> Option<Phys> {
+        list.late
     }
 
     fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
@@ -1200,7 +1274,16 @@ impl Layout for FoliosV2 {
         Ok(parts)
     }
 
-    fn write(header: &mut Block, attributes: &Attributes, parts: &FolioPages) -> Result {
+    fn journal(_file: u64) -> Result<FileJournal> {
+        Ok(FileJournal::Refused)
+    }
+
+    fn write(
+        header: &mut Block,
+        attributes: &Attributes,
+        parts: &FolioPages,
+        _late: Option<Phys>,
+    ) -> Result {
         *MemfdV2::of_mut(header).ok_or(EINVAL)? = MemfdV2::new(&FoundV2 {
             pos: attributes.position,
             size: attributes.size,
@@ -1224,6 +1307,10 @@ impl Layout for FoliosV2 {
             name: None,
         };
         Ok((attributes, memfd))
+    }
+
+    fn late(_list: &FoundV2) -> Option<Phys> {
+        None
     }
 
     fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {

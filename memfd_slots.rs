@@ -36,13 +36,16 @@ use kernel::{
     }, //
 };
 
-use super::abi::memfd_small::{
-    bit,
-    slot_address,
-    slot_at,
-    SmallPage,
-    SmallRecord,
-    SLOTS, //
+use super::abi::{
+    memfd_small::{
+        bit,
+        slot_address,
+        slot_at,
+        SmallPage,
+        SmallRecord,
+        SLOTS, //
+    },
+    Phys, //
 };
 
 use super::{
@@ -151,8 +154,9 @@ impl Pages {
         }
     }
 
-    /// The record of an incoming slot. Its page is claimed now, if that has not been done.
-    fn read(&mut self, slot: u64) -> Result<SmallRecord> {
+    /// The record of an incoming slot, and the list of late folios that its page names. The page is
+    /// claimed now, if that has not been done.
+    fn read(&mut self, slot: u64) -> Result<(SmallRecord, Option<Phys>)> {
         let (phys, index) = slot_at(slot).ok_or(EINVAL)?;
         let at = phys.get();
 
@@ -168,7 +172,7 @@ impl Pages {
 
         let claimed = self.incoming.get(&at).ok_or(EINVAL)?;
         match claimed.page.get(index) {
-            Some(record) if claimed.left & bit(index) != 0 => Ok(*record),
+            Some(record) if claimed.left & bit(index) != 0 => Ok((*record, claimed.page.late())),
             _ => Err(not_there(ENOENT, PhysAddr::new(slot).ok_or(EINVAL)?)),
         }
     }
@@ -235,13 +239,15 @@ impl Slot {
         look(page.contents.get(index))
     }
 
-    /// Describes the file, and promises the content, together with that of others.
+    /// Describes the file, and promises the content, together with that of others. If the content may
+    /// come late, `late` is the list of late folios.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], and those of `describe`.
     pub(super) fn promise(
         &mut self,
+        late: Option<Phys>,
         describe: impl FnOnce(Option<&PinnedExtent>) -> Result<SmallRecord>,
     ) -> Result {
         let mut pages = pages()?;
@@ -249,6 +255,10 @@ impl Slot {
 
         let record = describe(page.contents.get(index))?;
         *page.page.get_mut(index).ok_or(EINVAL)? = record;
+        if let Some(late) = late {
+            // There is one list at a time, so that of all slots.
+            page.page.set_late(late);
+        }
         page.contents.promise()
     }
 }
@@ -284,13 +294,18 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// What stands in the slot.
+    /// Its address.
+    pub(super) fn to_bits(&self) -> u64 {
+        self.at
+    }
+
+    /// What stands in the slot, and the list of late folios, if there is one.
     ///
     /// # Errors
     ///
     /// - [`EINVAL`] if there is none, or it is free.
     /// - [`ENOMEM`].
-    pub(super) fn read(&self) -> Result<SmallRecord> {
+    pub(super) fn read(&self) -> Result<(SmallRecord, Option<Phys>)> {
         pages()?.read(self.at)
     }
 

@@ -16,36 +16,45 @@ use kernel::{
     fs::File,
     liveupdate::{
         FileHandler,
+        Handover,
         Outcome,
         RetrieveError,
         Seen, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     shmem::{
         self,
-        ClosedMapping,
         Filling,
         FrozenMapping,
         Memfd,
-        PinnedExtent, //
+        PinnedExtent,
+        RecordedMapping, //
     },
     sync::aref::ARef, //
 };
 
 use super::{
-    abi::memfd_small::{
-        self as layout,
-        Small as Description,
-        SmallError,
-        SmallRecord,
-        SMALL_NAME_LEN,
-        SMALL_PAGES, //
+    abi::{
+        memfd_small::{
+            self as layout,
+            Small as Description,
+            SmallError,
+            SmallRecord,
+            SMALL_NAME_LEN,
+            SMALL_PAGES, //
+        },
+        Phys, //
     },
     bad_header,
     extent_of,
+    free_late,
     is_shortage,
+    late_parts,
     malformed,
+    memfd_late::{
+        self,
+        FileJournal, //
+    },
     memfd_slots::{
         Arrived,
         Slot, //
@@ -67,9 +76,37 @@ pub(super) struct Small;
 pub(super) struct State {
     /// How many pages there are; none in a hole.
     pages: u32,
-    /// While a kexec is going on, and there is a hole: nobody fills it.
-    closed: Option<ClosedMapping>,
-    mapping: FrozenMapping,
+    mapping: RecordedMapping<FileJournal>,
+}
+
+impl State {
+    /// Describes the file, and has the page recorded that may still be inserted.
+    fn describe(&mut self, slot: &mut Slot) -> Result {
+        let mut late = None;
+
+        if self.pages == 0 && self.mapping.size() > 0 {
+            let journal = FileJournal::new(slot.to_bits())?;
+            late = journal.list();
+            self.mapping.start(journal)?;
+            self.catch_up(slot)?;
+        }
+        let mapping = &self.mapping;
+        slot.promise(late, |content| describe(mapping, content))
+    }
+
+    /// Pins the page that was inserted before that was recorded.
+    fn catch_up(&mut self, slot: &mut Slot) -> Result {
+        if !self.mapping.has_changed() {
+            return Ok(());
+        }
+        if let Some(content) = content(&self.mapping)? {
+            self.mapping.take_over(slice::from_ref(&content));
+            self.pages = content.pages();
+            slot.fill(content)?;
+        }
+        self.mapping.caught_up();
+        Ok(())
+    }
 }
 
 /// Pins the page, if there is one.
@@ -112,7 +149,7 @@ impl FileHandler for Small {
     }
 
     fn preserve(file: &File) -> Result<(Slot, State)> {
-        let mapping = FrozenMapping::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
+        let mapping = RecordedMapping::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
         if pages_of(mapping.size()) > SMALL_PAGES {
             // It has become larger since it was looked at.
             return Err(EAGAIN);
@@ -124,34 +161,16 @@ impl FileHandler for Small {
         let content = content(&mapping)?;
         let pages = content.as_ref().map_or(0, PinnedExtent::pages);
         let slot = Slot::new(content)?;
-        let state = State {
-            pages,
-            closed: None,
-            mapping,
-        };
+        let state = State { pages, mapping };
         Ok((slot, state))
     }
 
     fn freeze(_file: &File, state: &mut State, slot: &mut Slot) -> Result {
-        let mapping = &state.mapping;
-        let closed = match state.pages {
-            0 if mapping.size() > 0 => Some(mapping.close()?),
-            _ => None,
-        };
-        if closed.is_some() {
-            if let Some(content) = content(mapping)? {
-                state.pages = content.pages();
-                slot.fill(content)?;
-            }
-        }
-
-        slot.promise(|content| describe(mapping, content))?;
-        state.closed = closed;
-        Ok(())
+        state.describe(slot).inspect_err(|_| state.mapping.stop())
     }
 
     fn unfreeze(_file: &File, state: &mut State, _slot: &mut Slot) {
-        state.closed = None;
+        state.mapping.stop();
     }
 
     fn unpreserve(_file: &File, state: State, slot: Slot) {
@@ -160,16 +179,11 @@ impl FileHandler for Small {
     }
 
     fn retrieve(arrived: Arrived) -> Result<ARef<File>, RetrieveError<Arrived>> {
-        let read = read(&arrived).and_then(|(attributes, part)| {
-            let pages = part.map_or(0, |part| part.pages);
-            Ok((attributes.build()?.fill(pages)?, part))
-        });
+        let read = read(&arrived)
+            .and_then(|found| Ok((found.attributes.build()?.fill(found.pages())?, found)));
 
         match read {
-            Ok((file, part)) => {
-                drop(arrived);
-                Ok(fill(file, part)?)
-            }
+            Ok((file, found)) => Ok(found.fill(file, arrived)?),
             Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, arrived)),
             // The page may still be there when the file is finished.
             Err(e) => {
@@ -194,7 +208,7 @@ impl FileHandler for Small {
                 summarize(&state.mapping, extents, to)
             }),
             Seen::Waiting(arrived) => {
-                let memfd = arrived.read()?.parse().map_err(|_| EINVAL)?;
+                let memfd = arrived.read()?.0.parse().map_err(|_| EINVAL)?;
                 let (size, extent) = (memfd.size, memfd.extent);
                 let (pages, extents) = extent.map_or((0, 0), |extent| (extent.pages, 1));
                 Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
@@ -202,19 +216,50 @@ impl FileHandler for Small {
             Seen::Retrieved(file) => summarize_file(file, to),
         }
     }
+}
 
-    fn content(state: &State, _slot: &Slot) -> u64 {
-        u64::from(state.pages).saturating_mul(PAGE_SIZE as u64)
+/// An incoming memfd whose description was found to be right.
+struct Found {
+    attributes: Attributes,
+    /// The page, or the folio that begins with it.
+    part: Option<Part>,
+    /// The list of late folios, if the page may be in it.
+    late: Option<Phys>,
+}
+
+impl Found {
+    fn pages(&self) -> usize {
+        self.part.map_or(0, |part| part.pages)
+    }
+
+    /// Puts the page into `file`.
+    fn fill(self, mut file: Filling, arrived: Arrived) -> Result<ARef<File>> {
+        let filled = match self.part {
+            Some(part) => part.fill(&mut file, SMALL_PAGES),
+            None => Ok(()),
+        };
+
+        if let Some(list) = self.late {
+            memfd_late::finished(list);
+        }
+        drop(arrived);
+        filled?;
+        Ok(file.into_file())
     }
 }
 
 /// Reads and validates the description, and claims nothing that is the file's own.
-fn read(arrived: &Arrived) -> Result<(Attributes, Option<Part>)> {
-    let memfd = arrived.read()?.parse().map_err(|e| match e {
+fn read(arrived: &Arrived) -> Result<Found> {
+    let (record, list) = arrived.read()?;
+    let memfd = record.parse().map_err(|e| match e {
         SmallError::Memfd(e) => bad_header(e),
         SmallError::Extent(e) => malformed(e),
     })?;
-    let part = memfd.extent.as_ref().map(Part::of).transpose()?;
+    let late = list.filter(|_| may_be_late(&memfd));
+    let part = match &memfd.extent {
+        Some(extent) => Some(Part::of(extent)?),
+        None => late_parts(late, arrived.to_bits())?.pop(),
+    };
     if let Some(part) = &part {
         part.find()?;
     }
@@ -228,25 +273,30 @@ fn read(arrived: &Arrived) -> Result<(Attributes, Option<Part>)> {
         open: memfd.open,
         name: memfd.name,
     };
-    Ok((attributes, part))
+    Ok(Found {
+        attributes,
+        part,
+        late,
+    })
 }
 
-fn fill(mut file: Filling, part: Option<Part>) -> Result<ARef<File>> {
-    if let Some(part) = part {
-        part.fill(&mut file, SMALL_PAGES)?;
-    }
-    Ok(file.into_file())
+/// Whether the page of a file may be in the list of late folios.
+fn may_be_late(memfd: &Description) -> bool {
+    memfd.extent.is_none() && memfd.size > 0
 }
 
 /// Frees all that is left of an incoming memfd.
 fn discard(arrived: Arrived) {
-    let freed = arrived
-        .read()
-        .and_then(|record| record.extent().map_err(malformed))
-        .and_then(|extent| match &extent {
-            Some(extent) => Part::of(extent)?.free(),
-            None => Ok(()),
-        });
+    let freed = arrived.read().and_then(|(record, list)| {
+        let memfd = record.parse().map_err(|_| EINVAL);
+        match record.extent().map_err(malformed)? {
+            Some(extent) => Part::of(&extent)?.free(),
+            None => free_late(
+                list.filter(|_| memfd.as_ref().is_ok_and(may_be_late)),
+                arrived.to_bits(),
+            ),
+        }
+    });
     if freed.is_err() {
         pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
     }

@@ -18,6 +18,7 @@
 //!   `- session   a chain of blocks: named sessions
 //!        `- session   a chain of blocks for each: its files
 //!             `- memfd     what a file's handler left: memfd_v2 or memfd_extents
+//!                  `- memfd_late   folios inserted after the freeze
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
 //!  check     checksums of records and of what leads to them
@@ -49,6 +50,7 @@ pub mod error;
 pub mod flb;
 pub mod memfd;
 pub mod memfd_extents;
+pub mod memfd_late;
 pub mod memfd_small;
 pub mod memfd_v2;
 pub mod name;

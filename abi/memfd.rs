@@ -176,6 +176,11 @@ pub enum MemfdError {
         /// The address.
         at: Phys,
     },
+    /// The flags and the address of the list of late folios contradict each other.
+    Late {
+        /// The address.
+        at: Option<Phys>,
+    },
     /// The list of the folios is not usable.
     List(VmallocError),
     /// The flags of the open file contain unknown ones, or neither reading nor writing.
@@ -219,6 +224,13 @@ impl fmt::Display for MemfdError {
             Self::Misaligned { at } => {
                 write!(f, "memfd: address {at} of the parts is not that of a page")
             }
+            Self::Late { at: Some(at) } => {
+                write!(
+                    f,
+                    "memfd: late folios at {at}, but the flags say that there are none"
+                )
+            }
+            Self::Late { at: None } => f.write_str("memfd: no list of late folios"),
             Self::List(cause) => write!(f, "memfd: {cause}"),
             Self::Open { open } => write!(f, "memfd: open flags {open:#x} are not valid"),
             Self::Mode { mode } => write!(f, "memfd mode {mode:#o} is not valid"),

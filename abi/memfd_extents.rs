@@ -6,19 +6,20 @@
 //! follow each other both in the file and in physical memory. Where no extent is, there is a hole.
 //!
 //! ```text
-//!  header, 320 bytes                    extent, 24 bytes
+//!  header, 328 bytes                    extent, 24 bytes
 //!     0  u64  position                     0  u64  number of the first physical page
 //!     8  u64  size                         8  u64  index in the file, in pages
 //!    16  u64  number of extents           16  u32  number of pages
 //!    24  u64  number of pages in them     20  u16  kind: 1 pages, 2 folio
 //!    32  u64  first block, or 0           22  u16  order of the folio, else 0
-//!    40  u32  flags, 0
+//!    40  u32  flags: bit 0, there may be late folios
 //!    44  u32  seals
 //!    48  u32  open flags, see OpenFlags
 //!    52  u32  mode, permissions only
 //!    56  u32  user
 //!    60  u32  group
 //!    64  u8[256]  name, may be empty
+//!   320  u64  list of late folios, or 0; see memfd_late
 //! ```
 //!
 //! Extents of pages are preserved as single pages: those that follow each other in memory as one
@@ -160,7 +161,11 @@ pub struct MemfdHeader {
     uid: u32,
     gid: u32,
     name: [u8; FILE_NAME_LEN],
+    late: u64,
 }
+
+/// [`Memfd::late`] is there.
+const FLAG_LATE: u32 = 1 << 0;
 
 /// A memfd that was read, or is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +192,8 @@ pub struct Memfd {
     pub nr_pages: u64,
     /// First block of extents.
     pub extents: Option<Phys>,
+    /// First page of the list of late folios, if there may be some in this file.
+    pub late: Option<Phys>,
 }
 
 impl MemfdHeader {
@@ -198,7 +205,7 @@ impl MemfdHeader {
             nr_extents: memfd.nr_extents,
             nr_pages: memfd.nr_pages,
             extents: Phys::raw(memfd.extents),
-            flags: 0,
+            flags: if memfd.late.is_some() { FLAG_LATE } else { 0 },
             seals: memfd.seals,
             open: memfd.open.bits(),
             mode: memfd.mode,
@@ -208,6 +215,7 @@ impl MemfdHeader {
                 Some(name) => name.to_bytes_padded(),
                 None => [0; FILE_NAME_LEN],
             },
+            late: Phys::raw(memfd.late),
         }
     }
 
@@ -254,7 +262,7 @@ impl MemfdHeader {
     /// Any [`MemfdError`] about what this layout has.
     pub fn parse(&self) -> Result<Memfd, MemfdError> {
         check_common(self.pos, self.size, self.seals)?;
-        if self.flags != 0 {
+        if self.flags & !FLAG_LATE != 0 {
             return Err(MemfdError::Flags { flags: self.flags });
         }
         let open = check_rights(self.open, self.mode, self.uid, self.gid)?;
@@ -263,6 +271,10 @@ impl MemfdHeader {
             Err(NameError::Empty) => None,
             Err(_) => return Err(MemfdError::Name),
         };
+        let late = Phys::new(self.late);
+        if late.is_some() != (self.flags & FLAG_LATE != 0) {
+            return Err(MemfdError::Late { at: late });
+        }
         let extents = Phys::new(self.extents);
         let expected = self.nr_extents != 0;
         if extents.is_some() != expected
@@ -276,7 +288,8 @@ impl MemfdHeader {
                 at: extents,
             });
         }
-        if let Some(at) = extents.filter(|at| !at.page_aligned()) {
+        let misaligned = |at: &Phys| !at.page_aligned();
+        if let Some(at) = extents.filter(misaligned).or(late.filter(misaligned)) {
             return Err(MemfdError::Misaligned { at });
         }
         Ok(Memfd {
@@ -291,6 +304,7 @@ impl MemfdHeader {
             nr_extents: self.nr_extents,
             nr_pages: self.nr_pages,
             extents,
+            late,
         })
     }
 }

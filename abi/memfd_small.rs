@@ -9,7 +9,8 @@
 //!  page                                 slot, 128 bytes
 //!     0  u32  bit n: slot n is in use      0  u64  position
 //!     4       0                            8  u64  size
-//!   128  31 slots                         16  extent as in memfd-extents-v1; all 0 for a hole
+//!     8  u64  list of late folios, or 0   16  extent as in memfd-extents-v1; all 0 for a hole
+//!   128  31 slots
 //!                                         40  u32  flags, 0
 //!                                         44  u32  seals
 //!                                         48  u32  open flags
@@ -230,7 +231,9 @@ impl fmt::Display for SmallError {
 #[repr(C)]
 pub struct SmallPage {
     used: u32,
-    unused: [u32; 31],
+    zero: u32,
+    late: u64,
+    unused: [u64; 14],
     slots: [SmallRecord; SLOTS],
 }
 
@@ -238,6 +241,16 @@ impl SmallPage {
     /// Which slots are in use: bit n for slot n.
     pub const fn used(&self) -> u32 {
         self.used & ALL
+    }
+
+    /// First page of the list of late folios, where those are that came into a hole later.
+    pub const fn late(&self) -> Option<Phys> {
+        Phys::new(self.late)
+    }
+
+    /// Says where the list of late folios is.
+    pub fn set_late(&mut self, at: Phys) {
+        self.late = at.get();
     }
 
     /// Takes a free slot and returns its number; [`None`] if there is none. What it describes is to

@@ -193,11 +193,11 @@ fn header_fields_out_of_range() {
     );
 
     let mut bytes = MemfdHeader::new(&good).as_bytes().to_vec();
-    bytes[40] = 1;
+    bytes[40] = 2;
     let header = MemfdHeader::read_from_bytes(&bytes[..]).unwrap();
     assert_eq!(
         header.parse().unwrap_err().to_string(),
-        "memfd flags 0x1 are not known"
+        "memfd flags 0x2 are not known"
     );
     bytes[40] = 0;
     bytes[48] = 0;
@@ -564,7 +564,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn any_header(bytes in prop::collection::vec(any::<u8>(), 320), zeroed in 0_usize..8) {
+    fn any_header(bytes in prop::collection::vec(any::<u8>(), 328), zeroed in 0_usize..8) {
         let mut bytes = bytes;
         // Half of the fields 0, or else nothing gets far.
         for field in 0..8 {

@@ -3,13 +3,21 @@
 //! What is taken across the kexec: sessions, in each of them files, in each of these pages.
 
 use liveupdate::guest::CommandLine;
-use nix::sys::memfd::{
-    memfd_create,
-    MFdFlags, //
+use nix::sys::{
+    memfd::{
+        memfd_create,
+        MFdFlags, //
+    },
+    mman::{
+        mmap,
+        MapFlags,
+        ProtFlags, //
+    }, //
 };
 use std::{
     fs::File,
     io,
+    num::NonZeroUsize,
     os::unix::fs::FileExt, //
 };
 
@@ -30,6 +38,8 @@ pub enum Fill {
     Scattered,
     /// There are only the first and the last one.
     Holes,
+    /// The same, and the file is mapped for writing.
+    Mapped,
     /// One after the other, when the file is preserved already.
     Late,
 }
@@ -64,6 +74,7 @@ impl Load {
                 Some("random") => Fill::Random,
                 Some("scattered") => Fill::Scattered,
                 Some("holes") => Fill::Holes,
+                Some("mapped") => Fill::Mapped,
                 Some("late") => Fill::Late,
                 Some(other) => return Err(format!("nobody knows how to fill '{other}'")),
             },
@@ -124,6 +135,11 @@ impl Load {
                 write(file, 0, 1)?;
                 write(file, self.pages - 1, 1)?;
             }
+            Fill::Mapped => {
+                write(file, 0, 1)?;
+                write(file, self.pages - 1, 1)?;
+                map(file, self.pages * PAGE as u64)?;
+            }
         }
         Ok(())
     }
@@ -154,7 +170,7 @@ impl Load {
     /// What a page begins with.
     fn stamp(&self, index: u64) -> [u8; 8] {
         match self.fill {
-            Fill::Holes if index != 0 && index != self.pages - 1 => [0; 8],
+            Fill::Holes | Fill::Mapped if index != 0 && index != self.pages - 1 => [0; 8],
             _ => stamp(index),
         }
     }
@@ -166,6 +182,22 @@ fn stamp(index: u64) -> [u8; 8] {
 
 fn new_file() -> io::Result<File> {
     Ok(memfd_create("bench", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// Maps a file for writing, until the process ends.
+fn map(file: &File, size: u64) -> io::Result<()> {
+    let size = usize::try_from(size)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let (prot, flags) = (
+        ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        MapFlags::MAP_SHARED,
+    );
+
+    // SAFETY: The kernel chooses where, so nothing that is used is replaced.
+    unsafe { mmap(None, size, prot, flags, file, 0) }?;
+    Ok(())
 }
 
 /// Writes some pages, each of which begins with a stamp.

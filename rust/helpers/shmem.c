@@ -16,7 +16,6 @@
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
-#include <linux/wait.h>
 #include <trace/events/pagemap.h>
 #include "../../mm/internal.h"
 
@@ -65,76 +64,6 @@ __rust_helper void rust_helper_shmem_freeze(struct inode *inode, bool freeze)
 __rust_helper bool rust_helper_shmem_frozen(struct inode *inode)
 {
 	return SHMEM_I(inode)->flags & SHMEM_F_MAPPING_FROZEN;
-}
-
-/*
- * While a hole is punched, mm/shmem.c has page faults on it wait: the one who
- * punches leaves word in inode->i_private, under the inode lock. The structure
- * is private to that file; its beginning is known here because nothing else
- * keeps pages from appearing in a mapping without harm to whoever touches it.
- */
-struct shmem_closed {
-	wait_queue_head_t *waitq;
-	pgoff_t start;
-	pgoff_t next;
-	pgoff_t unused[2];
-
-	wait_queue_head_t waiters;
-};
-
-__rust_helper void *rust_helper_shmem_close(struct inode *inode)
-{
-	struct shmem_closed *closed = kzalloc_obj(*closed);
-
-	if (!closed)
-		return NULL;
-
-	init_waitqueue_head(&closed->waiters);
-	closed->waitq = &closed->waiters;
-	closed->next = ULONG_MAX;
-
-	/* Held until shmem_open(), perhaps for many inodes: not for lockdep. */
-	inode_lock(inode);
-	rwsem_release(&inode->i_rwsem.dep_map, _THIS_IP_);
-
-	spin_lock(&inode->i_lock);
-	WRITE_ONCE(inode->i_private, closed);
-	spin_unlock(&inode->i_lock);
-	return closed;
-}
-
-__rust_helper void rust_helper_shmem_open(struct inode *inode, void *opaque)
-{
-	struct shmem_closed *closed = opaque;
-
-	spin_lock(&inode->i_lock);
-	WRITE_ONCE(inode->i_private, NULL);
-	wake_up_all(&closed->waiters);
-	spin_unlock(&inode->i_lock);
-
-	rwsem_acquire(&inode->i_rwsem.dep_map, 0, 1, _THIS_IP_);
-	inode_unlock(inode);
-	kfree(closed);
-}
-
-/*
- * Says whether new pages of a file may be put where they cannot stay for long,
- * and returns whether they might.
- */
-__rust_helper bool rust_helper_mapping_set_movable(struct address_space *mapping,
-						   bool movable)
-{
-	gfp_t mask = mapping_gfp_mask(mapping);
-
-	WRITE_ONCE(mapping->gfp_mask, movable ? mask | __GFP_MOVABLE :
-						mask & ~__GFP_MOVABLE);
-	return mask & __GFP_MOVABLE;
-}
-
-__rust_helper int
-rust_helper_mapping_writably_mapped(const struct address_space *mapping)
-{
-	return mapping_writably_mapped(mapping);
 }
 
 __rust_helper unsigned int

@@ -44,6 +44,7 @@ mod clocks;
 mod pages;
 mod pool;
 mod unclaimed;
+mod words;
 
 pub use self::clocks::Clocks;
 pub use self::pages::{
@@ -57,6 +58,7 @@ pub use self::unclaimed::{
     Address,
     Unclaimed, //
 };
+pub use self::words::PreservedWords;
 
 /// Whether this kernel hands memory over and takes it over (`kho=` on the command line).
 ///

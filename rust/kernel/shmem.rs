@@ -4,8 +4,8 @@
 //!
 //! - [`Memfd`] is a view of an open file that is one.
 //! - [`FrozenMapping`] keeps such a file from changing its size and from losing pages, as long as
-//!   it lives, and [`ClosedMapping`] keeps it from getting new ones; [`Pins`] goes through the
-//!   pages that are there and brings them where they may stay for long. The result are
+//!   it lives, and [`RecordedMapping`] has those listed that are inserted late; [`Pins`] goes through
+//!   the pages that are there and brings them where they may stay for long. The result are
 //!   [`PinnedExtent`]s, which [`PreservedExtents`] and [`SharedExtents`] promise to the next
 //!   kernel. Each of them undoes itself when it is dropped.
 //! - [`FrozenMapping::gather`] moves pages together that lie apart.
@@ -53,14 +53,17 @@ use core::{
 
 mod gather;
 mod insert;
+mod record;
+
+pub use record::{
+    Journal,
+    RecordedMapping, //
+};
 
 use gather::{
     scattered,
     Mover, //
 };
-
-/// Longer than a page fault takes that does not have to wait for memory.
-const FAULT_TIME: Delta = Delta::from_micros(500);
 
 /// The largest size of, and position in, a file.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
@@ -239,8 +242,6 @@ impl Drop for InodeLock<'_> {
 /// The mapping is frozen, by us.
 pub struct FrozenMapping {
     memfd: ARef<Memfd>,
-    /// Whether pages may come from anywhere otherwise.
-    movable: bool,
 }
 
 impl FrozenMapping {
@@ -253,18 +254,16 @@ impl FrozenMapping {
         let _lock = InodeLock::new(memfd);
 
         // SAFETY: The inode belongs to shmem, and its lock is held.
-        let movable = unsafe {
+        unsafe {
             if bindings::shmem_frozen(memfd.inode()) {
                 return Err(EBUSY);
             }
             bindings::shmem_freeze(memfd.inode(), true);
-            bindings::mapping_set_movable(memfd.mapping(), false)
-        };
+        }
 
         // INVARIANT: It was not frozen before, and is now.
         Ok(Self {
             memfd: memfd.into(),
-            movable,
         })
     }
 
@@ -280,27 +279,6 @@ impl FrozenMapping {
             )
         };
         present.saturating_add(swapped) as u64
-    }
-
-    /// Keeps pages from appearing in holes; see [`ClosedMapping`].
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`] if memory is short.
-    pub fn close(&self) -> Result<ClosedMapping> {
-        let memfd = self.memfd.clone();
-        // SAFETY: The inode belongs to shmem, and its mapping is frozen, so no hole is being
-        // punched.
-        let closed = NonNull::new(unsafe { bindings::shmem_close(memfd.inode()) }).ok_or(ENOMEM)?;
-        // INVARIANT: It has just been closed.
-        let closed = ClosedMapping { memfd, closed };
-
-        // SAFETY: The mapping is valid.
-        if unsafe { bindings::mapping_writably_mapped(self.memfd.mapping()) } != 0 {
-            // Page faults that came in before are to get through.
-            fsleep(FAULT_TIME);
-        }
-        Ok(closed)
     }
 
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
@@ -340,39 +318,7 @@ impl Drop for FrozenMapping {
     fn drop(&mut self) {
         let _lock = InodeLock::new(&self.memfd);
         // SAFETY: The inode belongs to shmem, and its lock is held. We froze the mapping.
-        unsafe {
-            bindings::mapping_set_movable(self.memfd.mapping(), self.movable);
-            bindings::shmem_freeze(self.memfd.inode(), false);
-        }
-    }
-}
-
-/// A frozen mapping that no new page comes into, until this is dropped.
-///
-/// Whoever writes to the file waits, and so does whoever touches, through a mapping, a page that
-/// the mapping does not show yet. Memory that is mapped already can be written to.
-///
-/// What gets through are pages that the kernel itself puts there for somebody: by
-/// `UFFDIO_COPY`, or for devices.
-///
-/// It is to be dropped by the task that made it.
-///
-/// # Invariants
-///
-/// The inode of `memfd` is locked, and faults on it wait at `closed`.
-pub struct ClosedMapping {
-    memfd: ARef<Memfd>,
-    closed: NonNull<c_void>,
-}
-
-// SAFETY: A lock may be released by another task than the one that took it, though the kernel can
-// be configured to complain.
-unsafe impl Send for ClosedMapping {}
-
-impl Drop for ClosedMapping {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::shmem_open(self.memfd.inode(), self.closed.as_ptr()) };
+        unsafe { bindings::shmem_freeze(self.memfd.inode(), false) };
     }
 }
 
@@ -701,18 +647,13 @@ impl PinnedFolio {
     /// The folio must be in the page cache of a frozen mapping.
     unsafe fn into_extent(self) -> PinnedExtent {
         let folio = core::mem::ManuallyDrop::new(self);
-        let order = folio.order();
-        let pages = 1 << order;
+        let pages = 1_usize << folio.order();
 
-        // INVARIANT: It is one folio, and the pin goes over. In a frozen mapping it stays at its
+        // SAFETY: The folio is valid, and the pin goes over. In a frozen mapping it stays at its
         // index.
-        PinnedExtent {
-            // SAFETY: The folio is valid.
-            pfn: unsafe { bindings::folio_pfn(folio.0.as_ptr()) },
-            // SAFETY: The folio is valid.
-            index: unsafe { bindings::folio_next_index(folio.0.as_ptr()) } - pages as usize,
-            pages,
-            order,
+        unsafe {
+            let index = bindings::folio_next_index(folio.0.as_ptr()) - pages;
+            PinnedExtent::of_folio(folio.0.as_ptr(), index)
         }
     }
 }
@@ -740,6 +681,25 @@ pub struct PinnedExtent {
 }
 
 impl PinnedExtent {
+    /// The pages of one folio.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be valid, with a pin that the caller owns and that goes over. Its pages must stay
+    /// in their file from `index` on.
+    unsafe fn of_folio(folio: *mut bindings::folio, index: usize) -> Self {
+        // SAFETY: The folio is valid, and is not split while it is pinned.
+        let (pfn, order) = unsafe { (bindings::folio_pfn(folio), bindings::folio_order(folio)) };
+
+        // INVARIANT: It is one folio, and the pin goes over.
+        Self {
+            pfn,
+            index,
+            pages: 1 << order,
+            order,
+        }
+    }
+
     /// Where the first page is in memory.
     ///
     /// # Errors

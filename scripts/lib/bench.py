@@ -70,6 +70,8 @@ FRAGMENTED = {"64 MiB, touched in random order": Load(1, 1, 64 * MIB, "random"),
 HUGE_PAGES = {"64 MiB in huge pages": Load(1, 1, 64 * MIB, options=HUGE),
               "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE)}
 SPARSE = Load(1, 1, 256 * MIB, "holes")
+# Whose mappings may be touched while they are frozen.
+MAPPED = Load(1, 10_000, 16, "mapped")
 LATE = {"64 MiB that was written late": Load(1, 1, 64 * MIB, "late"),
         "1 GiB that was written late": Load(1, 1, 1024 * MIB, "late")}
 MANY = {"64 sessions of one file of 4 MiB": Load(64, 1, 4 * MIB),
@@ -96,6 +98,7 @@ def rows() -> list[Row]:
     table += [Row("preserve 256 MiB with two pages", SPARSE, "preserve"),
               Row("retrieve 256 MiB with two pages", SPARSE, "retrieve")]
     loads = files | LATE | {"256 MiB with two pages": SPARSE,
+                            "10 000 mapped files of 64 KiB with two pages": MAPPED,
                             "10 000 small files in one session": SMALL} | MANY
     table += [Row(f"blackout of {name}", load, "blackout") for name, load in loads.items()]
     gigabytes = {name: load for name, load in files.items() if name.startswith("1 GiB")}

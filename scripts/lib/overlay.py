@@ -58,7 +58,7 @@ def files() -> dict[Path, Path]:
                     "uapi/lib.rs", "uapi/src/**/*.rs", "selftests/modules/*"):
         add(pattern, HOME)
     add("*", SAMPLES, REPO / "samples")
-    for pattern in ("include/**/*.h", "rust/kernel/**/*.rs", "rust/helpers/*.c"):
+    for pattern in ("include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs", "rust/helpers/*.c"):
         add(pattern, Path())
     return found
 

@@ -791,6 +791,7 @@ pub fn memfd(size: u64) -> Memfd {
         nr_extents: 0,
         nr_pages: 0,
         extents: None,
+        late: None,
     }
 }
 
