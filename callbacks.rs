@@ -5,7 +5,7 @@
 //! Below LUO's safe code, beside [`capi`](super::capi): there C calls into LUO, here LUO calls
 //! into C. What a driver registered is a [`RegisteredHandler`] or [`RegisteredFlb`], valid while
 //! it is registered. Whoever wants to call it pins the module that owns it first and has a
-//! [`Handler`] or [`Flb`](RegisteredFlb) then. What a callback gave us to keep is owned by a
+//! [`Handler`] or [`PinnedFlb`] then. What a callback gave us to keep is owned by a
 //! value whose drop gives it back by the callback for that: [`Saved`], [`LiveFlb`].
 
 use core::{
@@ -449,15 +449,6 @@ impl Saved {
         unsafe { self.handler.summary_by(self.args()) }
     }
 
-    /// How many bytes of content cross for this file, as far as the handler tells.
-    pub(crate) fn content(&self) -> u64 {
-        match self.handler.description().and_then(|d| d.content) {
-            // SAFETY: As in `summary`.
-            Some(content) => unsafe { content(&mut self.args()) },
-            None => 0,
-        }
-    }
-
     fn args(&self) -> bindings::liveupdate_file_op_args {
         let mut args = self.handler.args(Some(&self.file), self.data, 0);
         args.private_data = self.private_data;
@@ -474,41 +465,37 @@ impl Drop for Saved {
     }
 }
 
-/// An FLB that a driver has registered, or is registering, or asks for.
+/// Tells the FLB of one driver from another. It says nothing about whether that is still there.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) struct FlbId(usize);
+
+/// An FLB that is there for `'a`.
 ///
 /// # Invariants
 ///
-/// `ptr` is valid, its `ops` too, and all callbacks are there.
+/// For `'a`, `ptr` is valid, its `ops` too, and all callbacks are there.
 #[derive(Copy, Clone)]
-pub(crate) struct RegisteredFlb {
+pub(crate) struct FlbRef<'a> {
     ptr: NonNull<bindings::liveupdate_flb>,
     compatible: Compatible,
+    _flb: PhantomData<&'a bindings::liveupdate_flb>,
 }
 
 // SAFETY: The C structure and its callbacks may be used from any thread.
-unsafe impl Send for RegisteredFlb {}
+unsafe impl Send for FlbRef<'_> {}
 // SAFETY: LUO serializes the callbacks of one FLB by a lock of its own.
-unsafe impl Sync for RegisteredFlb {}
+unsafe impl Sync for FlbRef<'_> {}
 
-impl PartialEq for RegisteredFlb {
-    fn eq(&self, other: &Self) -> bool {
-        self.ptr == other.ptr
-    }
-}
-
-impl RegisteredFlb {
-    /// Takes an FLB in.
-    ///
+impl FlbRef<'_> {
     /// # Errors
     ///
     /// [`EINVAL`] if a callback is missing, or the compatible string is empty or does not end.
     ///
     /// # Safety
     ///
-    /// `ptr` must be a valid FLB, and stay so as long as the value exists, while it is
-    /// registered, and while its module is referred to.
+    /// For `'a`, `ptr` must be a valid FLB, whose `ops` are null or valid.
     pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_flb>) -> Result<Self> {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function, `ptr` is valid.
         let flb = unsafe { ptr.as_ref() };
         // SAFETY: By the requirement of this function, `ops` is null or valid.
         let ops = unsafe { flb.ops.as_ref() }.ok_or(EINVAL)?;
@@ -525,38 +512,102 @@ impl RegisteredFlb {
         Ok(Self {
             ptr,
             compatible: compatible_of(&flb.compatible)?,
+            _flb: PhantomData,
         })
+    }
+
+    pub(crate) fn id(&self) -> FlbId {
+        FlbId(self.ptr.as_ptr().addr())
     }
 
     pub(crate) fn compatible(&self) -> &Compatible {
         &self.compatible
     }
 
+    /// Keeps the FLB in memory; [`None`] if its module is about to go.
+    pub(crate) fn pin(&self) -> Option<PinnedFlb> {
+        // SAFETY: By the type invariant the FLB and its `ops` are valid, so its module is there.
+        let module = unsafe { ModuleRef::get((*(*self.ptr.as_ptr()).ops).owner) }?;
+
+        // INVARIANT: It is valid by the type invariant, and stays so with the reference.
+        Some(PinnedFlb {
+            ptr: self.ptr,
+            _module: module,
+        })
+    }
+}
+
+/// An FLB that a driver has registered.
+///
+/// # Invariants
+///
+/// It is there as long as this value exists.
+pub(crate) struct RegisteredFlb(FlbRef<'static>);
+
+impl RegisteredFlb {
+    /// Takes an FLB in.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`FlbRef::new`].
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be a valid FLB, whose `ops` are null or valid, and stay so as long as the value
+    /// exists, and while there is any reference to the module that owns it.
+    pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_flb>) -> Result<Self> {
+        // INVARIANT: By the requirement of this function.
+        // SAFETY: It is given out for as long as the value exists only.
+        Ok(Self(unsafe { FlbRef::new(ptr) }?))
+    }
+
+    pub(crate) fn get(&self) -> FlbRef<'_> {
+        self.0
+    }
+
+    /// The same once more, for a test whose FLB is never unregistered while the test runs.
+    #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+    pub(crate) fn another(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+/// An FLB that can be called: the module that owns it cannot go.
+///
+/// # Invariants
+///
+/// As long as the value exists, `ptr` is valid, its `ops` too, and all callbacks are there.
+pub(crate) struct PinnedFlb {
+    ptr: NonNull<bindings::liveupdate_flb>,
+    _module: ModuleRef,
+}
+
+impl PinnedFlb {
     /// Has the FLB preserve its state.
     ///
     /// # Errors
     ///
-    /// [`ENODEV`] if its module is about to go; else what the callback returns.
-    pub(crate) fn preserve(&self) -> Result<LiveFlb<Preserved>> {
-        self.bring_to_life(0, self.ops().preserve)
+    /// What the callback returns.
+    pub(crate) fn preserve(self) -> Result<LiveFlb<Preserved>> {
+        let preserve = self.ops().preserve;
+        self.bring_to_life(0, preserve)
     }
 
     /// Has the FLB make its object of what was handed over.
     ///
     /// # Errors
     ///
-    /// [`ENODEV`] if its module is about to go; else what the callback returns.
-    pub(crate) fn retrieve(&self, data: u64) -> Result<LiveFlb<Retrieved>> {
-        self.bring_to_life(data, self.ops().retrieve)
+    /// What the callback returns.
+    pub(crate) fn retrieve(self, data: u64) -> Result<LiveFlb<Retrieved>> {
+        let retrieve = self.ops().retrieve;
+        self.bring_to_life(data, retrieve)
     }
 
     fn bring_to_life<S: FlbSide>(
-        &self,
+        self,
         data: u64,
         callback: Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args) -> c_int>,
     ) -> Result<LiveFlb<S>> {
-        // SAFETY: By the type invariant the FLB is valid, so its module is there.
-        let module = unsafe { ModuleRef::get(self.ops().owner) }.ok_or(ENODEV)?;
         let mut args = bindings::liveupdate_flb_op_args {
             flb: self.ptr.as_ptr(),
             data,
@@ -564,22 +615,22 @@ impl RegisteredFlb {
         };
 
         if let Some(callback) = callback {
-            // SAFETY: By the type invariant; `args` is valid for the call.
+            // SAFETY: The callback is one of the FLB, which is valid by the type invariant; `args` is
+            // valid for the call.
             to_result(unsafe { callback(&mut args) })?;
         }
 
-        // INVARIANT: The callback succeeded, and we own a reference to the module.
+        // INVARIANT: The callback succeeded.
         Ok(LiveFlb {
-            flb: *self,
+            flb: self,
             data: args.data,
             object: args.obj,
-            _module: module,
             _side: PhantomData,
         })
     }
 
     fn ops(&self) -> &bindings::liveupdate_flb_ops {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant both are valid.
         unsafe { &*(*self.ptr.as_ptr()).ops }
     }
 }
@@ -621,10 +672,9 @@ impl FlbSide for Retrieved {
 /// `data` and `object` are what the callback that began this life left; the one that ends it has
 /// not been called.
 pub(crate) struct LiveFlb<S: FlbSide> {
-    flb: RegisteredFlb,
+    flb: PinnedFlb,
     data: u64,
     object: *mut c_void,
-    _module: ModuleRef,
     _side: PhantomData<S>,
 }
 
@@ -639,8 +689,8 @@ impl<S: FlbSide> LiveFlb<S> {
 
     /// The object, for the driver that made it; it means nothing to LUO. [`None`] for another
     /// driver, even if it calls its FLB the same.
-    pub(crate) fn object(&self, of: &RegisteredFlb) -> Option<*mut c_void> {
-        (self.flb == *of).then_some(self.object)
+    pub(crate) fn object(&self, of: FlbId) -> Option<*mut c_void> {
+        (self.flb.ptr.as_ptr().addr() == of.0).then_some(self.object)
     }
 }
 
@@ -659,19 +709,65 @@ impl<S: FlbSide> Drop for LiveFlb<S> {
     }
 }
 
-/// Who is told of the events of a live update: a notifier, or a subsystem with state.
+/// A notifier that a driver has registered.
 ///
 /// # Invariants
 ///
-/// What `kind` points to is valid, and so are its callbacks, of which those that must be there are.
+/// The notifier is valid, and so is its callback, as long as this value exists.
+struct Notifier(NonNull<bindings::notifier_block>);
+
+impl Notifier {
+    // CAST: Lossless, as numbers of events are small.
+    const PREPARE: c_ulong = bindings::liveupdate_event_LIVEUPDATE_PREPARE as c_ulong;
+    const REBOOT: c_ulong = bindings::liveupdate_event_LIVEUPDATE_REBOOT as c_ulong;
+    const FINISH: c_ulong = bindings::liveupdate_event_LIVEUPDATE_FINISH as c_ulong;
+    const CANCEL: c_ulong = bindings::liveupdate_event_LIVEUPDATE_CANCEL as c_ulong;
+
+    /// Tells it of an event. That it wants nobody else to be called does not matter.
+    fn tell(&self, event: c_ulong) -> Result {
+        const STOP: c_int = bindings::NOTIFY_STOP_MASK as c_int;
+        const OK: c_int = bindings::NOTIFY_OK as c_int;
+
+        // SAFETY: The notifier is valid by the type invariant.
+        let Some(call) = (unsafe { self.0.as_ref() }).notifier_call else {
+            return Ok(());
+        };
+        // SAFETY: The notifier and its callback are valid by the type invariant.
+        let answer = unsafe { call(self.0.as_ptr(), event, null_mut()) } & !STOP;
+        if answer > OK {
+            return Err(Error::from_errno(OK - answer));
+        }
+        Ok(())
+    }
+}
+
+/// A subsystem that has been registered.
+///
+/// # Invariants
+///
+/// The structure is valid, and so are its `ops` and its callbacks, of which those that must be there
+/// are, as long as this value exists.
+struct Subsystem {
+    ptr: NonNull<bindings::liveupdate_subsystem>,
+    name: Compatible,
+}
+
+impl Subsystem {
+    fn ops(&self) -> &bindings::liveupdate_subsystem_ops {
+        // SAFETY: Both are valid by the type invariant.
+        unsafe { &*(*self.ptr.as_ptr()).ops }
+    }
+}
+
+/// Who is told of the events of a live update: a notifier, or a subsystem with state.
 pub(crate) struct Participant {
     kind: Kind,
     priority: i64,
 }
 
 enum Kind {
-    Notifier(NonNull<bindings::notifier_block>),
-    Subsystem(NonNull<bindings::liveupdate_subsystem>, Compatible),
+    Notifier(Notifier),
+    Subsystem(Subsystem),
 }
 
 // SAFETY: The C structures and their callbacks may be used from any thread.
@@ -680,12 +776,6 @@ unsafe impl Send for Participant {}
 unsafe impl Sync for Participant {}
 
 impl Participant {
-    // CAST: Lossless, as numbers of events are small.
-    const PREPARE: c_ulong = bindings::liveupdate_event_LIVEUPDATE_PREPARE as c_ulong;
-    const REBOOT: c_ulong = bindings::liveupdate_event_LIVEUPDATE_REBOOT as c_ulong;
-    const FINISH: c_ulong = bindings::liveupdate_event_LIVEUPDATE_FINISH as c_ulong;
-    const CANCEL: c_ulong = bindings::liveupdate_event_LIVEUPDATE_CANCEL as c_ulong;
-
     /// Takes a notifier in.
     ///
     /// # Errors
@@ -700,9 +790,9 @@ impl Participant {
         let notifier = unsafe { ptr.as_ref() };
         notifier.notifier_call.ok_or(EINVAL)?;
 
-        // INVARIANT: As just checked, and by the requirement of this function.
         Ok(Self {
-            kind: Kind::Notifier(ptr),
+            // INVARIANT: As just checked, and by the requirement of this function.
+            kind: Kind::Notifier(Notifier(ptr)),
             priority: notifier.priority.into(),
         })
     }
@@ -727,9 +817,12 @@ impl Participant {
             return Err(EINVAL);
         }
 
-        // INVARIANT: As just checked, and by the requirement of this function.
         Ok(Self {
-            kind: Kind::Subsystem(ptr, compatible_of(&subsystem.compatible)?),
+            // INVARIANT: As just checked, and by the requirement of this function.
+            kind: Kind::Subsystem(Subsystem {
+                ptr,
+                name: compatible_of(&subsystem.compatible)?,
+            }),
             priority: subsystem.priority.into(),
         })
     }
@@ -743,25 +836,25 @@ impl Participant {
     pub(crate) fn name(&self) -> Option<&Compatible> {
         match &self.kind {
             Kind::Notifier(_) => None,
-            Kind::Subsystem(_, name) => Some(name),
+            Kind::Subsystem(subsystem) => Some(&subsystem.name),
         }
     }
 
     /// Whether it is that notifier.
     pub(crate) fn is_notifier(&self, ptr: NonNull<bindings::notifier_block>) -> bool {
-        matches!(self.kind, Kind::Notifier(own) if own == ptr)
+        matches!(&self.kind, Kind::Notifier(own) if own.0 == ptr)
     }
 
     /// Whether it is that subsystem.
     pub(crate) fn is_subsystem(&self, ptr: NonNull<bindings::liveupdate_subsystem>) -> bool {
-        matches!(self.kind, Kind::Subsystem(own, _) if own == ptr)
+        matches!(&self.kind, Kind::Subsystem(own) if own.ptr == ptr)
     }
 
     /// Whether there cannot be both.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         match &other.kind {
-            Kind::Notifier(ptr) => self.is_notifier(*ptr),
-            Kind::Subsystem(_, name) => self.name() == Some(name),
+            Kind::Notifier(other) => self.is_notifier(other.0),
+            Kind::Subsystem(other) => self.name() == Some(&other.name),
         }
     }
 
@@ -773,12 +866,12 @@ impl Participant {
     pub(crate) fn prepare(&self) -> Result<u64> {
         let mut data = 0;
 
-        match self.kind {
-            Kind::Notifier(ptr) => Self::notify(ptr, Self::PREPARE)?,
-            Kind::Subsystem(ptr, _) => {
-                if let Some(prepare) = Self::ops(ptr).prepare {
-                    // SAFETY: By the type invariant; `data` is ours to write.
-                    to_result(unsafe { prepare(ptr.as_ptr(), &mut data) })?;
+        match &self.kind {
+            Kind::Notifier(notifier) => notifier.tell(Notifier::PREPARE)?,
+            Kind::Subsystem(subsystem) => {
+                if let Some(prepare) = subsystem.ops().prepare {
+                    // SAFETY: By the invariant of `Subsystem`; `data` is ours to write.
+                    to_result(unsafe { prepare(subsystem.ptr.as_ptr(), &mut data) })?;
                 }
             }
         }
@@ -791,11 +884,11 @@ impl Participant {
     ///
     /// What it returns.
     pub(crate) fn reboot(&self, data: &mut u64) -> Result {
-        match self.kind {
-            Kind::Notifier(ptr) => Self::notify(ptr, Self::REBOOT),
-            Kind::Subsystem(ptr, _) => match Self::ops(ptr).reboot {
-                // SAFETY: By the type invariant; `data` is ours to write.
-                Some(reboot) => to_result(unsafe { reboot(ptr.as_ptr(), data) }),
+        match &self.kind {
+            Kind::Notifier(notifier) => notifier.tell(Notifier::REBOOT),
+            Kind::Subsystem(subsystem) => match subsystem.ops().reboot {
+                // SAFETY: By the invariant of `Subsystem`; `data` is ours to write.
+                Some(reboot) => to_result(unsafe { reboot(subsystem.ptr.as_ptr(), data) }),
                 None => Ok(()),
             },
         }
@@ -803,12 +896,14 @@ impl Participant {
 
     /// Tells it that what it prepared does not happen.
     pub(crate) fn cancel(&self, data: u64) {
-        match self.kind {
-            Kind::Notifier(ptr) => self.must_succeed(Self::notify(ptr, Self::CANCEL), "cancel"),
-            Kind::Subsystem(ptr, _) => {
-                if let Some(cancel) = Self::ops(ptr).cancel {
-                    // SAFETY: By the type invariant.
-                    unsafe { cancel(ptr.as_ptr(), data) };
+        match &self.kind {
+            Kind::Notifier(notifier) => {
+                self.must_succeed(notifier.tell(Notifier::CANCEL), "cancel");
+            }
+            Kind::Subsystem(subsystem) => {
+                if let Some(cancel) = subsystem.ops().cancel {
+                    // SAFETY: By the invariant of `Subsystem`.
+                    unsafe { cancel(subsystem.ptr.as_ptr(), data) };
                 }
             }
         }
@@ -820,11 +915,11 @@ impl Participant {
     ///
     /// What it returns.
     pub(crate) fn restore(&self, data: u64) -> Result {
-        match self.kind {
+        match &self.kind {
             Kind::Notifier(_) => Ok(()),
-            Kind::Subsystem(ptr, _) => match Self::ops(ptr).restore {
-                // SAFETY: By the type invariant.
-                Some(restore) => to_result(unsafe { restore(ptr.as_ptr(), data) }),
+            Kind::Subsystem(subsystem) => match subsystem.ops().restore {
+                // SAFETY: By the invariant of `Subsystem`.
+                Some(restore) => to_result(unsafe { restore(subsystem.ptr.as_ptr(), data) }),
                 None => Ok(()),
             },
         }
@@ -832,12 +927,14 @@ impl Participant {
 
     /// Tells it that the update is over.
     pub(crate) fn finish(&self) {
-        match self.kind {
-            Kind::Notifier(ptr) => self.must_succeed(Self::notify(ptr, Self::FINISH), "finish"),
-            Kind::Subsystem(ptr, _) => {
-                if let Some(finish) = Self::ops(ptr).finish {
-                    // SAFETY: By the type invariant.
-                    unsafe { finish(ptr.as_ptr()) };
+        match &self.kind {
+            Kind::Notifier(notifier) => {
+                self.must_succeed(notifier.tell(Notifier::FINISH), "finish");
+            }
+            Kind::Subsystem(subsystem) => {
+                if let Some(finish) = subsystem.ops().finish {
+                    // SAFETY: By the invariant of `Subsystem`.
+                    unsafe { finish(subsystem.ptr.as_ptr()) };
                 }
             }
         }
@@ -848,37 +945,13 @@ impl Participant {
             pr_warn!("subsystem {}: {} must not fail: {:?}\n", self, what, e);
         }
     }
-
-    fn ops(
-        ptr: NonNull<bindings::liveupdate_subsystem>,
-    ) -> &'static bindings::liveupdate_subsystem_ops {
-        // SAFETY: By the type invariant of who calls; the result is not kept.
-        unsafe { &*(*ptr.as_ptr()).ops }
-    }
-
-    /// Calls a notifier. That it wants nobody else to be called does not matter.
-    fn notify(ptr: NonNull<bindings::notifier_block>, event: c_ulong) -> Result {
-        const STOP: c_int = bindings::NOTIFY_STOP_MASK as c_int;
-        const OK: c_int = bindings::NOTIFY_OK as c_int;
-
-        // SAFETY: By the type invariant of who calls.
-        let Some(call) = (unsafe { ptr.as_ref() }).notifier_call else {
-            return Ok(());
-        };
-        // SAFETY: By the type invariant of who calls.
-        let answer = unsafe { call(ptr.as_ptr(), event, null_mut()) } & !STOP;
-        if answer > OK {
-            return Err(Error::from_errno(OK - answer));
-        }
-        Ok(())
-    }
 }
 
 impl kernel::fmt::Display for Participant {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         match &self.kind {
             Kind::Notifier(_) => f.write_str("(a notifier)"),
-            Kind::Subsystem(_, name) => write!(f, "'{}'", name),
+            Kind::Subsystem(subsystem) => write!(f, "'{}'", subsystem.name),
         }
     }
 }

@@ -11,12 +11,14 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::from_result,
+    kho::KexecLock,
     liveupdate::OutgoingAbi,
     prelude::*, //
 };
 
 use crate::{
     callbacks::{
+        FlbRef,
         Participant,
         RegisteredFlb,
         RegisteredHandler, //
@@ -107,10 +109,14 @@ pub(crate) unsafe extern "C" fn liveupdate_enabled() -> bool {
 ///
 /// # Safety
 ///
-/// As for [`liveupdate_enabled`].
+/// The current task must hold the kexec lock.
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_reboot() -> c_int {
-    from_result(|| crate::reboot().map(|()| 0))
+    from_result(|| {
+        // SAFETY: By the requirement of this function.
+        let lock = unsafe { KexecLock::assume_held() };
+        crate::reboot(&lock).map(|()| 0)
+    })
 }
 
 extern "C" {
@@ -201,7 +207,9 @@ pub(crate) unsafe extern "C" fn liveupdate_register_flb(
 ) -> c_int {
     from_result(|| {
         // SAFETY: By the requirement of this function.
-        let (luo, flb) = unsafe { luo_and_flb(flb) }?;
+        let (luo, _) = unsafe { luo_and_flb(flb) }?;
+        // SAFETY: By the requirement of this function.
+        let flb = unsafe { RegisteredFlb::new(NonNull::new(flb).ok_or(EINVAL)?) }?;
 
         luo.handlers
             .link(NonNull::new(handler).ok_or(EINVAL)?, flb, &luo.flbs)?;
@@ -227,7 +235,7 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
         return;
     };
 
-    if luo.handlers.unlink(handler, &flb, &luo.flbs).is_err() {
+    if luo.handlers.unlink(handler, flb.id(), &luo.flbs).is_err() {
         pr_warn!(
             "FLB '{}': the handler to unregister it from does not depend on it\n",
             flb.compatible(),
@@ -255,7 +263,7 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_incoming(
     from_result(|| {
         // SAFETY: By the requirement of this function.
         let (luo, flb) = unsafe { luo_and_flb(flb) }?;
-        let got = luo.flbs.get_incoming(&flb)?;
+        let got = luo.flbs.get_incoming(flb)?;
         // SAFETY: By the requirement of this function.
         unsafe { object.write(got) };
         Ok(0)
@@ -273,7 +281,7 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_incoming(
 pub(crate) unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the requirement of this function.
     if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
-        luo.flbs.put_incoming(&flb);
+        luo.flbs.put_incoming(flb);
     }
 }
 
@@ -295,7 +303,7 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_outgoing(
     from_result(|| {
         // SAFETY: By the requirement of this function.
         let (luo, flb) = unsafe { luo_and_flb(flb) }?;
-        let got = luo.flbs.get_outgoing(&flb)?;
+        let got = luo.flbs.get_outgoing(flb)?;
         // SAFETY: By the requirement of this function.
         unsafe { object.write(got) };
         Ok(0)
@@ -313,19 +321,21 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_outgoing(
 pub(crate) unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the requirement of this function.
     if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
-        luo.flbs.put_outgoing(&flb);
+        luo.flbs.put_outgoing(flb);
     }
 }
 
 /// # Safety
 ///
-/// `flb` must be null, or as [`RegisteredFlb::new`] asks for.
-unsafe fn luo_and_flb(flb: *mut bindings::liveupdate_flb) -> Result<(&'static Luo, RegisteredFlb)> {
+/// `flb` must be null, or for `'a` as [`FlbRef::new`] asks for.
+unsafe fn luo_and_flb<'a>(
+    flb: *mut bindings::liveupdate_flb,
+) -> Result<(&'static Luo, FlbRef<'a>)> {
     let luo = luo().ok_or(EOPNOTSUPP)?;
     let flb = NonNull::new(flb).ok_or(EINVAL)?;
 
-    // SAFETY: By the requirement of this function.
-    Ok((luo, unsafe { RegisteredFlb::new(flb) }?))
+    // SAFETY: By the requirement of this function `flb` is valid for `'a`.
+    Ok((luo, unsafe { FlbRef::new(flb) }?))
 }
 
 /// Registers a notifier of the events of a live update.

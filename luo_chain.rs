@@ -18,6 +18,10 @@ use kernel::{
         Preserved,
         Restored, //
     },
+    liveupdate::{
+        outgoing_abi,
+        OutgoingAbi, //
+    },
     prelude::*, //
 };
 
@@ -26,6 +30,7 @@ use crate::abi::{
         Block,
         Record, //
     },
+    chain::MAX_BLOCKS_V5,
     Memory,
     Phys, //
 };
@@ -129,6 +134,19 @@ impl<R: Record> Chain<R> {
     /// The number of records.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Checks that a kernel can read the chain for which it is written.
+    ///
+    /// # Errors
+    ///
+    /// [`E2BIG`] if it has more blocks than the C implementation takes, and is for that one.
+    pub(crate) fn check_length(&self) -> Result {
+        let long = Self::blocks_for(self.len) > MAX_BLOCKS_V5;
+        match long && outgoing_abi() == OutgoingAbi::LuoV5 {
+            true => Err(E2BIG),
+            false => Ok(()),
+        }
     }
 
     /// The blocks that hold records, in order.

@@ -54,6 +54,7 @@ use kernel::{
     },
     kho::{
         self,
+        KexecLock,
         Preserved,
         Restored,
         Subtree, //
@@ -109,6 +110,7 @@ mod luo_ioctl;
 mod luo_kunit;
 mod luo_names;
 mod luo_quarantine;
+mod luo_refusal;
 mod luo_session;
 mod luo_set;
 mod luo_state;
@@ -129,7 +131,6 @@ use abi::{
         TreeBuilder, //
     },
     stamp::{
-        self,
         PhaseTimes,
         Stamp, //
     },
@@ -153,6 +154,7 @@ use luo_ioctl::{
     Argument,
     RawArgument, //
 };
+use luo_refusal::Refusal;
 use luo_session::{
     IncomingSessions,
     OutgoingSessions,
@@ -198,6 +200,8 @@ struct Luo {
     #[pin]
     subsystems: Subsystems,
     standing: Standing,
+    #[pin]
+    refusal: Refusal,
     /// How many live updates this machine has seen.
     number: u64,
     /// Whether somebody has the device open.
@@ -371,7 +375,6 @@ struct IncomingRoot {
     checks: Option<IncomingChecks>,
     stamp: Option<Stamp>,
     times: Option<PhaseTimes>,
-    content: Option<u64>,
     subsystems: SubsystemRecords,
     /// Whether there were subsystems, but damaged.
     damaged: bool,
@@ -418,7 +421,6 @@ fn read_root() -> Result<Option<IncomingRoot>> {
                 checks,
                 stamp: Stamp::from_tree(&tree),
                 times: PhaseTimes::from_tree(&tree),
-                content: stamp::content_from_tree(&tree),
                 damaged: subsystems.is_err(),
                 subsystems: subsystems.unwrap_or(SubsystemRecords::NONE),
             }))
@@ -429,7 +431,6 @@ fn read_root() -> Result<Option<IncomingRoot>> {
             checks: None,
             stamp: None,
             times: None,
-            content: None,
             subsystems: SubsystemRecords::NONE,
             damaged: false,
         })),
@@ -544,6 +545,7 @@ fn early_init() -> Result {
             incoming <- IncomingSessions::new(),
             subsystems <- Subsystems::new(subsystems),
             standing,
+            refusal <- Refusal::new(),
             number,
             opened: Atomic::new(false),
             handover <- new_mutex!(None, "luo::Handover"),
@@ -558,12 +560,11 @@ fn early_init() -> Result {
             .read(incoming.root.sessions, incoming.checks.as_ref(), luo);
         luo.standing.timings.rebuilt(micros_since(rebuild));
         pr_info!(
-            "{} sessions with {} files came in, {} subsystems, {} bytes of records, {} of content, read in {} us, liveupdate number: {}\n",
+            "{} sessions with {} files came in, {} subsystems, {} bytes of records, read in {} us, liveupdate number: {}\n",
             counts.sessions,
             counts.files,
             luo.subsystems.incoming(),
             counts.records(),
-            incoming.content.unwrap_or(0),
             micros_since(begin),
             number,
         );
@@ -581,41 +582,58 @@ fn early_init() -> Result {
 ///
 /// What a driver or a subsystem returns, [`EOPNOTSUPP`] if the loaded image would lose everything.
 /// Nothing has changed then, but that subsystems which refuse at the last moment are cancelled.
-fn reboot() -> Result {
+fn reboot(kexec: &KexecLock<'_>) -> Result {
     let Some(luo) = luo() else {
         return Ok(());
     };
     let stamp = luo_state::now();
     let begin = Instant::<Monotonic>::now();
 
-    let result = if kho::image_finds_preserved_memory() {
+    luo.refusal.clear();
+    let result = if kexec.image_finds_preserved_memory() {
         luo.hand_over(stamp, begin)
-            .inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))
     } else {
         luo.leave_all()
     };
-    // Sessions may have been closed while they were sealed.
-    result.inspect_err(|_| luo.sessions_ended())
+    result.inspect_err(|e| {
+        luo.refusal.refused(*e);
+        // Sessions may have been closed while they were sealed.
+        luo.sessions_ended();
+    })
 }
 
 impl Luo {
+    /// How many sessions and subsystems would be lost by a kexec that hands nothing over.
+    fn at_stake(&self) -> (usize, usize) {
+        let sessions = self.standing.outgoing.sessions() + self.standing.incoming.sessions();
+        (sessions, self.subsystems.outgoing())
+    }
+
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if something would be lost by a kexec that hands nothing over, for that reason.
+    fn expect_nothing_at_stake(&self, reason: &str) -> Result {
+        match self.at_stake() {
+            (0, 0) => Ok(()),
+            (sessions, subsystems) => {
+                self.refusal.report(fmt!(
+                    "{} sessions and {} subsystems would be lost: {}",
+                    sessions,
+                    subsystems,
+                    reason,
+                ));
+                Err(EOPNOTSUPP)
+            }
+        }
+    }
+
     /// Lets a kexec go ahead whose kernel will find nothing, if there is nothing to find.
     fn leave_all(&'static self) -> Result {
         // First, so that nothing can come while we look.
         let seal = Seal::new(self);
-        let sessions = self.standing.outgoing.sessions() + self.standing.incoming.sessions();
-        let subsystems = self.subsystems.outgoing();
 
-        if sessions + subsystems > 0 {
-            pr_err!(
-                "kexec refused: {} sessions and {} subsystems would be lost; load the image by kexec_file_load\n",
-                sessions,
-                subsystems,
-            );
-            return Err(EOPNOTSUPP);
-        }
-        seal.inspect_err(|e| pr_err!("kexec refused: {:?}\n", e))?
-            .commit();
+        self.expect_nothing_at_stake("load the image by kexec_file_load")?;
+        seal?.commit();
         Ok(())
     }
 
@@ -623,7 +641,8 @@ impl Luo {
         let mut departure = self.subsystems.depart()?;
         let mut handover = self.handover.lock();
         let Some(handover) = &mut *handover else {
-            return Ok(());
+            // There is no device either, but sessions may have come in.
+            return self.expect_nothing_at_stake("there was no memory for the handover at boot");
         };
 
         let freeze = Instant::<Monotonic>::now();
@@ -654,7 +673,6 @@ impl Luo {
         let extras = Extras {
             stamp,
             times: None,
-            content: Some(seal.counts().content),
             subsystems: &subsystems,
         };
         handover.write(&seal, &root, extras, times)?;
@@ -662,13 +680,12 @@ impl Luo {
         luo_corrupt::corrupt(|visit| handover.each_used(&seal, visit));
 
         pr_info!(
-            "handing over {} sessions with {} files and {} FLBs, {} subsystems, {} bytes of records, {} of content, in {} us, liveupdate number: {}\n",
+            "handing over {} sessions with {} files and {} FLBs, {} subsystems, {} bytes of records, in {} us, liveupdate number: {}\n",
             seal.counts().sessions,
             seal.counts().files,
             flbs,
             subsystems.len(),
             seal.counts().records(),
-            seal.counts().content,
             micros_since(begin),
             root.number,
         );

@@ -58,6 +58,7 @@ use crate::{
         Handlers, //
     },
     luo_quarantine::Quarantine,
+    luo_refusal::Refusal,
     luo_tokens::ByToken,
     luo_trace::Trace, //
 };
@@ -174,12 +175,11 @@ impl PreservedFiles {
         claims: &'static Claims,
     ) -> Result {
         let mut known = None;
-        let mut preserve = |file: ARef<File>| {
-            let bound = handlers.for_file(&file)?;
+        let mut preserve = |file: &ARef<File>, bound: Bound| {
             let handler = known.insert(bound.handler.clone());
-            let claim = claims.room()?.claim(bound.handler.id(&file))?;
+            let claim = claims.room()?.claim(bound.handler.id(file))?;
 
-            PreservedFile::new(file, bound, Some(claim)).inspect_err(|e| {
+            PreservedFile::new(file.clone(), bound, Some(claim)).inspect_err(|e| {
                 if may_print() {
                     pr_warn!(
                         "session '{}': token {:#x}: handler '{}': preserve failed: {:?}\n",
@@ -195,15 +195,19 @@ impl PreservedFiles {
         let trace = Trace::<tracepoint::Preserve>::begin();
         let result = self.add(token, || {
             let file = fget(fd)?;
-            let mut result = preserve(file.clone());
+            let mut bound = handlers.for_file(&file)?;
             for _ in 0..CHANGES {
-                // It has changed, and may be one for another handler now.
-                if !result.as_ref().is_err_and(|e| *e == EAGAIN) {
+                let compatible = *bound.handler.compatible();
+                match preserve(&file, bound) {
+                    // If it has changed, it may be one for another handler now.
+                    Err(e) if e == EAGAIN => bound = handlers.for_file(&file)?,
+                    result => return result,
+                }
+                if *bound.handler.compatible() == compatible {
                     break;
                 }
-                result = preserve(file.clone());
             }
-            result
+            Err(EAGAIN)
         });
         trace.file(
             session,
@@ -250,13 +254,22 @@ impl PreservedFiles {
     ///
     /// # Errors
     ///
-    /// What a handler returns; those frozen before are unfrozen then, in reverse order.
-    pub(crate) fn freeze(&mut self, session: &SessionName) -> Result {
+    /// What a handler returns; those frozen before are unfrozen then, in reverse order. [`E2BIG`] if
+    /// there are more than the next kernel can take.
+    pub(crate) fn freeze(&mut self, session: &SessionName, refusal: &Refusal) -> Result {
         let Some(lists) = &mut self.lists else {
             return Ok(());
         };
         let Lists { files, records } = &mut **lists;
         let mut failed = None;
+
+        records.check_length().inspect_err(|e| {
+            refusal.report(fmt!(
+                "session '{}': too many files for luo-v5: {:?}",
+                session,
+                e
+            ));
+        })?;
 
         for (index, (token, file)) in files.iter_mut().enumerate() {
             if !file.saved.handler().has_freeze() {
@@ -267,15 +280,13 @@ impl PreservedFiles {
             let handler = file.saved.handler().compatible();
             trace.file(session, token, Some(handler), &result);
             if let Err(e) = result {
-                if may_print() {
-                    pr_warn!(
-                        "session '{}': token {:#x}: handler '{}': freeze failed: {:?}\n",
-                        session,
-                        token,
-                        file.saved.handler().compatible(),
-                        e,
-                    );
-                }
+                refusal.report(fmt!(
+                    "session '{}': token {:#x}: handler '{}': freeze failed: {:?}",
+                    session,
+                    token,
+                    file.saved.handler().compatible(),
+                    e,
+                ));
                 failed = Some((index, e));
                 break;
             }
@@ -313,17 +324,6 @@ impl PreservedFiles {
         for (_, file) in lists.files.iter_mut().take(count).rev() {
             file.saved.unfreeze();
         }
-    }
-
-    /// How many bytes of content cross, as far as the handlers tell.
-    pub(crate) fn content(&self) -> u64 {
-        let Some(lists) = &self.lists else {
-            return 0;
-        };
-
-        lists.files.iter().fold(0, |sum: u64, (_, file)| {
-            sum.saturating_add(file.saved.content())
-        })
     }
 
     /// What to tell the next kernel about the files of the session `name`.
@@ -698,6 +698,7 @@ impl IncomingFiles {
         session: &SessionName,
         handlers: &Handlers,
         claims: &'static Claims,
+        refusal: &Refusal,
     ) -> Result<PreservedFiles> {
         let mut preserved = PreservedFiles::new();
 
@@ -708,7 +709,15 @@ impl IncomingFiles {
             let file = match incoming.retrieve(session, token, handlers, claims) {
                 Ok(file) => file,
                 // A shortage that may pass: then the kexec has to wait.
-                Err(e) if incoming.may_be_tried_again() => return Err(e),
+                Err(e) if incoming.may_be_tried_again() => {
+                    refusal.report(fmt!(
+                        "session '{}': token {:#x}: cannot be retrieved for the next kernel now: {:?}",
+                        session,
+                        token,
+                        e,
+                    ));
+                    return Err(e);
+                }
                 Err(_) => {
                     if may_print() {
                         pr_warn!("session '{}': token {:#x} is left behind\n", session, token,);
@@ -722,12 +731,12 @@ impl IncomingFiles {
                     PreservedFile::new(file, bound, None)
                 })
                 .inspect_err(|e| {
-                    pr_err!(
-                        "session '{}': token {:#x}: cannot cross again: {:?}\n",
+                    refusal.report(fmt!(
+                        "session '{}': token {:#x}: cannot cross again: {:?}",
                         session,
                         token,
                         e,
-                    );
+                    ));
                 })?;
         }
         Ok(preserved)

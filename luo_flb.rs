@@ -11,8 +11,9 @@
 //! here before the driver that understands it is, and stays while that driver comes and goes.
 //! Files and drivers that use the object are counted apart. Only files cross the kexec.
 //!
-//! Locks: those of one FLB, then the table of FLBs. A callback runs under the lock of one side of
-//! its FLB; it may ask for other FLBs, and for the other side of its own.
+//! Locks: one side of one FLB, then the table of FLBs, then what is registered of an FLB. A callback
+//! runs under the lock of one side of its FLB. All of these locks are of one class, so a callback must
+//! not ask for an object of any FLB.
 
 use core::fmt;
 
@@ -41,7 +42,10 @@ use crate::{
     },
     callbacks::{
         may_print,
+        FlbId,
+        FlbRef,
         LiveFlb,
+        PinnedFlb,
         Preserved,
         RegisteredFlb,
         Retrieved, //
@@ -56,6 +60,9 @@ pub(crate) struct Flb {
     name: Compatible,
     /// Whether the previous kernel handed it over.
     came_in: bool,
+    /// What the driver registered; nothing while its driver is not there.
+    #[pin]
+    registered: Mutex<Option<RegisteredFlb>>,
     #[pin]
     outgoing: Mutex<Outgoing>,
     #[pin]
@@ -73,6 +80,7 @@ struct Outgoing {
 
 /// The side of an FLB that came from the previous kernel.
 struct Incoming {
+    name: Compatible,
     files: u64,
     drivers: u64,
     state: State,
@@ -98,6 +106,7 @@ impl Flb {
             pin_init!(Self {
                 name,
                 came_in: !matches!(state, State::Absent),
+                registered <- new_mutex!(None, "luo::Flb::registered"),
                 outgoing <- new_mutex!(
                     Outgoing {
                         files: 0,
@@ -108,6 +117,7 @@ impl Flb {
                 ),
                 incoming <- new_mutex!(
                     Incoming {
+                        name: *name,
                         files,
                         drivers: 0,
                         state,
@@ -119,12 +129,24 @@ impl Flb {
         )
     }
 
+    /// Keeps what a driver has registered in memory; [`None`] if that is not there any more, or is
+    /// about to go.
+    fn pin(&self, id: FlbId) -> Option<PinnedFlb> {
+        let registered = self.registered.lock();
+        let flb = registered.as_ref()?.get();
+
+        if flb.id() != id {
+            return None;
+        }
+        flb.pin()
+    }
+
     /// Another file that depends on the FLB is being preserved.
-    fn take_file(&self, flb: &RegisteredFlb) -> Result {
+    fn take_file(&self, id: FlbId) -> Result {
         let mut outgoing = self.outgoing.lock();
 
         if outgoing.live.is_none() {
-            outgoing.live = Some(flb.preserve()?);
+            outgoing.live = Some(self.pin(id).ok_or(ENODEV)?.preserve()?);
         }
         outgoing.files = outgoing.files.saturating_add(1);
         Ok(())
@@ -139,18 +161,18 @@ impl Flb {
     }
 
     /// A file that depends on the FLB has been finished.
-    fn finish_file(&self, flb: &RegisteredFlb) {
+    fn finish_file(&self, id: FlbId) {
         let mut incoming = self.incoming.lock();
 
         incoming.files = incoming.files.saturating_sub(1);
-        incoming.end_if_unused(flb);
+        incoming.end_if_unused(id, || self.pin(id));
     }
 
     /// A driver asks for the outgoing object.
-    fn get_outgoing(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+    fn get_outgoing(&self, id: FlbId) -> Result<*mut c_void> {
         let mut outgoing = self.outgoing.lock();
         let live = outgoing.live.as_ref().ok_or(ENOENT)?;
-        let object = live.object(flb).ok_or(ENOENT)?;
+        let object = live.object(id).ok_or(ENOENT)?;
 
         // An FLB whose `preserve` made no object has none to give.
         if object.is_null() {
@@ -172,23 +194,23 @@ impl Flb {
     }
 
     /// A driver asks for the incoming object.
-    fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+    fn get_incoming(&self, flb: FlbRef<'_>) -> Result<*mut c_void> {
         let mut incoming = self.incoming.lock();
-        let object = incoming.object(flb)?;
+        let object = incoming.object(flb.id(), || flb.pin())?;
 
         incoming.drivers = incoming.drivers.checked_add(1).ok_or(EOVERFLOW)?;
         Ok(object)
     }
 
     /// A driver gives the incoming object back.
-    fn put_incoming(&self, flb: &RegisteredFlb) {
+    fn put_incoming(&self, flb: FlbRef<'_>) {
         let mut incoming = self.incoming.lock();
 
         match incoming.drivers.checked_sub(1) {
             Some(drivers) => incoming.drivers = drivers,
             None => pr_err!("FLB '{}': incoming object put too often\n", self.name),
         }
-        incoming.end_if_unused(flb);
+        incoming.end_if_unused(flb.id(), || flb.pin());
     }
 
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,22 +267,26 @@ impl Outgoing {
 }
 
 impl Incoming {
-    /// The object, which is made if it does not exist.
-    fn object(&mut self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+    /// The object of the FLB that `pin` keeps, which is made if it does not exist.
+    fn object(
+        &mut self,
+        id: FlbId,
+        pin: impl FnOnce() -> Option<PinnedFlb>,
+    ) -> Result<*mut c_void> {
         if let State::Waiting(data) = self.state {
+            // If the module is about to go, what was handed over is untouched.
+            let flb = pin().ok_or(ENODEV)?;
             self.state = match flb.retrieve(data) {
                 Ok(live) => State::Live(live),
-                // The module is about to go; what was handed over is untouched.
-                Err(e) if e == ENODEV => return Err(e),
                 Err(e) => {
-                    pr_warn!("FLB '{}': retrieve failed: {:?}\n", flb.compatible(), e);
+                    pr_warn!("FLB '{}': retrieve failed: {:?}\n", self.name, e);
                     State::Failed(e)
                 }
             };
         }
 
         match &self.state {
-            State::Live(live) => live.object(flb).ok_or(EEXIST),
+            State::Live(live) => live.object(id).ok_or(EEXIST),
             State::Failed(e) => Err(*e),
             State::Finished => Err(ENODATA),
             State::Absent | State::Waiting(_) => Err(ENOENT),
@@ -268,11 +294,11 @@ impl Incoming {
     }
 
     /// Finishes the object once nobody needs it, even if nobody ever asked for it.
-    fn end_if_unused(&mut self, flb: &RegisteredFlb) {
+    fn end_if_unused(&mut self, id: FlbId, pin: impl FnOnce() -> Option<PinnedFlb>) {
         if self.files > 0 || self.drivers > 0 {
             return;
         }
-        if matches!(self.state, State::Waiting(_)) && self.object(flb).is_err() {
+        if matches!(self.state, State::Waiting(_)) && self.object(id, pin).is_err() {
             return;
         }
         if matches!(self.state, State::Live(_)) {
@@ -284,14 +310,14 @@ impl Incoming {
 /// A file handler's dependency on an FLB.
 struct Link {
     flb: Arc<Flb>,
-    registered: RegisteredFlb,
+    id: FlbId,
     /// Whether the dependency still exists. Ending it must not need memory, and sets are shared.
     ended: Atomic<bool>,
 }
 
 impl Link {
-    fn is(&self, registered: &RegisteredFlb) -> bool {
-        self.registered == *registered && !self.ended.load(Acquire)
+    fn is(&self, id: FlbId) -> bool {
+        self.id == id && !self.ended.load(Acquire)
     }
 }
 
@@ -307,8 +333,8 @@ impl FlbSet {
         Ok(Arc::new(Self { links: KVec::new() }, GFP_KERNEL)?)
     }
 
-    pub(crate) fn contains(&self, flb: &RegisteredFlb) -> bool {
-        self.links.iter().any(|link| link.is(flb))
+    pub(crate) fn contains(&self, id: FlbId) -> bool {
+        self.links.iter().any(|link| link.is(id))
     }
 
     /// The set with one more FLB.
@@ -316,7 +342,7 @@ impl FlbSet {
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(crate) fn with(&self, flb: Arc<Flb>, registered: RegisteredFlb) -> Result<Arc<Self>> {
+    pub(crate) fn with(&self, flb: Arc<Flb>, id: FlbId) -> Result<Arc<Self>> {
         let mut links = KVec::with_capacity(self.links.len() + 1, GFP_KERNEL)?;
 
         for link in self.links.iter().filter(|link| !link.ended.load(Acquire)) {
@@ -324,7 +350,7 @@ impl FlbSet {
         }
         let link = Link {
             flb,
-            registered,
+            id,
             ended: Atomic::new(false),
         };
         links.push(Arc::new(link, GFP_KERNEL)?, GFP_KERNEL)?;
@@ -332,18 +358,18 @@ impl FlbSet {
     }
 
     /// Ends the dependency on an FLB. Files preserved with it go on using it.
-    pub(crate) fn end(&self, registered: &RegisteredFlb) {
-        for link in self.links.iter().filter(|link| link.is(registered)) {
+    pub(crate) fn end(&self, id: FlbId) {
+        for link in self.links.iter().filter(|link| link.is(id)) {
             link.ended.store(true, Release);
         }
     }
 
     /// All FLBs of the set.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &RegisteredFlb> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FlbId> + '_ {
         self.links
             .iter()
             .filter(|link| !link.ended.load(Acquire))
-            .map(|link| &link.registered)
+            .map(|link| link.id)
     }
 
     /// A file is being preserved: preserves those FLBs for which it is the first.
@@ -359,7 +385,7 @@ impl FlbSet {
 
         for (bit, link) in bits().zip(&used.set.links) {
             if !link.ended.load(Acquire) {
-                link.flb.take_file(&link.registered).inspect_err(|e| {
+                link.flb.take_file(link.id).inspect_err(|e| {
                     if may_print() {
                         pr_warn!("FLB '{}': preserve failed: {:?}\n", link.flb.name, e);
                     }
@@ -374,7 +400,7 @@ impl FlbSet {
     pub(crate) fn finish(&self) {
         for link in self.links.iter().rev() {
             if !link.ended.load(Acquire) {
-                link.flb.finish_file(&link.registered);
+                link.flb.finish_file(link.id);
             }
         }
     }
@@ -413,12 +439,18 @@ pub(crate) struct Flbs {
     quarantine: Quarantine,
 }
 
-/// An FLB, and who stands behind it now.
+/// An FLB, and with how many file handlers its driver has registered it.
 struct Entry {
     flb: Arc<Flb>,
-    /// What the driver registered, and with how many file handlers. Nothing, if it came from the
-    /// previous kernel and its driver is not there.
-    registered: Option<(RegisteredFlb, usize)>,
+    users: usize,
+}
+
+impl Entry {
+    /// Whether the FLB that is registered is that one.
+    fn is(&self, id: FlbId) -> bool {
+        let registered = self.flb.registered.lock();
+        registered.as_ref().is_some_and(|by| by.get().id() == id)
+    }
 }
 
 impl Flbs {
@@ -443,55 +475,43 @@ impl Flbs {
     /// - [`ENOMEM`].
     pub(crate) fn register(&self, flb: RegisteredFlb) -> Result<Arc<Flb>> {
         let mut table = self.table.lock();
+        let (id, name) = (flb.get().id(), *flb.get().compatible());
+        let registered = table.iter().filter(|entry| entry.users > 0).count();
 
-        let registered = table.iter().filter(|e| e.registered.is_some()).count();
-        let known = table.iter_mut().find(|e| e.flb.name == *flb.compatible());
-        match known {
-            Some(Entry {
-                flb: known,
-                registered: Some((by, users)),
-            }) => {
-                if *by != flb {
+        let entry = match table.iter_mut().find(|entry| entry.flb.name == name) {
+            Some(entry) if entry.users > 0 => {
+                if !entry.is(id) {
                     return Err(EEXIST);
                 }
-                *users = users.checked_add(1).ok_or(EOVERFLOW)?;
-                Ok(known.clone())
+                entry.users = entry.users.checked_add(1).ok_or(EOVERFLOW)?;
+                return Ok(entry.flb.clone());
             }
-            _ if registered >= FlbBlock::CAPACITY => Err(ENOSPC),
-            Some(entry) => {
-                entry.registered = Some((flb, 1));
-                Ok(entry.flb.clone())
-            }
+            _ if registered >= FlbBlock::CAPACITY => return Err(ENOSPC),
+            Some(entry) => entry,
             None => {
-                let new = Flb::new(*flb.compatible(), 0, State::Absent)?;
-                table.push(
-                    Entry {
-                        flb: new.clone(),
-                        registered: Some((flb, 1)),
-                    },
-                    GFP_KERNEL,
-                )?;
-                Ok(new)
+                let flb = Flb::new(name, 0, State::Absent)?;
+                table.push(Entry { flb, users: 0 }, GFP_KERNEL)?;
+                table.last_mut().ok_or(ENOMEM)?
             }
-        }
+        };
+        *entry.flb.registered.lock() = Some(flb);
+        entry.users = 1;
+        Ok(entry.flb.clone())
     }
 
-    /// Takes back what [`Flbs::register`] did.
-    pub(crate) fn unregister(&self, flb: &RegisteredFlb) {
+    /// Takes back what [`Flbs::register`] did. Afterwards nobody begins to use what the driver
+    /// registered.
+    pub(crate) fn unregister(&self, id: FlbId) {
         let mut table = self.table.lock();
 
-        for entry in table.iter_mut() {
-            if let Some((by, users)) = &mut entry.registered {
-                if by == flb {
-                    *users -= 1;
-                    if *users == 0 {
-                        entry.registered = None;
-                    }
-                }
+        for entry in table.iter_mut().filter(|entry| entry.is(id)) {
+            entry.users = entry.users.saturating_sub(1);
+            if entry.users == 0 {
+                *entry.flb.registered.lock() = None;
             }
         }
         // What was handed over must outlive its driver, and so must the fact that it is finished.
-        table.retain(|entry| entry.registered.is_some() || entry.flb.came_in);
+        table.retain(|entry| entry.users > 0 || entry.flb.came_in);
     }
 
     /// Gets the outgoing object for a driver.
@@ -499,12 +519,12 @@ impl Flbs {
     /// # Errors
     ///
     /// [`ENOENT`] if there is none.
-    pub(crate) fn get_outgoing(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
-        self.find(flb).ok_or(ENOENT)?.get_outgoing(flb)
+    pub(crate) fn get_outgoing(&self, flb: FlbRef<'_>) -> Result<*mut c_void> {
+        self.find(flb).ok_or(ENOENT)?.get_outgoing(flb.id())
     }
 
     /// Ends what [`Flbs::get_outgoing`] began.
-    pub(crate) fn put_outgoing(&self, flb: &RegisteredFlb) {
+    pub(crate) fn put_outgoing(&self, flb: FlbRef<'_>) {
         if let Some(flb) = self.find(flb) {
             flb.put_outgoing();
         }
@@ -520,7 +540,7 @@ impl Flbs {
     /// - [`ENODEV`] if the module of the FLB is about to go.
     /// - [`EEXIST`] if another FLB of that name made the object.
     /// - What the driver returned when it tried to make it, now or earlier.
-    pub(crate) fn get_incoming(&self, flb: &RegisteredFlb) -> Result<*mut c_void> {
+    pub(crate) fn get_incoming(&self, flb: FlbRef<'_>) -> Result<*mut c_void> {
         if !self.has_incoming {
             return Err(ENODATA);
         }
@@ -535,7 +555,7 @@ impl Flbs {
     }
 
     /// Ends what [`Flbs::get_incoming`] began.
-    pub(crate) fn put_incoming(&self, flb: &RegisteredFlb) {
+    pub(crate) fn put_incoming(&self, flb: FlbRef<'_>) {
         if let Some(found) = self.find(flb) {
             found.put_incoming(flb);
         }
@@ -581,7 +601,7 @@ impl Flbs {
         Ok(all)
     }
 
-    fn find(&self, flb: &RegisteredFlb) -> Option<Arc<Flb>> {
+    fn find(&self, flb: FlbRef<'_>) -> Option<Arc<Flb>> {
         let table = self.table.lock();
         let entry = table.iter().find(|e| e.flb.name == *flb.compatible())?;
 
@@ -650,7 +670,7 @@ impl IncomingFlbs {
             Ok(flb) => self.table.push(
                 Entry {
                     flb: Flb::new(flb.name, flb.count, State::Waiting(flb.data))?,
-                    registered: None,
+                    users: 0,
                 },
                 GFP_KERNEL,
             )?,
@@ -758,11 +778,13 @@ mod tests {
         let registered = {
             let table = luo().ok_or(EOPNOTSUPP)?.flbs.table.lock();
             let entry = table.iter().find(|e| e.flb.name == name).ok_or(ENOENT)?;
-            entry.registered.ok_or(ENOENT)?.0
+            let registered = entry.flb.registered.lock();
+            registered.as_ref().ok_or(ENOENT)?.another()
         };
 
         CALLS.store(0, Relaxed);
         let flb = Flb::new(name, files, State::Waiting(data))?;
+        *flb.registered.lock() = Some(registered.another());
         Ok((flb, registered, registration))
     }
 
@@ -774,11 +796,11 @@ mod tests {
     fn what_nobody_fetched_is_finished_with_the_last_file() -> Result {
         let (flb, by, _registration) = incoming(2, 7)?;
 
-        flb.finish_file(&by);
+        flb.finish_file(by.get().id());
         assert!(calls() == 0);
-        flb.finish_file(&by);
+        flb.finish_file(by.get().id());
         assert!(calls() == 101);
-        assert!(flb.get_incoming(&by).err() == Some(ENODATA));
+        assert!(flb.get_incoming(by.get()).err() == Some(ENODATA));
         assert!(calls() == 101);
         Ok(())
     }
@@ -788,14 +810,14 @@ mod tests {
         let (flb, by, _registration) = incoming(1, 7)?;
 
         for _ in 0..3 {
-            flb.get_incoming(&by)?;
+            flb.get_incoming(by.get())?;
         }
-        flb.put_incoming(&by);
+        flb.put_incoming(by.get());
         assert!(calls() == 1);
-        flb.finish_file(&by);
-        flb.put_incoming(&by);
+        flb.finish_file(by.get().id());
+        flb.put_incoming(by.get());
         assert!(calls() == 1);
-        flb.put_incoming(&by);
+        flb.put_incoming(by.get());
         assert!(calls() == 101);
         Ok(())
     }
@@ -805,9 +827,9 @@ mod tests {
         let (flb, by, _registration) = incoming(1, 0)?;
 
         for _ in 0..3 {
-            assert!(flb.get_incoming(&by).err() == Some(ENXIO));
+            assert!(flb.get_incoming(by.get()).err() == Some(ENXIO));
         }
-        flb.finish_file(&by);
+        flb.finish_file(by.get().id());
         assert!(calls() == 1);
         Ok(())
     }
@@ -817,9 +839,9 @@ mod tests {
         let (flb, by, _registration) = incoming(1, 7)?;
 
         for _ in 0..3 {
-            flb.finish_file(&by);
+            flb.finish_file(by.get().id());
         }
-        flb.put_incoming(&by);
+        flb.put_incoming(by.get());
         assert!(calls() == 101);
         Ok(())
     }

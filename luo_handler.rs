@@ -28,6 +28,7 @@ use kernel::{
 use crate::{
     abi::Compatible,
     callbacks::{
+        FlbId,
         Handler,
         RegisteredFlb,
         RegisteredHandler, //
@@ -215,15 +216,16 @@ impl Handlers {
             .find(|entry| entry.handler.is(handler))
             .ok_or(EINVAL)?;
 
-        if entry.flbs.contains(&flb) {
+        let id = flb.get().id();
+        if entry.flbs.contains(id) {
             return Err(EEXIST);
         }
 
         let known = flbs.register(flb)?;
         entry.flbs = entry
             .flbs
-            .with(known, flb)
-            .inspect_err(|_| flbs.unregister(&flb))?;
+            .with(known, id)
+            .inspect_err(|_| flbs.unregister(id))?;
         Ok(())
     }
 
@@ -235,7 +237,7 @@ impl Handlers {
     pub(crate) fn unlink(
         &self,
         handler: NonNull<bindings::liveupdate_file_handler>,
-        flb: &RegisteredFlb,
+        flb: FlbId,
         flbs: &Flbs,
     ) -> Result {
         let table = self.table.lock();
@@ -261,8 +263,9 @@ impl Handlers {
         table
             .entries
             .iter()
-            .find(|entry| entry.handler.can_preserve(file))
-            .and_then(Entry::bind)
+            .filter(|entry| entry.handler.can_preserve(file))
+            // One whose module is about to go cannot be bound.
+            .find_map(Entry::bind)
             .ok_or(ENOENT)
     }
 

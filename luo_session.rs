@@ -30,7 +30,8 @@ use core::fmt::{
 use kernel::{
     anon_inode::{
         self,
-        AnonFile, //
+        AnonFile,
+        LastPut, //
     },
     fs::{
         file::FileDescriptorReservation,
@@ -96,7 +97,8 @@ use crate::{
         Named, //
     },
     luo_quarantine::Quarantine,
-    luo_state::Tally,
+    luo_refusal::Refusal,
+    luo_state::Standing,
     luo_trace::Trace,
     uapi::{
         self,
@@ -126,7 +128,8 @@ impl SessionInfo for Arc<Session<Outgoing>> {
         let state = self.state.lock();
         let phase = match state.phase {
             Phase::Open => "open",
-            Phase::Sealed { .. } => "sealed",
+            Phase::Held { frozen: false, .. } => "held",
+            Phase::Held { frozen: true, .. } => "sealed",
             Phase::Closed => "closed",
         };
 
@@ -147,6 +150,7 @@ impl SessionInfo for Arc<Session<Incoming>> {
         let state = self.state.lock();
         let phase = match (&state.sealed, state.phase) {
             (Some(_), _) => "sealed",
+            (None, _) if state.held => "held",
             (None, IncomingPhase::Waiting) => "waiting",
             (None, IncomingPhase::Retrieved) => "retrieved",
             (None, IncomingPhase::Closed) => "closed",
@@ -229,14 +233,16 @@ pub(crate) struct Outgoing {
 }
 
 /// What may be done with an outgoing session.
-#[derive(Copy, Clone, PartialEq, Eq)]
+#[derive(Copy, Clone)]
 enum Phase {
     /// Anything.
     Open,
-    /// Nothing: it has been written down for the next kernel.
-    Sealed {
-        /// Its descriptor was closed since; it goes if the kexec does not happen.
-        closed: bool,
+    /// Nothing: a kexec has begun.
+    Held {
+        /// Its files are frozen, and it is written down for the next kernel.
+        frozen: bool,
+        /// How its descriptor was closed since; it goes if the kexec does not happen.
+        closed: Option<LastPut>,
     },
     /// Nothing: it has no files any more, and is about to leave the table.
     Closed,
@@ -249,7 +255,7 @@ impl Session<Outgoing> {
         arg.check_writable()?;
 
         let mut state = self.state.lock();
-        if state.phase != Phase::Open {
+        if !matches!(state.phase, Phase::Open) {
             return Err(EBUSY);
         }
         state.files.preserve(
@@ -263,34 +269,55 @@ impl Session<Outgoing> {
         Ok(())
     }
 
-    /// Freezes the files, and says what to tell the next kernel; [`None`] if the session is about
-    /// to go.
-    fn seal(&self, counts: &mut Counts) -> Result<Option<SessionHeader>> {
+    /// Keeps the session as it is from now on, until [`Session::unseal`]. Whoever is changing it, or
+    /// closing it, has done so when this returns.
+    fn hold(&self) {
         let mut state = self.state.lock();
-        if state.phase != Phase::Open {
-            return Ok(None);
+        if matches!(state.phase, Phase::Open) {
+            state.phase = Phase::Held {
+                frozen: false,
+                closed: None,
+            };
         }
+    }
+
+    /// Freezes the files, and says what to tell the next kernel; [`None`] if the session was closed
+    /// before it was held.
+    fn seal(&self) -> Result<Option<SessionHeader>> {
+        let mut state = self.state.lock();
+        let Phase::Held { closed, .. } = state.phase else {
+            return Ok(None);
+        };
 
         let trace = Trace::<tracepoint::Serialize>::begin();
-        let result = state.files.freeze(&self.name);
+        let result = state.files.freeze(&self.name, &self.luo.refusal);
         trace.session(&self.name, &result);
         result?;
-        state.phase = Phase::Sealed { closed: false };
-        counts.add_content(state.files.content());
+        state.phase = Phase::Held {
+            frozen: true,
+            closed,
+        };
         Ok(Some(state.files.info(&self.name)))
     }
 
-    /// Undoes [`Session::seal`].
+    /// Whether the session is written down for the next kernel.
+    fn is_sealed(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Held { frozen: true, .. })
+    }
+
+    /// Undoes [`Session::hold`] and [`Session::seal`].
     fn unseal(&self) {
         let mut state = self.state.lock();
-        let Phase::Sealed { closed } = state.phase else {
+        let Phase::Held { frozen, closed } = state.phase else {
             return;
         };
 
-        state.files.unfreeze();
+        if frozen {
+            state.files.unfreeze();
+        }
         state.phase = Phase::Open;
-        if closed {
-            state.close(&self.name, &self.luo.standing.outgoing);
+        if let Some(last) = closed {
+            state.close(&self.name, &self.luo.standing, last);
         }
     }
 }
@@ -298,18 +325,22 @@ impl Session<Outgoing> {
 impl Outgoing {
     /// Lets go of all files, unless they are on their way to the next kernel. Returns whether the
     /// session is to leave the table.
-    fn close(&mut self, session: &SessionName, tally: &Tally) -> bool {
-        match self.phase {
+    fn close(&mut self, session: &SessionName, standing: &Standing, last: LastPut) -> bool {
+        match &mut self.phase {
             Phase::Open => {
-                if self.files.len() > 0 {
-                    tally.remove_files(self.files.len());
+                let files = self.files.len();
+                if files > 0 {
+                    if let LastPut::Killed(holder) = last {
+                        standing.lost(session, files, &holder);
+                    }
+                    standing.outgoing.remove_files(files);
                     self.files.unpreserve(session);
                 }
                 self.phase = Phase::Closed;
                 true
             }
-            Phase::Sealed { .. } => {
-                self.phase = Phase::Sealed { closed: true };
+            Phase::Held { closed, .. } => {
+                *closed = Some(last);
                 false
             }
             Phase::Closed => false,
@@ -324,8 +355,8 @@ struct OutgoingFile;
 impl AnonFile for OutgoingFile {
     type Ptr = Arc<Session<Outgoing>>;
 
-    fn release(session: Self::Ptr) {
-        session.luo.outgoing.close(&session);
+    fn release(session: Self::Ptr, last: LastPut) {
+        session.luo.outgoing.close(&session, last);
     }
 
     fn ioctl(session: ArcBorrow<'_, Session<Outgoing>>, cmd: u32, arg: usize) -> Result<isize> {
@@ -408,17 +439,14 @@ impl OutgoingSessions {
         }
         session
             .new_file::<OutgoingFile>(session.clone())
-            .inspect_err(|_| self.close(&session))
+            .inspect_err(|_| self.close(&session, LastPut::Closed))
     }
 
     /// Nobody holds on to a session any more.
-    fn close(&self, session: &Arc<Session<Outgoing>>) {
+    fn close(&self, session: &Arc<Session<Outgoing>>, last: LastPut) {
         let standing = &session.luo.standing;
 
-        let leaves = session
-            .state
-            .lock()
-            .close(&session.name, &standing.outgoing);
+        let leaves = session.state.lock().close(&session.name, standing, last);
         let left = leaves && self.table.lock().remove(session);
         if left && standing.outgoing.remove_session() {
             standing.changed();
@@ -449,6 +477,11 @@ impl OutgoingSessions {
         Ok(())
     }
 
+    /// Keeps all sessions as they are from now on, and others from being made.
+    fn hold(&self) {
+        self.table.lock().hold();
+    }
+
     /// Freezes all sessions and writes them down.
     ///
     /// # Errors
@@ -458,9 +491,13 @@ impl OutgoingSessions {
         self.table.lock().seal()
     }
 
-    /// Whether there is a session of that name.
-    fn has(&self, name: &HashedName) -> bool {
-        self.table.lock().sessions.get(name).is_some()
+    /// Whether a session of that name is written down for the next kernel.
+    fn has_sealed(&self, name: &HashedName) -> bool {
+        let table = self.table.lock();
+        table
+            .sessions
+            .get(name)
+            .is_some_and(|found| found.is_sealed())
     }
 
     /// Writes an incoming session down among the sealed ones.
@@ -479,7 +516,7 @@ impl OutgoingSessions {
     fn check_files(&self, checks: &mut OutgoingChecks) -> Result {
         for session in self.table.lock().sessions.iter() {
             let state = session.state.lock();
-            if let Phase::Sealed { .. } = state.phase {
+            if let Phase::Held { frozen: true, .. } = state.phase {
                 state.files.check(checks)?;
             }
         }
@@ -489,6 +526,17 @@ impl OutgoingSessions {
     /// Adds the checks of the sessions themselves.
     fn check(&self, checks: &mut OutgoingChecks) -> Result {
         checks.add_sessions(&self.table.lock().records)
+    }
+
+    /// Checks that the next kernel can read all that are written down.
+    ///
+    /// # Errors
+    ///
+    /// [`E2BIG`].
+    fn check_length(&self, refusal: &Refusal) -> Result {
+        self.table.lock().records.check_length().inspect_err(|e| {
+            refusal.report(fmt!("too many sessions for luo-v5: {:?}", e));
+        })
     }
 
     /// Where the next kernel finds the first session.
@@ -525,12 +573,18 @@ impl OutgoingTable {
         removed
     }
 
+    fn hold(&mut self) {
+        self.sealed = true;
+        for session in self.sessions.iter() {
+            session.hold();
+        }
+    }
+
     fn seal(&mut self) -> Result<Counts> {
         let mut counts = Counts::default();
 
-        self.sealed = true;
         for session in self.sessions.iter() {
-            if let Some(info) = session.seal(&mut counts)? {
+            if let Some(info) = session.seal()? {
                 self.records.push(&SessionRecord::new(&info))?;
                 counts.add(info.count);
             }
@@ -547,7 +601,7 @@ impl OutgoingTable {
             session.unseal();
         }
         self.sessions.retain(|session| {
-            let closed = session.state.lock().phase == Phase::Closed;
+            let closed = matches!(session.state.lock().phase, Phase::Closed);
             if closed {
                 session.luo.standing.outgoing.remove_session();
             }
@@ -581,8 +635,13 @@ impl Seal {
 
         // An earlier kexec may have come as far as this, and then back.
         seal.undo();
+        // All before the first one is frozen: what one session gives up may be beside, or the same as,
+        // what another one hands over.
+        luo.incoming.hold();
+        luo.outgoing.hold();
         seal.counts = luo.outgoing.seal()?;
         luo.incoming.seal(&luo.outgoing, &mut seal.counts)?;
+        luo.outgoing.check_length(&luo.refusal)?;
         Ok(seal)
     }
 
@@ -647,6 +706,8 @@ impl Drop for Seal {
 pub(crate) struct Incoming {
     files: IncomingFiles,
     phase: IncomingPhase,
+    /// Whether a kexec has begun, so that nothing may change.
+    held: bool,
     /// The files on their way to the next kernel, once the session is sealed.
     sealed: Option<PreservedFiles>,
 }
@@ -658,7 +719,7 @@ enum IncomingPhase {
     Waiting,
     /// There is a descriptor on it.
     Retrieved,
-    /// There was a descriptor on it, which was closed while the session was sealed.
+    /// There was a descriptor on it, which was closed while the session was held.
     Closed,
     /// There is a descriptor on it, but nothing in it any more.
     Finished,
@@ -698,14 +759,34 @@ impl Session<Incoming> {
         Ok(())
     }
 
-    /// The descriptor was closed. Returns whether the session is to leave the table.
-    fn close(&self) -> bool {
+    /// The last reference to the descriptor is gone. Returns whether the session is to leave the
+    /// table.
+    fn close(&self, last: LastPut) -> bool {
         let mut state = self.state.lock();
 
-        if state.sealed.is_some() {
+        if let LastPut::Killed(holder) = last {
+            // Whoever was killed has not decided to discard anything.
+            if state.phase != IncomingPhase::Finished {
+                state.phase = IncomingPhase::Waiting;
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': its holder {} was killed, it can be retrieved again\n",
+                        *self.name,
+                        holder,
+                    );
+                }
+                return false;
+            }
+        }
+        if state.held {
             state.phase = IncomingPhase::Closed;
             return false;
         }
+        self.finish_closed(&mut state)
+    }
+
+    /// Finishes a session whose descriptor was closed. Returns whether it is to leave the table.
+    fn finish_closed(&self, state: &mut Incoming) -> bool {
         match state.finish(self) {
             Ok(_) => true,
             Err(e) => {
@@ -722,9 +803,15 @@ impl Session<Incoming> {
         }
     }
 
+    /// Keeps the session as it is from now on, until [`Session::unseal`]. Whoever is changing it has
+    /// done so when this returns.
+    fn hold(&self) {
+        self.state.lock().held = true;
+    }
+
     /// Preserves the files again, and says what to tell the next kernel; [`None`] if the session
     /// is finished.
-    fn seal(&self, counts: &mut Counts) -> Result<Option<SessionHeader>> {
+    fn seal(&self) -> Result<Option<SessionHeader>> {
         let mut state = self.state.lock();
         if state.phase == IncomingPhase::Finished {
             return Ok(None);
@@ -733,27 +820,33 @@ impl Session<Incoming> {
         let trace = Trace::<tracepoint::Serialize>::begin();
         let result = state
             .files
-            .preserve_again(&self.name, &self.luo.handlers, &self.luo.claims)
-            .and_then(|mut files| files.freeze(&self.name).map(|()| files));
+            .preserve_again(
+                &self.name,
+                &self.luo.handlers,
+                &self.luo.claims,
+                &self.luo.refusal,
+            )
+            .and_then(|mut files| {
+                files.freeze(&self.name, &self.luo.refusal)?;
+                Ok(files)
+            });
         trace.session(&self.name, &result);
         let files = result?;
         let info = files.info(&self.name);
-        counts.add_content(files.content());
         state.sealed = Some(files);
         Ok(Some(info))
     }
 
-    /// Undoes [`Session::seal`]. Returns whether the session is to leave the table.
+    /// Undoes [`Session::hold`] and [`Session::seal`]. Returns whether the session is to leave the
+    /// table.
     fn unseal(&self) -> bool {
-        let closed = {
-            let mut state = self.state.lock();
-            if let Some(mut files) = state.sealed.take() {
-                files.unfreeze();
-            }
-            state.phase == IncomingPhase::Closed
-        };
+        let mut state = self.state.lock();
 
-        closed && self.close()
+        state.held = false;
+        if let Some(mut files) = state.sealed.take() {
+            files.unfreeze();
+        }
+        state.phase == IncomingPhase::Closed && self.finish_closed(&mut state)
     }
 }
 
@@ -780,9 +873,9 @@ impl Incoming {
     ///
     /// [`EBUSY`] if the session is on its way to the next kernel.
     fn unsealed(&mut self) -> Result<&mut Self> {
-        match self.sealed {
-            Some(_) => Err(EBUSY),
-            None => Ok(self),
+        match self.held {
+            true => Err(EBUSY),
+            false => Ok(self),
         }
     }
 }
@@ -799,12 +892,12 @@ pub(crate) struct IncomingFile {
 impl AnonFile for IncomingFile {
     type Ptr = Arc<IncomingFile>;
 
-    fn release(this: Self::Ptr) {
+    fn release(this: Self::Ptr, last: LastPut) {
         let session = &this.session;
 
         if !this.handed_out.load(Acquire) {
             session.state.lock().phase = IncomingPhase::Waiting;
-        } else if session.close() {
+        } else if session.close(last) {
             session.luo.incoming.remove(session);
             if session.luo.standing.incoming.sessions() == 0 {
                 session.luo.sessions_ended();
@@ -855,8 +948,6 @@ pub(crate) struct IncomingSessions {
 pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) files: u64,
-    /// How many bytes of content, as far as handlers tell; of what goes out.
-    pub(crate) content: u64,
     /// Whether there was more, which is damaged.
     pub(crate) damaged: bool,
 }
@@ -872,10 +963,6 @@ impl Counts {
     fn add(&mut self, files: u64) {
         self.sessions = self.sessions.saturating_add(1);
         self.files = self.files.saturating_add(files);
-    }
-
-    fn add_content(&mut self, bytes: u64) {
-        self.content = self.content.saturating_add(bytes);
     }
 
     /// How many bytes their records have.
@@ -994,6 +1081,7 @@ impl IncomingSessions {
                     Incoming {
                         files,
                         phase: IncomingPhase::Waiting,
+                        held: false,
                         sealed: None,
                     },
                     "luo::Session<Incoming>"
@@ -1068,6 +1156,13 @@ impl IncomingSessions {
         self.quarantine.as_ref().filter(|all| !all.is_empty())
     }
 
+    /// Keeps all sessions as they are from now on.
+    fn hold(&self) {
+        for session in self.table.lock().iter() {
+            session.hold();
+        }
+    }
+
     /// Preserves all sessions again and writes them down among the outgoing ones.
     ///
     /// # Errors
@@ -1077,12 +1172,12 @@ impl IncomingSessions {
         let table = self.table.lock();
 
         for session in table.iter() {
-            if outgoing.has(&session.name) {
+            if outgoing.has_sealed(&session.name) {
                 pr_warn!(
                     "incoming session '{}' is left behind: there is a new one of that name\n",
                     *session.name,
                 );
-            } else if let Some(info) = session.seal(counts)? {
+            } else if let Some(info) = session.seal()? {
                 outgoing.write_too(&info)?;
                 counts.add(info.count);
             }

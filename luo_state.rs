@@ -8,7 +8,9 @@
 use core::fmt;
 
 use kernel::{
+    anon_inode::Holder,
     kho::Clocks,
+    prelude::*,
     sync::{
         atomic::{
             Atomic,
@@ -26,8 +28,10 @@ use crate::{
             PhaseTimes,
             Stamp, //
         },
-        RootFormat, //
+        RootFormat,
+        SessionName, //
     },
+    callbacks::may_print,
     luo_subsystem::{
         Phase,
         Subsystems, //
@@ -171,6 +175,8 @@ pub(crate) struct Standing {
     /// How many microseconds later the device was opened first; [`None`] if that cannot be told.
     blackout: SetOnce<Option<u64>>,
     directory: SetOnce<Directory>,
+    /// How many outgoing sessions with files have gone because their holder was killed.
+    lost: Atomic<usize>,
     /// Whether anybody has read the state. Until then nobody waits for it to change.
     watched: Atomic<bool>,
 }
@@ -189,6 +195,7 @@ impl Standing {
             timings,
             blackout: SetOnce::new(),
             directory: SetOnce::new(),
+            lost: Atomic::new(0),
             watched: Atomic::new(false),
         }
     }
@@ -223,6 +230,24 @@ impl Standing {
         if let Some(directory) = self.directory.as_ref() {
             directory.notify::<luo_sysfs::State>();
         }
+    }
+
+    /// An outgoing session with `files` files goes, because its holder was killed.
+    pub(crate) fn lost(&self, session: &SessionName, files: usize, holder: &Holder) {
+        self.lost.fetch_add(1, Relaxed);
+        if may_print() {
+            pr_warn!(
+                "session '{}': its holder {} was killed, its {} files are no longer preserved\n",
+                session,
+                holder,
+                files,
+            );
+        }
+    }
+
+    /// How many there have been.
+    pub(crate) fn lost_sessions(&self) -> usize {
+        self.lost.load(Relaxed)
     }
 
     /// The device was opened.

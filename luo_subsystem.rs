@@ -375,12 +375,16 @@ impl Subsystems {
     }
 
     /// If there is nobody to be told that an update is over, it is over. Returns whether it is now.
+    /// While somebody registers, is told of an event, or a kexec is under way, it is not; this never
+    /// waits for that.
     pub(crate) fn settle(&self) -> bool {
         if self.phase() != Phase::Updated {
             return false;
         }
 
-        let table = self.table.write();
+        let Some(table) = self.table.try_write() else {
+            return false;
+        };
         let over = self.phase() == Phase::Updated
             && table.entries.is_empty()
             && table.came.iter().next().is_none();

@@ -29,7 +29,7 @@ use crate::{
 
 static ALWAYS: Attributes<1> = Attributes::new().with::<Enabled>(0);
 
-static WHILE_ON: Attributes<8> = Attributes::new()
+static WHILE_ON: Attributes<10> = Attributes::new()
     .with::<State>(0)
     .with::<Number>(1)
     .with::<Abi>(2)
@@ -37,7 +37,9 @@ static WHILE_ON: Attributes<8> = Attributes::new()
     .with::<Outgoing>(4)
     .with::<BlackoutUs>(5)
     .with::<Prepare>(6)
-    .with::<Finish>(7);
+    .with::<Finish>(7)
+    .with::<LostSessions>(8)
+    .with::<Refused>(9);
 
 /// Makes the directory.
 ///
@@ -204,5 +206,29 @@ impl Attribute for Finish {
             b"1" => on()?.finish(),
             _ => Err(EINVAL),
         }
+    }
+}
+
+/// How many sessions with files are gone because their holder was killed before the kexec.
+struct LostSessions;
+
+#[vtable]
+impl Attribute for LostSessions {
+    const NAME: &'static CStr = c"lost_sessions";
+
+    fn show(to: &mut dyn fmt::Write) -> Result {
+        Ok(writeln!(to, "{}", on()?.standing.lost_sessions())?)
+    }
+}
+
+/// Why the last kexec was refused; nothing if none was.
+struct Refused;
+
+#[vtable]
+impl Attribute for Refused {
+    const NAME: &'static CStr = c"refused";
+
+    fn show(to: &mut dyn fmt::Write) -> Result {
+        on()?.refusal.show(to)
     }
 }

@@ -14,7 +14,6 @@
 //!       luo-crc32c = <u32: over all numbers here>;
 //!       luo-reboot-stamp = <u64 u64 u64: see [`stamp`](super::stamp)>;
 //!       luo-phase-times = <u64 u64: likewise>;
-//!       luo-content-bytes = <u64: likewise>;
 //!       luo-session {
 //!           compatible = "luo-session-v2";
 //!           luo-session-header = <u64: address of the first session block, or 0>;
@@ -68,7 +67,6 @@ use super::{
     stamp::{
         PhaseTimes,
         Stamp,
-        CONTENT_PROPERTY,
         STAMP_PROPERTY,
         TIMES_PROPERTY, //
     },
@@ -155,8 +153,6 @@ pub struct Extras<'a> {
     pub stamp: Option<Stamp>,
     /// How long its phases took.
     pub times: Option<PhaseTimes>,
-    /// How many bytes of content cross, as far as handlers tell.
-    pub content: Option<u64>,
     /// What subsystems hand over.
     pub subsystems: &'a [Subsystem],
 }
@@ -401,9 +397,6 @@ impl Root {
         }
         if let Some(times) = extras.times {
             tree.property(TIMES_PROPERTY, times.to_bytes().as_flattened())?;
-        }
-        if let Some(content) = extras.content {
-            tree.property_u64(CONTENT_PROPERTY, content)?;
         }
 
         tree.begin_node(SESSION_NODE)?;

@@ -23,9 +23,6 @@ pub const STAMP_PROPERTY: &core::ffi::CStr = c"luo-reboot-stamp";
 /// Property of the root node: how long the phases in the old kernel took, as two numbers.
 pub const TIMES_PROPERTY: &core::ffi::CStr = c"luo-phase-times";
 
-/// Property of the root node: how many bytes of content cross, as far as handlers tell.
-pub const CONTENT_PROPERTY: &core::ffi::CStr = c"luo-content-bytes";
-
 /// How many seconds two readings of the clock of seconds may be wrong by.
 const SLACK: u64 = 2;
 
@@ -99,11 +96,4 @@ impl PhaseTimes {
     pub fn to_bytes(self) -> [[u8; size_of::<u64>()]; 2] {
         [self.freeze, self.serialize].map(u64::to_ne_bytes)
     }
-}
-
-/// Reads from a root how many bytes of content cross, if it says so.
-pub fn content_from_tree(tree: &impl Tree) -> Option<u64> {
-    let bytes = tree.property(ROOT_PATH, CONTENT_PROPERTY)?;
-
-    u64::read_from_bytes(bytes).ok()
 }

@@ -36,7 +36,13 @@ static_assert(sizeof(struct luo_pad_saved) == PAGE_SIZE);
 
 struct pad {
 	u64 number;
-	struct mutex lock;		/* protects the rest */
+	/*
+	 * Protects the rest. The freeze takes it, so it is never held while
+	 * user memory is accessed: that may fault, and a fault may wait for
+	 * whatever it likes.
+	 */
+	struct mutex lock;
+	bool frozen;			/* saved for the last time */
 	size_t length;
 	u8 text[LUO_PAD_MAX];
 };
@@ -78,14 +84,23 @@ static u64 next_number(void)
 static ssize_t pad_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct pad *pad = iocb->ki_filp->private_data;
-	size_t copied = 0;
+	u8 *text __free(kfree) = NULL;
+	size_t length, copied = 0;
 
-	guard(mutex)(&pad->lock);
 	if (iocb->ki_pos < 0)
 		return -EINVAL;
-	if (iocb->ki_pos < pad->length)
-		copied = copy_to_iter(pad->text + iocb->ki_pos,
-				      pad->length - iocb->ki_pos, to);
+	text = kmalloc(LUO_PAD_MAX, GFP_KERNEL);
+	if (!text)
+		return -ENOMEM;
+
+	mutex_lock(&pad->lock);
+	length = pad->length;
+	memcpy(text, pad->text, length);
+	mutex_unlock(&pad->lock);
+
+	if (iocb->ki_pos < length)
+		copied = copy_to_iter(text + iocb->ki_pos,
+				      length - iocb->ki_pos, to);
 	iocb->ki_pos += copied;
 	return copied;
 }
@@ -105,6 +120,9 @@ static ssize_t pad_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		return -EFAULT;
 
 	guard(mutex)(&pad->lock);
+	/* The next kernel would not have it. */
+	if (pad->frozen)
+		return -EBUSY;
 	memcpy(pad->text, text, length);
 	pad->length = length;
 	/* What comes next is a read of it. */
@@ -156,11 +174,12 @@ static struct file *pad_file(u64 number, const u8 *text, size_t length)
 	return file;
 }
 
-static void pad_save(struct file *file, struct luo_pad_saved *saved)
+static void pad_save(struct file *file, struct luo_pad_saved *saved, bool freeze)
 {
 	struct pad *pad = file->private_data;
 
 	guard(mutex)(&pad->lock);
+	pad->frozen = freeze;
 	saved->number = pad->number;
 	saved->length = pad->length;
 	memcpy(saved->text, pad->text, pad->length);
@@ -178,7 +197,7 @@ static int pads_preserve(struct liveupdate_file_op_args *args)
 
 	if (IS_ERR(saved))
 		return PTR_ERR(saved);
-	pad_save(args->file, saved);
+	pad_save(args->file, saved, false);
 	args->private_data = saved;
 	args->serialized_data = virt_to_phys(saved);
 	return 0;
@@ -187,8 +206,16 @@ static int pads_preserve(struct liveupdate_file_op_args *args)
 /* The pad was in use until now; what counts is its last text. */
 static int pads_freeze(struct liveupdate_file_op_args *args)
 {
-	pad_save(args->file, args->private_data);
+	pad_save(args->file, args->private_data, true);
 	return 0;
+}
+
+static void pads_unfreeze(struct liveupdate_file_op_args *args)
+{
+	struct pad *pad = args->file->private_data;
+
+	guard(mutex)(&pad->lock);
+	pad->frozen = false;
 }
 
 static void pads_unpreserve(struct liveupdate_file_op_args *args)
@@ -228,6 +255,7 @@ static const struct liveupdate_file_ops pads_ops = {
 	.can_preserve = pads_can_preserve,
 	.preserve = pads_preserve,
 	.freeze = pads_freeze,
+	.unfreeze = pads_unfreeze,
 	.unpreserve = pads_unpreserve,
 	.retrieve = pads_retrieve,
 	.finish = pads_finish,

@@ -140,8 +140,17 @@ fn next_number() -> u64 {
 #[pin_data]
 struct Pad {
     number: u64,
+    /// Locked by `freeze`, and so never while user memory is accessed: that may fault, and a fault may
+    /// wait for whatever it likes.
     #[pin]
-    text: Mutex<KVec<u8>>,
+    content: Mutex<Content>,
+}
+
+/// What is on a pad.
+struct Content {
+    text: KVec<u8>,
+    /// Whether the text was saved for the next kernel for the last time.
+    frozen: bool,
 }
 
 /// What crosses for a pad: `struct luo_pad_saved`.
@@ -162,20 +171,24 @@ impl Pad {
         let pad = Arc::pin_init(
             pin_init!(Self {
                 number,
-                text <- new_mutex!(text),
+                content <- new_mutex!(Content {
+                    text,
+                    frozen: false,
+                }),
             }),
             GFP_KERNEL,
         )?;
         anon_inode::new_file::<Self>(c"[luo_pad]", pad)
     }
 
-    fn save(&self, saved: &mut SavedPad) {
-        let text = self.text.lock();
+    fn save(&self, saved: &mut SavedPad, freeze: bool) {
+        let mut content = self.content.lock();
+        content.frozen = freeze;
 
         saved.number = self.number;
         // Lossless, and the text is never longer than there is room.
-        saved.length = text.len() as u64;
-        for (to, from) in saved.text.iter_mut().zip(text.iter()) {
+        saved.length = content.text.len() as u64;
+        for (to, from) in saved.text.iter_mut().zip(content.text.iter()) {
             *to = *from;
         }
     }
@@ -203,7 +216,10 @@ impl AnonFile for Pad {
         position: &mut i64,
         to: &mut IovIterDest<'_>,
     ) -> Result<usize> {
-        to.simple_read_from_buffer(position, &pad.text.lock())
+        let mut text = KVec::with_capacity(Self::MAX, GFP_KERNEL)?;
+        text.extend_from_slice(&pad.content.lock().text, GFP_KERNEL)?;
+
+        to.simple_read_from_buffer(position, &text)
     }
 
     fn write(
@@ -217,7 +233,12 @@ impl AnonFile for Pad {
         let mut text = KVec::new();
         let length = from.copy_from_iter_vec(&mut text, GFP_KERNEL)?;
 
-        *pad.text.lock() = text;
+        let mut content = pad.content.lock();
+        if content.frozen {
+            // The next kernel would not have it.
+            return Err(EBUSY);
+        }
+        content.text = text;
         // What comes next is a read of it.
         *position = 0;
         Ok(length)
@@ -258,14 +279,22 @@ impl FileHandler for Pads {
         let pad = anon_inode::data_of::<Pad>(file).ok_or(EINVAL)?;
         let mut saved = Preserved::new()?;
 
-        pad.save(&mut saved);
+        pad.save(&mut saved, false);
         Ok((saved, ()))
     }
 
     /// The pad was in use until now; what counts is its last text.
     fn freeze(file: &File, _state: &mut (), saved: &mut Preserved<SavedPad>) -> Result {
-        anon_inode::data_of::<Pad>(file).ok_or(EINVAL)?.save(saved);
+        let pad = anon_inode::data_of::<Pad>(file).ok_or(EINVAL)?;
+
+        pad.save(saved, true);
         Ok(())
+    }
+
+    fn unfreeze(file: &File, _state: &mut (), _saved: &mut Preserved<SavedPad>) {
+        if let Some(pad) = anon_inode::data_of::<Pad>(file) {
+            pad.content.lock().frozen = false;
+        }
     }
 
     fn unpreserve(_file: &File, _state: (), saved: Preserved<SavedPad>) {

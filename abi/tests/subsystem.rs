@@ -18,10 +18,8 @@ use luo_abi::{
         ROOT_PATH, //
     },
     stamp::{
-        content_from_tree,
         PhaseTimes,
         Stamp,
-        CONTENT_PROPERTY,
         STAMP_PROPERTY,
         TIMES_PROPERTY, //
     },
@@ -45,7 +43,6 @@ fn write(subsystems: &[Subsystem], stamp: Option<Stamp>) -> MapTree {
     let extras = Extras {
         stamp,
         times: stamp.map(|_| TIMES),
-        content: stamp.map(|_| CONTENT),
         subsystems,
     };
     Root::default()
@@ -65,8 +62,6 @@ const TIMES: PhaseTimes = PhaseTimes {
     freeze: 12,
     serialize: u64::MAX,
 };
-
-const CONTENT: u64 = 1 << 40;
 
 fn subsystem(name: &str, data: u64) -> Subsystem {
     Subsystem {
@@ -219,16 +214,12 @@ fn a_stamp_of_another_size_is_none() {
     let mut tree = write(&[], Some(EARLIER));
     assert_eq!(Stamp::from_tree(&tree), Some(EARLIER));
     assert_eq!(PhaseTimes::from_tree(&tree), Some(TIMES));
-    assert_eq!(content_from_tree(&tree), Some(CONTENT));
-    assert_eq!(content_from_tree(&write(&[], None)), None);
 
     for len in [0, 7, 9, 23, 25, 32] {
         tree.set(ROOT_PATH, STAMP_PROPERTY, &vec![0; len]);
         assert_eq!(Stamp::from_tree(&tree), None);
         tree.set(ROOT_PATH, TIMES_PROPERTY, &vec![0; len]);
         assert_eq!(PhaseTimes::from_tree(&tree), None);
-        tree.set(ROOT_PATH, CONTENT_PROPERTY, &vec![0; len]);
-        assert_eq!(content_from_tree(&tree), None);
     }
 }
 

@@ -20,16 +20,13 @@
  *             preserve callback left it. One that came in is not there while
  *             nobody has asked for it, and the callback must not make it; else it
  *             is there, and retrieve_status is 1.
- * @content:   Optional. How many bytes of content of a preserved file cross. It
- *             is asked at each kexec, for every file, so it must be quick.
  *
- * Nothing changes by either. No other callback runs for the file meanwhile. They
- * may sleep.
+ * Nothing changes by it. No other callback runs for the file meanwhile. It may
+ * sleep.
  */
 struct liveupdate_file_description {
 	size_t (*summarize)(struct liveupdate_file_op_args *args, char *buffer,
 			    size_t size);
-	u64 (*content)(struct liveupdate_file_op_args *args);
 };
 
 #ifdef CONFIG_LIVEUPDATE_RUST

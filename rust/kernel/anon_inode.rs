@@ -14,6 +14,10 @@ use crate::{
         from_result,
         VTABLE_DEFAULT_ERROR, //
     },
+    fmt::{
+        self,
+        Write, //
+    },
     fs::File,
     iov::{
         IovIterDest,
@@ -30,6 +34,64 @@ use core::{
     ptr::NonNull, //
 };
 
+/// How the last reference to a file was dropped.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum LastPut {
+    /// By a task of its own accord: it closed the descriptor, or ended by itself.
+    Closed,
+    /// By the end of a task that a signal killed, or by the kernel long after that, as for a
+    /// descriptor in a message that nobody can receive any more.
+    Killed(Holder),
+}
+
+/// The task that dropped the last reference to a file.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pid: i32,
+    comm: [u8; bindings::TASK_COMM_LEN as usize],
+}
+
+impl LastPut {
+    /// What it is when the current task drops the reference.
+    fn by_current() -> Self {
+        // SAFETY: The current task is valid. Only the task itself changes its flags and its exit code.
+        let (task, flags, exit_code) = unsafe {
+            let task = bindings::get_current();
+            (task, (*task).flags, (*task).exit_code)
+        };
+
+        // The lower seven bits of an exit code are the signal that killed the task.
+        let killed = flags & bindings::PF_EXITING != 0 && exit_code & 0x7f != 0;
+        if !killed && flags & bindings::PF_KTHREAD == 0 {
+            return Self::Closed;
+        }
+
+        // SAFETY: The current task is valid. Its number does not change; its name may, so each byte is
+        // read as by `READ_ONCE()`.
+        unsafe {
+            Self::Killed(Holder {
+                pid: (*task).pid,
+                comm: core::array::from_fn(|at| {
+                    (&raw const (*task).comm)
+                        .cast::<u8>()
+                        .add(at)
+                        .read_volatile()
+                }),
+            })
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.comm.iter().take_while(|byte| **byte != 0) {
+            let printable = byte.is_ascii_graphic() || *byte == b' ';
+            f.write_char(if printable { char::from(*byte) } else { '?' })?;
+        }
+        write!(f, "[{}]", self.pid)
+    }
+}
+
 /// The operations on an anonymous file, implemented by what the file stands for.
 ///
 /// All may sleep, and several may run at once.
@@ -40,8 +102,8 @@ pub trait AnonFile: Sized + 'static {
     /// How the file owns its data.
     type Ptr: ForeignOwnable + Send + Sync;
 
-    /// Called when the last reference to the file goes.
-    fn release(data: Self::Ptr) {
+    /// Called when the last reference to the file has been dropped.
+    fn release(data: Self::Ptr, _last: LastPut) {
         drop(data);
     }
 
@@ -183,7 +245,7 @@ impl<T: AnonFile> Table<T> {
     /// `data` must be that of a file of a `T`, and is not used again.
     unsafe fn release(data: *mut c_void) {
         // SAFETY: By the requirement of this function.
-        T::release(unsafe { T::Ptr::from_foreign(data) });
+        T::release(unsafe { T::Ptr::from_foreign(data) }, LastPut::by_current());
     }
 
     /// The data of a file.

@@ -114,7 +114,7 @@ impl<'a> Fdt<'a> {
 ///
 /// # Invariants
 ///
-/// `buffer` of `len` bytes is ours for `'a`, and was initialized by `fdt_create()`.
+/// `buffer` is ours for `'a`, and was initialized by `fdt_create()`, which noted its size there.
 pub struct FdtWriter<'a> {
     buffer: *mut c_void,
     _buffer: PhantomData<&'a mut [u8]>,

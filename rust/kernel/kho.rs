@@ -28,10 +28,12 @@ use crate::{
         Mutex,
         MutexGuard,
         SetOnce, //
-    }, //
+    },
+    types::NotThreadSafe, //
 };
 use core::{
     fmt,
+    marker::PhantomData,
     num::NonZeroU64,
     ops::{
         Deref,
@@ -68,14 +70,30 @@ pub fn is_enabled() -> bool {
     unsafe { bindings::kho_is_enabled() }
 }
 
-/// Whether the kexec image that is loaded now would find what this kernel preserved.
+/// The kexec lock, held: no kexec image is loaded or unloaded as long as this exists.
 ///
-/// An image loaded by `kexec_file_load()` does; one loaded by `kexec_load()`, or none, does not.
-/// Only meaningful while the kexec lock is held, as it is in `kernel_kexec()`.
-pub fn image_finds_preserved_memory() -> bool {
-    // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. The
-    // reboot path, for which this function is, holds the kexec lock, under which images change.
-    unsafe { bindings::kexec_image_has_kho() }
+/// # Invariants
+///
+/// The current task holds the lock for `'a`.
+pub struct KexecLock<'a>(PhantomData<&'a ()>, NotThreadSafe);
+
+impl KexecLock<'_> {
+    /// # Safety
+    ///
+    /// The current task must hold the kexec lock (`kexec_trylock()`) for `'a`, as in `kernel_kexec()`.
+    pub unsafe fn assume_held() -> Self {
+        // INVARIANT: By the requirement of this function.
+        Self(PhantomData, NotThreadSafe)
+    }
+
+    /// Whether the kexec image that is loaded would find what this kernel preserved.
+    ///
+    /// An image loaded by `kexec_file_load()` does; one loaded by `kexec_load()`, or none, does not.
+    pub fn image_finds_preserved_memory(&self) -> bool {
+        // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. By the
+        // type invariant the image stays.
+        unsafe { bindings::kexec_image_has_kho() }
+    }
 }
 
 /// A physical address that crosses a kexec. Never zero: in the handover formats zero means none.

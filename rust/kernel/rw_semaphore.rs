@@ -153,6 +153,22 @@ impl<T> RwSemaphore<T> {
         }
     }
 
+    /// Begins to write if nobody reads or writes; [`None`] else. Does not wait.
+    ///
+    /// C counterpart: `down_write_trylock()`.
+    pub fn try_write(&self) -> Option<WriteGuard<'_, T>> {
+        // SAFETY: By the type invariant it is initialized.
+        if unsafe { bindings::down_write_trylock(self.semaphore.get()) } == 0 {
+            return None;
+        }
+
+        // INVARIANT: As just done.
+        Some(WriteGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
     /// Waits until nobody reads or writes, or the task is killed.
     ///
     /// # Errors

@@ -264,7 +264,11 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the reference is ours.
-        unsafe { bindings::kobject_put(self.kobj.as_ptr()) };
+        // The files go now, whoever else refers to the kobject, and their methods are not called later.
+        // SAFETY: By the type invariant `kobj` is valid and was added, and the reference is ours.
+        unsafe {
+            bindings::kobject_del(self.kobj.as_ptr());
+            bindings::kobject_put(self.kobj.as_ptr());
+        }
     }
 }

@@ -35,7 +35,6 @@ use luo_abi::{
         RootFormat, //
     },
     stamp::{
-        content_from_tree,
         PhaseTimes,
         Stamp, //
     },
@@ -196,7 +195,6 @@ fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> 
             freeze: 4,
             serialize: 5,
         }),
-        content: Some(6),
         subsystems: &subsystems,
     };
     root.write_tree(&mut tree, checks, &extras, crc32c).ok()?;
@@ -223,7 +221,6 @@ fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> 
     }
     let _ = Stamp::from_tree(&tree).and_then(|stamp| stamp.micros_since(stamp));
     let _ = PhaseTimes::from_tree(&tree);
-    let _ = content_from_tree(&tree);
 
     let found = Root::from_tree(&tree).ok()?;
     let found_checks = RootChecks::from_tree(&tree, &found, crc32c).ok()?;

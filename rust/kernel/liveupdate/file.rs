@@ -172,8 +172,12 @@ pub trait FileHandler: Sized + 'static {
     /// LUO in Rust asks them again, a few times.
     fn preserve(file: &File) -> Result<(Self::Handle, Self::State)>;
 
-    /// The last chance to update what was saved: user space does not run any more. Called in the
-    /// blackout, so be quick.
+    /// The last chance to update what was saved. Called in the blackout, so be quick.
+    ///
+    /// User space still runs, and goes on using the file until the processors stop: what it may change
+    /// meanwhile needs its lock here as anywhere, and what it changes afterwards must cross, or be
+    /// refused. A lock that is taken here must not be held across a copy to or from user space, which
+    /// may fault and wait for reclaim.
     ///
     /// # Errors
     ///
@@ -211,12 +215,6 @@ pub trait FileHandler: Sized + 'static {
     ///
     /// Any, if there is nothing to be said.
     fn summarize(_seen: Seen<'_, Self>, _to: &mut dyn fmt::Write) -> Result {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
-
-    /// How many bytes of content of a preserved file cross, for the log. Called in the blackout, for
-    /// each file, so be quick. Under the C implementation it is never called.
-    fn content(_state: &Self::State, _handle: &Self::Handle) -> u64 {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -352,11 +350,6 @@ impl<T: FileHandler> FileHandlerVtable<T> {
             } else {
                 None
             },
-            content: if T::HAS_CONTENT {
-                Some(Self::content)
-            } else {
-                None
-            },
         };
 
     /// # Safety
@@ -364,7 +357,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     /// As for `liveupdate_register_file_handler()`; its callbacks must be [`Self::OPS`].
     unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
         #[cfg(CONFIG_LIVEUPDATE_RUST)]
-        if T::HAS_SUMMARIZE || T::HAS_CONTENT {
+        if T::HAS_SUMMARIZE {
             // SAFETY: By the requirement of this function. The description is a constant, so this
             // reference is to a static.
             return unsafe {
@@ -554,18 +547,6 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         };
 
         told.map_or(0, |()| text.bytes_written().min(size))
-    }
-
-    /// # Safety
-    ///
-    /// `args` must be valid, as `preserve` left it. No other callback may run for the file.
-    #[cfg(CONFIG_LIVEUPDATE_RUST)]
-    unsafe extern "C" fn content(args: *mut bindings::liveupdate_file_op_args) -> u64 {
-        // SAFETY: By the requirement of this function; `preserve` put a box there, which is alive
-        // until `unpreserve`.
-        let Kept { handle, state } = unsafe { &*(*args).private_data.cast::<Kept<T>>() };
-
-        T::content(state, handle)
     }
 }
 

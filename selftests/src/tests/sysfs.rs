@@ -156,7 +156,7 @@ pub fn refused(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-const READABLE: [&str; 7] = [
+const READABLE: [&str; 9] = [
     "enabled",
     "state",
     "number",
@@ -164,6 +164,8 @@ const READABLE: [&str; 7] = [
     "incoming",
     "outgoing",
     "blackout_us",
+    "lost_sessions",
+    "refused",
 ];
 const WRITABLE: [&str; 2] = ["prepare", "finish"];
 
@@ -330,15 +332,11 @@ pub fn update_after(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let blackout = show("blackout_us")?;
     stage.note(format!("blackout_us: '{}'", blackout.trim_end()));
-    // As the log of the old kernel had it: three memfds of a page each. The C handler does not tell.
+    // As the log of the old kernel had it.
     let log = guest::kernel_log(0)?;
     let bytes = 2 * 80 + 3 * 64;
-    let content = match guest::CommandLine::read()?.get("luo.memfd") {
-        Some("c") => 0,
-        _ => 3 * 4096,
-    };
     let said = format!(
-        "luo: 2 sessions with 3 files came in, 0 subsystems, {bytes} bytes of records, {content} of content, read in "
+        "luo: 2 sessions with 3 files came in, 0 subsystems, {bytes} bytes of records, read in "
     );
     let line = log.iter().find(|line| line.text.starts_with(&said));
     let line = line.ok_or_else(|| Failure::here("the log does not say so"))?;
