@@ -61,7 +61,7 @@ use core::{
 /// let directory = Directory::under_kernel(c"rust_doctest_sysfs")?;
 /// // Now /sys/kernel/rust_doctest_sysfs/answer says 42, until `directory` is dropped.
 /// directory.add(&ATTRIBUTES)?;
-/// directory.notify::<Answer>();
+/// directory.notify(Answer::NAME);
 /// # }
 /// # Ok::<(), Error>(())
 /// ```
@@ -249,15 +249,15 @@ impl Directory {
         to_result(unsafe { bindings::sysfs_create_group(self.kobj.as_ptr(), &group) })
     }
 
-    /// Wakes up whoever polls the file of `T`, if there is one in this directory.
+    /// Wakes up the tasks that poll the file `name`, if there is one in this directory.
     ///
     /// May sleep.
     ///
     /// C counterpart: `sysfs_notify()`.
-    pub fn notify<T: Attribute>(&self) {
-        // SAFETY: By the type invariant; the name is a C string.
+    pub fn notify(&self, name: &CStr) {
+        // SAFETY: `kobj` is valid by the type invariant; the name is a C string.
         unsafe {
-            bindings::sysfs_notify(self.kobj.as_ptr(), null(), T::NAME.as_char_ptr());
+            bindings::sysfs_notify(self.kobj.as_ptr(), null(), name.as_char_ptr());
         }
     }
 }

@@ -97,7 +97,7 @@ def unsafe_lines(source: str) -> list[int]:
 
 def wrapper_layer(path: Path) -> bool:
     """The only home of `unsafe`."""
-    return path.parts[:2] == ("rust", "kernel") or path.name in ("capi.rs", "callbacks.rs")
+    return path.parts[:2] == ("rust", "kernel") or path.parts[0] == "ffi"
 
 
 def unsafe_rule(results: Results) -> None:

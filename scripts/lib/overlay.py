@@ -54,8 +54,8 @@ def files() -> dict[Path, Path]:
         for path in sorted(filter(Path.is_file, base.glob(pattern))):
             found[under / path.relative_to(base)] = path
 
-    for pattern in ("Kbuild", "Kconfig", "*.rs", "*.c", "abi/*.rs", "abi/src/**/*.rs",
-                    "uapi/lib.rs", "uapi/src/**/*.rs", "selftests/modules/*"):
+    for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/*.rs",
+                    "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
         add(pattern, HOME)
     add("*", SAMPLES, REPO / "samples")
     for pattern in ("include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs", "rust/helpers/*.c"):

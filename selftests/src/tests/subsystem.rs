@@ -288,7 +288,7 @@ pub fn late_after(_: &mut Stage) -> Outcome {
     let log = guest::kernel_log(0)?;
     ensure!(log.iter().any(|line| line
         .text
-        .contains("subsystem 'luo-note-v1': nobody took its state")));
+        .contains("subsystem 'luo-note-v1' did not register: its state is dropped")));
 
     // It gets its state nevertheless, once, and hears at once that it is over.
     RUST.load()?;
@@ -357,7 +357,7 @@ pub fn version_after(stage: &mut Stage) -> Outcome {
     store("finish", "1")?;
     ensure_eq!(show("state")?, "normal\n");
     let log = guest::kernel_log(0)?;
-    let said = "subsystem 'luo-test-subsystem-v2': nobody took its state";
+    let said = "subsystem 'luo-test-subsystem-v2' did not register: its state is dropped";
     ensure!(log.iter().any(|line| line.text.contains(said)));
     ensure!(!log
         .iter()

@@ -336,7 +336,7 @@ pub fn update_after(stage: &mut Stage) -> Outcome {
     let log = guest::kernel_log(0)?;
     let bytes = 2 * 80 + 3 * 64;
     let said = format!(
-        "luo: 2 sessions with 3 files came in, 0 subsystems, {bytes} bytes of records, read in "
+        "luo: incoming: 2 sessions with 3 files, 0 subsystems, {bytes} bytes of records, read in "
     );
     let line = log.iter().find(|line| line.text.starts_with(&said));
     let line = line.ok_or_else(|| Failure::here("the log does not say so"))?;

@@ -10,7 +10,7 @@
 
 use core::fmt::{
     Formatter,
-    Result as Shown,
+    Result as FmtResult,
     Write, //
 };
 
@@ -22,8 +22,8 @@ use kernel::{
     prelude::*, //
 };
 
+use super::orchestrator::luo;
 use crate::{
-    luo,
     luo_file::FileInfo,
     luo_session::SessionInfo, //
 };
@@ -33,7 +33,7 @@ const PIECE: usize = 64;
 
 /// The files of the directory, which are there as long as this is.
 #[pin_data]
-pub(crate) struct Views {
+pub(crate) struct DebugFiles {
     #[pin]
     outgoing: File<()>,
     #[pin]
@@ -46,7 +46,7 @@ pub(crate) struct Views {
     timings: File<()>,
 }
 
-impl Views {
+impl DebugFiles {
     /// Makes the directory. That it cannot be made, as debugfs has it, is no error.
     pub(crate) fn new(in_directory: &Dir) -> impl PinInit<Self, Error> + '_ {
         try_pin_init!(Self {
@@ -59,11 +59,11 @@ impl Views {
     }
 }
 
-fn show_outgoing(_: &(), f: &mut Formatter<'_>) -> Shown {
+fn show_outgoing(_: &(), f: &mut Formatter<'_>) -> FmtResult {
     luo().map_or(Ok(()), |luo| show_sessions(f, luo.outgoing.all()))
 }
 
-fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
+fn show_incoming(_: &(), f: &mut Formatter<'_>) -> FmtResult {
     let Some(luo) = luo() else {
         return Ok(());
     };
@@ -73,7 +73,7 @@ fn show_incoming(_: &(), f: &mut Formatter<'_>) -> Shown {
 }
 
 /// Shows sessions.
-fn show_sessions<S: SessionInfo>(f: &mut Formatter<'_>, sessions: Result<KVVec<S>>) -> Shown {
+fn show_sessions<S: SessionInfo>(f: &mut Formatter<'_>, sessions: Result<KVVec<S>>) -> FmtResult {
     let Ok(sessions) = sessions else {
         return writeln!(f, "no memory to show sessions");
     };
@@ -102,7 +102,7 @@ fn show_sessions<S: SessionInfo>(f: &mut Formatter<'_>, sessions: Result<KVVec<S
     Ok(())
 }
 
-fn show_file(f: &mut Formatter<'_>, file: &FileInfo) -> Shown {
+fn show_file(f: &mut Formatter<'_>, file: &FileInfo) -> FmtResult {
     let FileInfo {
         token,
         handler,
@@ -127,14 +127,14 @@ fn show_file(f: &mut Formatter<'_>, file: &FileInfo) -> Shown {
     writeln!(f)
 }
 
-fn show_subsystems(_: &(), f: &mut Formatter<'_>) -> Shown {
-    luo().map_or(Ok(()), |luo| luo.subsystems.show(f))
+fn show_subsystems(_: &(), f: &mut Formatter<'_>) -> FmtResult {
+    luo().map_or(Ok(()), |luo| luo.context.subsystems.show(f))
 }
 
-fn show_flbs(_: &(), f: &mut Formatter<'_>) -> Shown {
+fn show_flbs(_: &(), f: &mut Formatter<'_>) -> FmtResult {
     luo().map_or(Ok(()), |luo| luo.flbs.show(f))
 }
 
-fn show_timings(_: &(), f: &mut Formatter<'_>) -> Shown {
-    luo().map_or(Ok(()), |luo| luo.standing.timings.show(f))
+fn show_timings(_: &(), f: &mut Formatter<'_>) -> FmtResult {
+    luo().map_or(Ok(()), |luo| luo.context.status.timings.show(f))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shows the types of [`abi`](super::abi) in the kernel's messages.
+//! Shows the types of [`abi`](crate::abi) in the kernel's messages.
 //!
 //! The kernel has a trait of its own for that, while `abi` knows nothing of the kernel.
 

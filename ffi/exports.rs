@@ -16,16 +16,26 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::{
-    callbacks::{
+use super::{
+    flb::{
         FlbRef,
-        Participant,
-        RegisteredFlb,
-        RegisteredHandler, //
+        RegisteredFlb, //
     },
-    luo,
-    luo_subsystem::Phase,
-    Luo, //
+    handler::RegisteredHandler,
+    subsystem::RegisteredSubsystem, //
+};
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+use crate::luo_core::corrupt;
+use crate::luo_core::{
+    boot,
+    orchestrator::{
+        self,
+        luo,
+        Luo, //
+    },
+    params,
+    reboot,
+    subsystems::UpdatePhase, //
 };
 
 kernel::early_param!(c"liveupdate", luo_early_param);
@@ -37,7 +47,7 @@ unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function, and it is not null.
-        crate::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        params::parse_enabled(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
 }
@@ -51,7 +61,7 @@ extern "C" fn luo_set_luo_v5(luo_v5: bool) -> c_int {
         true => OutgoingAbi::LuoV5,
         false => OutgoingAbi::Fdt,
     };
-    from_result(|| crate::set_abi(abi).map(|()| 0))
+    from_result(|| orchestrator::set_abi(abi).map(|()| 0))
 }
 
 kernel::early_param!(c"liveupdate.panic", luo_panic_param);
@@ -63,7 +73,7 @@ unsafe extern "C" fn luo_panic_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function, and it is not null.
-        crate::parse_panic_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        params::parse_panic(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
 }
@@ -79,7 +89,7 @@ unsafe extern "C" fn luo_corrupt_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function, and it is not null.
-        crate::luo_corrupt::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
+        corrupt::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
 }
@@ -88,7 +98,7 @@ kernel::early_initcall!(luo_early_init);
 
 #[no_mangle]
 extern "C" fn luo_early_init() -> c_int {
-    from_result(|| crate::early_init().map(|()| 0))
+    from_result(|| boot::early_init().map(|()| 0))
 }
 
 /// Whether live update is enabled on this machine.
@@ -115,7 +125,7 @@ pub(crate) unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
         // SAFETY: By the requirement of this function.
         let lock = unsafe { KexecLock::assume_held() };
-        crate::reboot(&lock).map(|()| 0)
+        reboot::reboot(&lock).map(|()| 0)
     })
 }
 
@@ -161,7 +171,7 @@ pub(crate) unsafe extern "C" fn liveupdate_register_described_handler(
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
         let registered = unsafe { RegisteredHandler::new(ptr, description) }?;
-        luo.handlers.register(registered)?;
+        luo.context.handlers.register(registered)?;
 
         #[cfg(CONFIG_LIVEUPDATE_TEST)]
         // SAFETY: The handler is valid and registered, which is when the test wants to be told.
@@ -184,7 +194,7 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_file_handler(
     handler: *mut bindings::liveupdate_file_handler,
 ) {
     if let (Some(luo), Some(handler)) = (luo(), NonNull::new(handler)) {
-        luo.handlers.unregister(handler, &luo.flbs);
+        luo.context.handlers.unregister(handler, &luo.flbs);
     }
 }
 
@@ -211,7 +221,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_flb(
         // SAFETY: By the requirement of this function.
         let flb = unsafe { RegisteredFlb::new(NonNull::new(flb).ok_or(EINVAL)?) }?;
 
-        luo.handlers
+        luo.context
+            .handlers
             .link(NonNull::new(handler).ok_or(EINVAL)?, flb, &luo.flbs)?;
         Ok(0)
     })
@@ -235,7 +246,12 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
         return;
     };
 
-    if luo.handlers.unlink(handler, flb.id(), &luo.flbs).is_err() {
+    if luo
+        .context
+        .handlers
+        .unlink(handler, flb.id(), &luo.flbs)
+        .is_err()
+    {
         pr_warn!(
             "FLB '{}': the handler to unregister it from does not depend on it\n",
             flb.compatible(),
@@ -356,8 +372,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_notifier(
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let notifier = NonNull::new(notifier).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
-        let participant = unsafe { Participant::notifier(notifier) }?;
-        luo.subsystems.register(participant)?;
+        let subsystem = unsafe { RegisteredSubsystem::notifier(notifier) }?;
+        luo.context.subsystems.register(subsystem)?;
         Ok(0)
     })
 }
@@ -378,8 +394,9 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_notifier(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let notifier = NonNull::new(notifier).ok_or(EINVAL)?;
-        luo.subsystems
-            .unregister(|participant| participant.is_notifier(notifier))?;
+        luo.context
+            .subsystems
+            .unregister(|registered| registered.is_notifier(notifier))?;
         Ok(0)
     })
 }
@@ -403,8 +420,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_subsystem(
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
         // SAFETY: By the requirement of this function.
-        let participant = unsafe { Participant::subsystem(subsystem) }?;
-        luo.subsystems.register(participant)?;
+        let subsystem = unsafe { RegisteredSubsystem::subsystem(subsystem) }?;
+        luo.context.subsystems.register(subsystem)?;
         Ok(0)
     })
 }
@@ -425,8 +442,9 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_subsystem(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
-        luo.subsystems
-            .unregister(|participant| participant.is_subsystem(subsystem))?;
+        luo.context
+            .subsystems
+            .unregister(|registered| registered.is_subsystem(subsystem))?;
         Ok(0)
     })
 }
@@ -440,7 +458,7 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_subsystem(
 /// As for [`liveupdate_enabled`].
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_state_normal() -> bool {
-    luo().is_none_or(|luo| luo.subsystems.phase() == Phase::Normal)
+    luo().is_none_or(|luo| luo.context.subsystems.phase() == UpdatePhase::Normal)
 }
 
 /// Whether this boot is a live update that is not over.
@@ -452,7 +470,7 @@ pub(crate) unsafe extern "C" fn liveupdate_state_normal() -> bool {
 /// As for [`liveupdate_enabled`].
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_state_updated() -> bool {
-    luo().is_some_and(|luo| luo.subsystems.phase() == Phase::Updated)
+    luo().is_some_and(|luo| luo.context.subsystems.phase() == UpdatePhase::Updated)
 }
 
 /// Begins to read the state: until [`liveupdate_read_state_exit`] it does not change.
@@ -465,7 +483,7 @@ pub(crate) unsafe extern "C" fn liveupdate_state_updated() -> bool {
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_read_state_enter() {
     if let Some(luo) = luo() {
-        core::mem::forget(luo.subsystems.lock().read());
+        core::mem::forget(luo.context.subsystems.lock().read());
     }
 }
 
@@ -480,7 +498,7 @@ pub(crate) unsafe extern "C" fn liveupdate_read_state_enter() {
 pub(crate) unsafe extern "C" fn liveupdate_read_state_enter_killable() -> c_int {
     from_result(|| {
         if let Some(luo) = luo() {
-            core::mem::forget(luo.subsystems.lock().read_killable()?);
+            core::mem::forget(luo.context.subsystems.lock().read_killable()?);
         }
         Ok(0)
     })
@@ -495,6 +513,6 @@ pub(crate) unsafe extern "C" fn liveupdate_read_state_enter_killable() -> c_int 
 pub(crate) unsafe extern "C" fn liveupdate_read_state_exit() {
     if let Some(luo) = luo() {
         // SAFETY: By the requirement of this function; the guard was forgotten there.
-        unsafe { luo.subsystems.lock().end_read() };
+        unsafe { luo.context.subsystems.lock().end_read() };
     }
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the machine stands: how much is on its way, and in which state that puts it.
+//! The status: how many sessions and files there are, and which state that makes.
 //!
-//! Below sessions, which count themselves here, and below what tells user space
-//! ([`luo_sysfs`]). Reading takes no lock, so it never waits for a kexec.
+//! Sessions count themselves here. Reading takes no lock, so it never waits for a kexec.
 
 use core::fmt;
 
@@ -19,9 +18,17 @@ use kernel::{
         barrier,
         SetOnce, //
     },
-    sysfs::Directory, //
+    sysfs::Directory,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
 };
 
+use super::subsystems::{
+    Subsystems,
+    UpdatePhase, //
+};
 use crate::{
     abi::{
         stamp::{
@@ -31,35 +38,33 @@ use crate::{
         RootFormat,
         SessionName, //
     },
-    callbacks::may_print,
-    luo_subsystem::{
-        Phase,
-        Subsystems, //
-    },
-    luo_sysfs, //
+    ffi::kernel::may_print, //
 };
+
+/// The name of the attribute in sysfs that shows the state.
+pub(crate) const STATE_ATTRIBUTE: &CStr = c"state";
 
 /// The state as user space sees it.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) enum State {
-    /// Nothing is on its way.
+pub(crate) enum UpdateState {
+    /// Nothing is preserved, and no update is to be finished.
     Normal,
-    /// Something is preserved, or prepared, for the next kernel.
+    /// Something is preserved or prepared for the next kernel.
     Prepared,
-    /// The previous kernel left something, and not all of it is finished.
+    /// An update led to this boot, and not everything is finished.
     Updated,
 }
 
-impl State {
-    /// What subsystems, and how many sessions there are on either side, make. What is incoming has to
-    /// be finished first.
-    fn of(phase: Phase, incoming: usize, outgoing: usize) -> Self {
+impl UpdateState {
+    /// The state that follows from the phase of the subsystems and from the numbers of sessions. What is
+    /// incoming counts more, since it has to be finished first.
+    fn of(phase: UpdatePhase, incoming: usize, outgoing: usize) -> Self {
         match phase {
-            Phase::Updated => Self::Updated,
+            UpdatePhase::Updated => Self::Updated,
             _ if incoming > 0 => Self::Updated,
-            Phase::Prepared => Self::Prepared,
+            UpdatePhase::Prepared => Self::Prepared,
             _ if outgoing > 0 => Self::Prepared,
-            Phase::Normal => Self::Normal,
+            UpdatePhase::Normal => Self::Normal,
         }
     }
 
@@ -74,12 +79,12 @@ impl State {
 }
 
 /// How many sessions and files there are on one side of the kexec.
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     sessions: Atomic<usize>,
     files: Atomic<usize>,
 }
 
-impl Tally {
+impl Counters {
     const fn new() -> Self {
         Self {
             sessions: Atomic::new(0),
@@ -95,12 +100,12 @@ impl Tally {
         self.files.load(Relaxed)
     }
 
-    /// Another session. Returns whether it is the first.
+    /// Counts one more session. Returns whether it is the first.
     pub(crate) fn add_session(&self) -> bool {
         self.sessions.fetch_add(1, Relaxed) == 0
     }
 
-    /// A session less. Returns whether it was the last.
+    /// Counts one session less. Returns whether it was the last.
     pub(crate) fn remove_session(&self) -> bool {
         self.sessions.fetch_sub(1, Relaxed) == 1
     }
@@ -114,13 +119,13 @@ impl Tally {
     }
 }
 
-/// How long the phases of the live update took by which this kernel came, in microseconds.
+/// How long the phases of the last live update took, in microseconds.
 pub(crate) struct Timings {
     /// Those in the old kernel, if it said so.
     old: Option<PhaseTimes>,
     validate: u64,
     rebuild: Atomic<u64>,
-    /// Of all requests for a file together, in nanoseconds.
+    /// All requests for a file together, in nanoseconds.
     retrieve: Atomic<u64>,
     retrieved: Atomic<u64>,
 }
@@ -163,35 +168,35 @@ impl Timings {
     }
 }
 
-/// Where the machine stands.
-pub(crate) struct Standing {
-    pub(crate) outgoing: Tally,
-    pub(crate) incoming: Tally,
-    /// The form of what the previous kernel left, if it left anything.
-    pub(crate) came_as: Option<RootFormat>,
-    /// When the previous kernel began to go.
-    left_at: Option<Stamp>,
+/// The status of the machine.
+pub(crate) struct Status {
+    pub(crate) outgoing: Counters,
+    pub(crate) incoming: Counters,
+    /// The format in which the previous kernel handed over, if it did.
+    pub(crate) incoming_format: Option<RootFormat>,
+    /// When the kexec began, by the previous kernel.
+    kexec_begin: Option<Stamp>,
     pub(crate) timings: Timings,
-    /// How many microseconds later the device was opened first; [`None`] if that cannot be told.
+    /// How many microseconds later the device was first opened; [`None`] if that cannot be told.
     blackout: SetOnce<Option<u64>>,
     directory: SetOnce<Directory>,
     /// How many outgoing sessions with files have gone because their holder was killed.
     lost: Atomic<usize>,
-    /// Whether anybody has read the state. Until then nobody waits for it to change.
+    /// Whether the state has been read. Until then nothing polls it.
     watched: Atomic<bool>,
 }
 
-impl Standing {
+impl Status {
     pub(crate) fn new(
-        came_as: Option<RootFormat>,
-        left_at: Option<Stamp>,
+        incoming_format: Option<RootFormat>,
+        kexec_begin: Option<Stamp>,
         timings: Timings,
     ) -> Self {
         Self {
-            outgoing: Tally::new(),
-            incoming: Tally::new(),
-            came_as,
-            left_at,
+            outgoing: Counters::new(),
+            incoming: Counters::new(),
+            incoming_format,
+            kexec_begin,
             timings,
             blackout: SetOnce::new(),
             directory: SetOnce::new(),
@@ -200,35 +205,35 @@ impl Standing {
         }
     }
 
-    /// The state that all of it makes, for somebody who may wait until it is another one.
-    pub(crate) fn watch(&self, subsystems: &Subsystems) -> State {
+    /// The state, for a reader that may poll it from now on.
+    pub(crate) fn watch(&self, subsystems: &Subsystems) -> UpdateState {
         self.watched.store(true, Relaxed);
-        // Pairs with that in `changed`: either the change is seen here, or there that somebody
-        // watches.
+        // Pairs with the barrier in `changed()`: either this sees the change, or `changed()` sees that
+        // the state is watched.
         barrier::smp_mb(barrier::Full);
 
-        State::of(
+        UpdateState::of(
             subsystems.phase(),
             self.incoming.sessions(),
             self.outgoing.sessions(),
         )
     }
 
-    /// Begins to tell user space.
-    pub(crate) fn tell_in(&self, directory: Directory) {
+    /// The directory in sysfs whose pollers are notified.
+    pub(crate) fn notify_in(&self, directory: Directory) {
         self.directory.populate(directory);
     }
 
     /// The state may have changed.
     pub(crate) fn changed(&self) {
-        // What has changed is seen before this is asked. Pairs with that in `watch`.
+        // Pairs with the barrier in `watch()`: the change is visible before `watched` is read.
         barrier::smp_mb(barrier::Full);
         if !self.watched.load(Relaxed) {
             return;
         }
 
         if let Some(directory) = self.directory.as_ref() {
-            directory.notify::<luo_sysfs::State>();
+            directory.notify(STATE_ATTRIBUTE);
         }
     }
 
@@ -254,8 +259,8 @@ impl Standing {
     pub(crate) fn opened(&self) {
         if self.blackout.as_ref().is_none() {
             self.blackout.populate(
-                self.left_at
-                    .and_then(|left_at| now()?.micros_since(left_at)),
+                self.kexec_begin
+                    .and_then(|kexec_begin| now()?.micros_since(kexec_begin)),
             );
         }
     }
@@ -266,7 +271,12 @@ impl Standing {
     }
 }
 
-/// What the clocks say, if they are fit for it.
+/// How many microseconds have passed, rounded up.
+pub(crate) fn micros_since(begin: Instant<Monotonic>) -> u64 {
+    begin.elapsed().as_micros_ceil().unsigned_abs()
+}
+
+/// Reads the clocks that go on across a kexec, if they are reliable.
 pub(crate) fn now() -> Option<Stamp> {
     let Clocks {
         cycles,
@@ -287,32 +297,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_in_counts_more_than_what_goes_out() {
+    fn incoming_counts_more_than_outgoing() {
         for (phase, incoming, outgoing, state) in [
-            (Phase::Normal, 0, 0, State::Normal),
-            (Phase::Normal, 0, 1, State::Prepared),
-            (Phase::Normal, 1, 0, State::Updated),
-            (Phase::Normal, 1, 1, State::Updated),
-            (Phase::Prepared, 0, 0, State::Prepared),
-            (Phase::Prepared, 1, 0, State::Updated),
-            (Phase::Updated, 0, 0, State::Updated),
-            (Phase::Updated, 0, 1, State::Updated),
+            (UpdatePhase::Normal, 0, 0, UpdateState::Normal),
+            (UpdatePhase::Normal, 0, 1, UpdateState::Prepared),
+            (UpdatePhase::Normal, 1, 0, UpdateState::Updated),
+            (UpdatePhase::Normal, 1, 1, UpdateState::Updated),
+            (UpdatePhase::Prepared, 0, 0, UpdateState::Prepared),
+            (UpdatePhase::Prepared, 1, 0, UpdateState::Updated),
+            (UpdatePhase::Updated, 0, 0, UpdateState::Updated),
+            (UpdatePhase::Updated, 0, 1, UpdateState::Updated),
         ] {
-            assert!(State::of(phase, incoming, outgoing) == state);
+            assert!(UpdateState::of(phase, incoming, outgoing) == state);
         }
     }
 
     #[test]
     fn only_the_first_and_the_last_session_make_a_difference() {
-        let tally = Tally::new();
+        let counters = Counters::new();
 
-        assert!(tally.add_session());
-        assert!(!tally.add_session());
-        tally.add_files(3);
-        assert!(!tally.remove_session());
-        tally.remove_files(2);
-        assert!(tally.remove_session());
-        assert!(tally.sessions() == 0 && tally.files() == 1);
-        assert!(tally.add_session());
+        assert!(counters.add_session());
+        assert!(!counters.add_session());
+        counters.add_files(3);
+        assert!(!counters.remove_session());
+        counters.remove_files(2);
+        assert!(counters.remove_session());
+        assert!(counters.sessions() == 0 && counters.files() == 1);
+        assert!(counters.add_session());
     }
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tracing: how long something took, and how it ended, for whoever wants to know.
+//! Tracing: how long an operation took, and how it ended, for trace consumers.
 //!
-//! Beside sessions and files, which say what to trace. While nobody listens, a [`Trace`] is a branch
-//! that is not taken: no clock is read, and nothing is kept.
+//! While a tracepoint is off, a [`Trace`] is a branch that is not taken: no clock is read.
 
 use core::marker::PhantomData;
 
@@ -20,7 +19,7 @@ use crate::{
         Compatible,
         SessionName, //
     },
-    callbacks::Tracepoint, //
+    ffi::tracepoints::Tracepoint, //
 };
 
 /// Something that is being done, to be told by the tracepoint `T` once it is.
@@ -84,7 +83,7 @@ impl<T: Tracepoint> Trace<T> {
 
 /// Tells of something that is damaged, as far as it is known.
 pub(crate) fn quarantined(session: Option<&SessionName>, error: Error) {
-    use crate::callbacks::tracepoint::Quarantine;
+    use crate::ffi::tracepoints::Quarantine;
 
     if Quarantine::is_on() {
         Trace::<Quarantine>::begin().tell(session, 0, None, Some(&error));

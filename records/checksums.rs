@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checksums of what crosses the kexec: made at the kexec, used early in boot.
+//! Checksums of the records that are handed over: calculated at the kexec, verified early in boot.
 //!
-//! Beside [`luo_chain`](crate::luo_chain), below sessions and files; what is calculated over what
-//! is said in [`abi::check`](crate::abi::check). The checks are made last, when nothing changes any
-//! more. They are no condition of a kexec: without memory for them the state goes without.
+//! [`abi::check`](crate::abi::check) says which checksum is calculated over what. They are calculated
+//! last, when the records do not change any more. If there is no memory for them, the kexec goes ahead
+//! without.
 
 use kernel::{
     crc32c::crc32c,
@@ -41,7 +41,7 @@ use crate::{
         },
         Block, //
     },
-    luo_chain::Chain, //
+    records::chain::Chain, //
 };
 
 /// The checks for the next kernel.
@@ -112,7 +112,7 @@ impl OutgoingChecks {
         }
     }
 
-    /// Shows the table to a function that damages it.
+    /// Shows the table to a function that corrupts it.
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     pub(crate) fn each_used(&mut self, mut visit: impl FnMut(&mut [u8])) {
         let mut left = self.len * size_of::<u32>();
@@ -171,15 +171,15 @@ impl OutgoingChecks {
 
 /// The checks that the previous kernel left.
 pub(crate) struct IncomingChecks {
-    checks: Checks<Pages>,
+    checks: Checks<CheckPages>,
     sessions: Span,
     flbs: Span,
 }
 
 /// The pages of the table, claimed.
-struct Pages(KVec<Restored<CheckPage>>);
+struct CheckPages(KVec<Restored<CheckPage>>);
 
-impl Table for Pages {
+impl Table for CheckPages {
     fn get(&self, index: u64) -> Option<u32> {
         let index = usize::try_from(index).ok()?;
         let page = self.0.get(index / CHECKS_PER_PAGE)?;
@@ -189,7 +189,7 @@ impl Table for Pages {
 }
 
 /// A table of checks, and where in it those of some records stand.
-pub(crate) type Spanned<'a> = (&'a IncomingChecks, Span);
+pub(crate) type SpannedChecks<'a> = (&'a IncomingChecks, Span);
 
 impl IncomingChecks {
     /// Claims the pages that a root lists.
@@ -208,24 +208,24 @@ impl IncomingChecks {
             pages.push(page, GFP_KERNEL)?;
         }
         Ok(Self {
-            checks: Checks::new(Pages(pages), crc32c),
+            checks: Checks::new(CheckPages(pages), crc32c),
             sessions: root.sessions,
             flbs: root.flbs,
         })
     }
 
     /// With the place of the sessions' checks.
-    pub(crate) fn sessions(&self) -> Spanned<'_> {
+    pub(crate) fn sessions(&self) -> SpannedChecks<'_> {
         (self, self.sessions)
     }
 
     /// With the place of the FLBs' checks.
-    pub(crate) fn flbs(&self) -> Spanned<'_> {
+    pub(crate) fn flbs(&self) -> SpannedChecks<'_> {
         (self, self.flbs)
     }
 
     /// With the place of the checks of the files of a session, which was found to be whole.
-    pub(crate) fn files(&self, session: u64, count: u64) -> Result<Spanned<'_>> {
+    pub(crate) fn files(&self, session: u64, count: u64) -> Result<SpannedChecks<'_>> {
         let first = self
             .checks
             .link::<SessionRecord>(self.sessions, session)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the previous kernel left and is damaged: reported, and remembered with the reason.
+//! The quarantine: which incoming sessions, files or FLBs are damaged, and why.
 //!
-//! Below sessions and files. The thing itself is left out, and its memory stays reserved.
+//! A damaged record is reported and left out; its memory stays reserved.
 
 use core::fmt::{
     Formatter,
-    Result as Shown, //
+    Result as FmtResult, //
 };
 
 use kernel::{
@@ -17,7 +17,7 @@ use kernel::{
 
 use crate::{
     abi::SessionName,
-    luo_trace, //
+    luo_core::trace, //
 };
 
 /// How many reasons are kept. Damage that is everywhere has one cause.
@@ -46,7 +46,7 @@ impl Quarantine {
     /// with it.
     pub(crate) fn add(&mut self, session: Option<&SessionName>, why: fmt::Arguments<'_>) {
         pr_err!("incoming {}\n", why);
-        luo_trace::quarantined(session, EUCLEAN);
+        trace::quarantined(session, EUCLEAN);
 
         self.count = self.count.saturating_add(1);
         if self.reasons.len() < MAX {
@@ -57,7 +57,7 @@ impl Quarantine {
     }
 
     /// Shows all of it, a line each.
-    pub(crate) fn show(&self, f: &mut Formatter<'_>) -> Shown {
+    pub(crate) fn show(&self, f: &mut Formatter<'_>) -> FmtResult {
         for why in &self.reasons {
             writeln!(f, "quarantined: {}", why.to_str().unwrap_or("?"))?;
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/sys/kernel/liveupdate/` shows, and what is done when something is written there.
+//! `/sys/kernel/liveupdate/`.
 //!
-//! Of the highest layer. [`Enabled`] is always there, so that off can be told from absent; the others
-//! only while live update is on.
+//! [`Enabled`] is always there, so that off can be told from absent; the others only while live update
+//! is on.
 
 use core::fmt;
 
@@ -20,26 +20,31 @@ use kernel::{
     }, //
 };
 
-use crate::{
-    abi::RootFormat,
-    luo,
-    luo_state::Tally,
-    Luo, //
+use super::{
+    orchestrator::{
+        luo,
+        Luo, //
+    },
+    status::{
+        self,
+        Counters, //
+    }, //
 };
+use crate::abi::RootFormat;
 
-static ALWAYS: Attributes<1> = Attributes::new().with::<Enabled>(0);
+static ALWAYS: Attributes<1> = Attributes::new().with::<EnabledAttribute>(0);
 
 static WHILE_ON: Attributes<10> = Attributes::new()
-    .with::<State>(0)
-    .with::<Number>(1)
-    .with::<Abi>(2)
-    .with::<Incoming>(3)
-    .with::<Outgoing>(4)
-    .with::<BlackoutUs>(5)
-    .with::<Prepare>(6)
-    .with::<Finish>(7)
-    .with::<LostSessions>(8)
-    .with::<Refused>(9);
+    .with::<StateAttribute>(0)
+    .with::<NumberAttribute>(1)
+    .with::<AbiAttribute>(2)
+    .with::<IncomingAttribute>(3)
+    .with::<OutgoingAttribute>(4)
+    .with::<BlackoutUsAttribute>(5)
+    .with::<PrepareAttribute>(6)
+    .with::<FinishAttribute>(7)
+    .with::<LostSessionsAttribute>(8)
+    .with::<RefusedAttribute>(9);
 
 /// Makes the directory.
 ///
@@ -64,10 +69,10 @@ fn on() -> Result<&'static Luo> {
 }
 
 /// Whether live update is on.
-struct Enabled;
+struct EnabledAttribute;
 
 #[vtable]
-impl Attribute for Enabled {
+impl Attribute for EnabledAttribute {
     const NAME: &'static CStr = c"enabled";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
@@ -76,27 +81,27 @@ impl Attribute for Enabled {
 }
 
 /// The state of the machine. It can be polled.
-pub(crate) struct State;
+struct StateAttribute;
 
 #[vtable]
-impl Attribute for State {
-    const NAME: &'static CStr = c"state";
+impl Attribute for StateAttribute {
+    const NAME: &'static CStr = status::STATE_ATTRIBUTE;
 
     fn show(to: &mut dyn fmt::Write) -> Result {
         let luo = on()?;
-        // Whoever could still come in order to be told has had the time.
-        luo.settle();
-        let state = luo.standing.watch(&luo.subsystems);
+        // Every subsystem that registers late had its chance by now.
+        luo.context.end_if_unattended();
+        let state = luo.context.status.watch(&luo.context.subsystems);
 
         Ok(writeln!(to, "{}", state.name())?)
     }
 }
 
 /// How many live updates this machine has seen.
-struct Number;
+struct NumberAttribute;
 
 #[vtable]
-impl Attribute for Number {
+impl Attribute for NumberAttribute {
     const NAME: &'static CStr = c"number";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
@@ -104,11 +109,11 @@ impl Attribute for Number {
     }
 }
 
-/// The layout of what goes out, and of what came in.
-struct Abi;
+/// The layout of what is handed over, and of what was handed over to this kernel.
+struct AbiAttribute;
 
 #[vtable]
-impl Attribute for Abi {
+impl Attribute for AbiAttribute {
     const NAME: &'static CStr = c"abi";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
@@ -116,7 +121,7 @@ impl Attribute for Abi {
             OutgoingAbi::Fdt => "fdt",
             OutgoingAbi::LuoV5 => "luo-v5",
         };
-        let incoming = match on()?.standing.came_as {
+        let incoming = match on()?.context.status.incoming_format {
             Some(RootFormat::Fdt) => "fdt",
             Some(RootFormat::V5) => "luo-v5",
             None => "none",
@@ -126,8 +131,8 @@ impl Attribute for Abi {
     }
 }
 
-fn show_counts(to: &mut dyn fmt::Write, tally: &Tally, subsystems: usize) -> Result {
-    let (sessions, files) = (tally.sessions(), tally.files());
+fn show_counts(to: &mut dyn fmt::Write, counters: &Counters, subsystems: usize) -> Result {
+    let (sessions, files) = (counters.sessions(), counters.files());
 
     Ok(writeln!(
         to,
@@ -135,43 +140,51 @@ fn show_counts(to: &mut dyn fmt::Write, tally: &Tally, subsystems: usize) -> Res
     )?)
 }
 
-/// How much came in and is not finished.
-struct Incoming;
+/// How much was handed over to this kernel and is not finished.
+struct IncomingAttribute;
 
 #[vtable]
-impl Attribute for Incoming {
+impl Attribute for IncomingAttribute {
     const NAME: &'static CStr = c"incoming";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
         let luo = on()?;
 
-        show_counts(to, &luo.standing.incoming, luo.subsystems.incoming())
+        show_counts(
+            to,
+            &luo.context.status.incoming,
+            luo.context.subsystems.incoming(),
+        )
     }
 }
 
-/// How much is to go to the next kernel.
-struct Outgoing;
+/// How much is preserved for the next kernel.
+struct OutgoingAttribute;
 
 #[vtable]
-impl Attribute for Outgoing {
+impl Attribute for OutgoingAttribute {
     const NAME: &'static CStr = c"outgoing";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
         let luo = on()?;
 
-        show_counts(to, &luo.standing.outgoing, luo.subsystems.outgoing())
+        show_counts(
+            to,
+            &luo.context.status.outgoing,
+            luo.context.subsystems.outgoing(),
+        )
     }
 }
 
 /// The time from the reboot in the old kernel to the first open of the device in this one.
-struct BlackoutUs;
+struct BlackoutUsAttribute;
 
 #[vtable]
-impl Attribute for BlackoutUs {
+impl Attribute for BlackoutUsAttribute {
     const NAME: &'static CStr = c"blackout_us";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        match on()?.standing.blackout() {
+        match on()?.context.status.blackout() {
             Some(micros) => Ok(writeln!(to, "{micros}")?),
             None => Ok(()),
         }
@@ -179,10 +192,10 @@ impl Attribute for BlackoutUs {
 }
 
 /// Prepares the subsystems, or cancels that.
-struct Prepare;
+struct PrepareAttribute;
 
 #[vtable]
-impl Attribute for Prepare {
+impl Attribute for PrepareAttribute {
     const NAME: &'static CStr = c"prepare";
 
     fn store(text: &[u8]) -> Result {
@@ -195,10 +208,10 @@ impl Attribute for Prepare {
 }
 
 /// Tells the subsystems that the update is over.
-struct Finish;
+struct FinishAttribute;
 
 #[vtable]
-impl Attribute for Finish {
+impl Attribute for FinishAttribute {
     const NAME: &'static CStr = c"finish";
 
     fn store(text: &[u8]) -> Result {
@@ -210,25 +223,25 @@ impl Attribute for Finish {
 }
 
 /// How many sessions with files are gone because their holder was killed before the kexec.
-struct LostSessions;
+struct LostSessionsAttribute;
 
 #[vtable]
-impl Attribute for LostSessions {
+impl Attribute for LostSessionsAttribute {
     const NAME: &'static CStr = c"lost_sessions";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        Ok(writeln!(to, "{}", on()?.standing.lost_sessions())?)
+        Ok(writeln!(to, "{}", on()?.context.status.lost_sessions())?)
     }
 }
 
 /// Why the last kexec was refused; nothing if none was.
-struct Refused;
+struct RefusedAttribute;
 
 #[vtable]
-impl Attribute for Refused {
+impl Attribute for RefusedAttribute {
     const NAME: &'static CStr = c"refused";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        on()?.refusal.show(to)
+        on()?.context.refusal.show(to)
     }
 }

@@ -2,10 +2,9 @@
 
 //! Chains of blocks: records laid down in preserved memory, and read from it.
 //!
-//! Above [`kho`] and [`abi`](crate::abi), below sessions and files. Memory is taken when there is
-//! time for it to fail ([`Chain::reserve`]); writing a record ([`Chain::push`]) then cannot. A
-//! block becomes part of the chain with its first record, so a chain never ends in an empty block,
-//! which the C implementation would refuse.
+//! Memory is allocated before the kexec, when that may fail ([`Chain::reserve`]); writing a record
+//! ([`Chain::push`]) then cannot. A block becomes part of the chain with its first record, so a chain
+//! never ends in an empty block, which the C implementation would refuse.
 
 use core::{
     marker::PhantomData,
@@ -35,7 +34,7 @@ use crate::abi::{
     Phys, //
 };
 
-/// The address of preserved memory as the layouts have it.
+/// The address of preserved memory as the layouts write it.
 pub(crate) fn phys<T: FromBytes + IntoBytes>(memory: &Preserved<T>) -> Option<Phys> {
     Phys::new(memory.phys().get())
 }
@@ -78,7 +77,7 @@ impl<R: Record> Chain<R> {
     /// Gives back memory that `total` records do not need. Those that stand there now stay.
     pub(crate) fn shrink(&mut self, total: usize) {
         let total = total.max(self.len);
-        // Mostly there is none, which is seen here without a division.
+        // Fast path: nothing to free, and no division needed to see it.
         let spare = self.blocks.len().saturating_sub(1) * Block::capacity::<R>() >= total;
 
         if spare {
@@ -176,14 +175,14 @@ impl<R: Record> Chain<R> {
     }
 }
 
-/// What the previous kernel preserved, page by page. Reading a page claims it. It is freed if
-/// nothing was wrong with it; else it may be somebody else's, and stays reserved for good.
-pub(crate) struct Incoming;
+/// The blocks of the previous kernel. Reading a block claims it. It is freed if it was valid; else its
+/// memory may be used for something else, and stays reserved until the next reboot.
+pub(crate) struct ClaimedBlocks;
 
 /// A block of the previous kernel.
-pub(crate) struct Claimed(ManuallyDrop<Restored<Block>>);
+pub(crate) struct ClaimedBlock(ManuallyDrop<Restored<Block>>);
 
-impl Deref for Claimed {
+impl Deref for ClaimedBlock {
     type Target = Block;
 
     fn deref(&self) -> &Block {
@@ -191,16 +190,16 @@ impl Deref for Claimed {
     }
 }
 
-impl Memory for Incoming {
-    type Page = Claimed;
+impl Memory for ClaimedBlocks {
+    type Page = ClaimedBlock;
     type Error = Error;
 
-    fn page(&self, at: Phys) -> Result<Claimed> {
+    fn page(&self, at: Phys) -> Result<ClaimedBlock> {
         Restored::claim(kho::PhysAddr::new(at.get()).ok_or(EINVAL)?)
-            .map(|page| Claimed(ManuallyDrop::new(page)))
+            .map(|page| ClaimedBlock(ManuallyDrop::new(page)))
     }
 
-    fn release(&self, page: Claimed) {
+    fn release(&self, page: ClaimedBlock) {
         drop(ManuallyDrop::into_inner(page.0));
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Subsystems: those who carry state that belongs to no file, and are told of events for that.
+//! Subsystems: they hand over state that belongs to no file, and are told of the events of a live
+//! update. Notifiers are told of the events only.
 //!
-//! Above the callbacks of drivers, beside sessions, of which it knows nothing. A live update is
-//! prepared when user space says so, or else at the kexec; then each is told in the order of its
-//! priority, and what it returns is handed over by the root. In the next kernel it gets that back
-//! when it registers, whenever that is.
+//! A live update is prepared when user space says so, or else at the kexec. Then each subsystem is told
+//! in the order of its priority, and the number that it returns is handed over in the root. In the
+//! next kernel it gets that number back when it registers, however late.
 //!
 //! ```text
 //!            prepare                  kexec
@@ -14,8 +14,8 @@
 //!            cancel
 //! ```
 //!
-//! One lock for all of it: a writer tells of an event, or registers; readers keep that from
-//! happening. It is taken before all others of LUO.
+//! One semaphore protects everything: a writer tells of an event, or registers; readers keep that from
+//! happening. It is the outermost lock of LUO.
 
 use core::fmt;
 
@@ -38,60 +38,60 @@ use crate::{
         Subsystem,
         Subsystems as Records, //
     },
-    callbacks::{
-        may_print,
-        Participant, //
+    ffi::{
+        kernel::may_print,
+        subsystem::RegisteredSubsystem, //
     }, //
 };
 
 /// Which events subsystems have been told of.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// None that something follows from.
+pub(crate) enum UpdatePhase {
+    /// None, or the last update is finished or cancelled.
     Normal,
-    /// They are prepared.
+    /// They are prepared for an update.
     Prepared,
-    /// The previous kernel left something, and they are still to be told that it may go.
+    /// An update led to this boot, and is not finished.
     Updated,
 }
 
-impl Phase {
+impl UpdatePhase {
     const ALL: [Self; 3] = [Self::Normal, Self::Prepared, Self::Updated];
 }
 
-/// Everybody who takes part.
+/// All subsystems and notifiers.
 #[pin_data]
 pub(crate) struct Subsystems {
     #[pin]
-    table: RwSemaphore<Table>,
-    /// A [`Phase`]; changes only while `table` is held for writing.
+    table: RwSemaphore<SubsystemTable>,
+    /// A [`UpdatePhase`]; changes only while `table` is held for writing.
     phase: Atomic<u32>,
-    /// How many came in that have not been finished; likewise.
+    /// How many handed state over to this kernel and are not finished; likewise.
     incoming: Atomic<usize>,
     /// How many are prepared; likewise.
     outgoing: Atomic<usize>,
 }
 
-struct Table {
+struct SubsystemTable {
     /// In the order of their priority.
-    entries: KVec<Entry>,
-    /// What came in and has not been taken.
-    came: Records,
+    entries: KVec<SubsystemEntry>,
+    /// What was handed over for subsystems that have not registered.
+    incoming_records: Records,
 }
 
-struct Entry {
-    who: Participant,
+struct SubsystemEntry {
+    subsystem: RegisteredSubsystem,
     /// What it returned, if it is prepared.
     saved: Option<u64>,
-    /// Whether it was prepared just now.
+    /// Whether it was prepared by the attempt that is under way.
     fresh: bool,
 }
 
-impl Entry {
+impl SubsystemEntry {
     fn prepare(&mut self) -> Result {
-        let data = self.who.prepare().inspect_err(|e| {
+        let data = self.subsystem.prepare().inspect_err(|e| {
             if may_print() {
-                pr_warn!("subsystem {}: prepare failed: {:?}\n", self.who, e);
+                pr_warn!("subsystem {}: prepare failed: {:?}\n", self.subsystem, e);
             }
         })?;
 
@@ -102,13 +102,13 @@ impl Entry {
 
     fn cancel(&mut self) {
         if let Some(data) = self.saved.take() {
-            self.who.cancel(data);
+            self.subsystem.cancel(data);
         }
     }
 }
 
-impl Table {
-    /// Prepares all that are not.
+impl SubsystemTable {
+    /// Prepares all that are not prepared.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Table {
             .entries
             .iter_mut()
             .filter(|entry| entry.saved.is_none())
-            .try_for_each(Entry::prepare);
+            .try_for_each(SubsystemEntry::prepare);
         if result.is_err() {
             self.cancel(|entry| entry.fresh);
         }
@@ -129,7 +129,7 @@ impl Table {
     }
 
     /// Cancels some, the last one first.
-    fn cancel(&mut self, which: impl Fn(&Entry) -> bool) {
+    fn cancel(&mut self, which: impl Fn(&SubsystemEntry) -> bool) {
         for entry in self.entries.iter_mut().rev() {
             if which(entry) {
                 entry.cancel();
@@ -145,8 +145,8 @@ impl Table {
     fn reboot(&mut self) -> Result {
         for entry in &mut self.entries {
             if let Some(data) = &mut entry.saved {
-                entry.who.reboot(data).inspect_err(|e| {
-                    pr_err!("subsystem {}: reboot failed: {:?}\n", entry.who, e)
+                entry.subsystem.reboot(data).inspect_err(|e| {
+                    pr_err!("subsystem {}: reboot failed: {:?}\n", entry.subsystem, e)
                 })?;
             }
         }
@@ -158,7 +158,7 @@ impl Table {
         let mut records = KVec::new();
 
         for entry in &self.entries {
-            if let (Some(name), Some(data)) = (entry.who.name(), entry.saved) {
+            if let (Some(name), Some(data)) = (entry.subsystem.name(), entry.saved) {
                 records.push(Subsystem { name: *name, data }, GFP_KERNEL)?;
             }
         }
@@ -171,20 +171,20 @@ impl Table {
 }
 
 impl Subsystems {
-    /// `came` is what the previous kernel left; [`None`] if there was none.
-    pub(crate) fn new(came: Option<Records>) -> impl PinInit<Self> {
-        let phase = match came {
-            Some(_) => Phase::Updated,
-            None => Phase::Normal,
+    /// `incoming_records` is what the previous kernel left; [`None`] if there was none.
+    pub(crate) fn new(incoming_records: Option<Records>) -> impl PinInit<Self> {
+        let phase = match incoming_records {
+            Some(_) => UpdatePhase::Updated,
+            None => UpdatePhase::Normal,
         };
-        let came = came.unwrap_or(Records::NONE);
-        let incoming = came.iter().count();
+        let incoming_records = incoming_records.unwrap_or(Records::NONE);
+        let incoming = incoming_records.iter().count();
 
         pin_init!(Self {
             table <- new_rw_semaphore!(
-                Table {
+                SubsystemTable {
                     entries: KVec::new(),
-                    came,
+                    incoming_records,
                 },
                 "luo::Subsystems"
             ),
@@ -194,19 +194,21 @@ impl Subsystems {
         })
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> UpdatePhase {
         let phase = self.phase.load(Relaxed);
-        let found = Phase::ALL.iter().find(|known| **known as u32 == phase);
+        let found = UpdatePhase::ALL
+            .iter()
+            .find(|known| **known as u32 == phase);
 
-        found.copied().unwrap_or(Phase::Normal)
+        found.copied().unwrap_or(UpdatePhase::Normal)
     }
 
-    fn set(&self, table: &Table, phase: Phase) {
+    fn set(&self, table: &SubsystemTable, phase: UpdatePhase) {
         self.outgoing.store(table.prepared(), Relaxed);
         self.phase.store(phase as u32, Relaxed);
     }
 
-    /// How many came in that have not been finished.
+    /// How many handed state over to this kernel and are not finished.
     pub(crate) fn incoming(&self) -> usize {
         self.incoming.load(Relaxed)
     }
@@ -231,55 +233,65 @@ impl Subsystems {
                 Some(_) => "prepared",
                 None => "idle",
             };
-            match entry.who.name() {
+            match entry.subsystem.name() {
                 Some(name) => write!(f, "subsystem '{name}'")?,
                 None => write!(f, "notifier")?,
             }
-            writeln!(f, " priority {} {state}", entry.who.priority())?;
+            writeln!(f, " priority {} {state}", entry.subsystem.priority())?;
         }
-        for record in table.came.iter() {
+        for record in table.incoming_records.iter() {
             writeln!(f, "state of '{}' waiting", record.name)?;
         }
         Ok(())
     }
 
-    /// Takes one in, and gives it what came in for it.
+    /// Registers a subsystem, and gives it what was handed over for it.
     ///
     /// # Errors
     ///
     /// - [`EEXIST`] if it is there, or another one of that name.
-    /// - [`EINVAL`] if it may not be called so.
+    /// - [`EINVAL`] if its name is not allowed.
     /// - [`ENOSPC`] if there are as many as can be handed over.
     /// - [`ENOMEM`].
-    pub(crate) fn register(&self, who: Participant) -> Result {
+    pub(crate) fn register(&self, subsystem: RegisteredSubsystem) -> Result {
         let mut table = self.table.write();
         let table = &mut *table;
 
-        if table.entries.iter().any(|entry| entry.who.is_like(&who)) {
+        if table
+            .entries
+            .iter()
+            .any(|entry| entry.subsystem.is_like(&subsystem))
+        {
             return Err(EEXIST);
         }
-        if let Some(name) = who.name() {
+        if let Some(name) = subsystem.name() {
             if !subsystem::may_be_called(name) {
                 return Err(EINVAL);
             }
-            let named = table.entries.iter().filter(|e| e.who.name().is_some());
+            let named = table
+                .entries
+                .iter()
+                .filter(|e| e.subsystem.name().is_some());
             if named.count() >= subsystem::MAX_SUBSYSTEMS {
                 return Err(ENOSPC);
             }
         }
         table.entries.reserve(1, GFP_KERNEL)?;
 
-        if let Some(record) = who.name().and_then(|name| table.came.take(name)) {
-            match who.restore(record.data) {
-                Ok(()) if self.phase() != Phase::Updated => who.finish(),
+        if let Some(record) = subsystem
+            .name()
+            .and_then(|name| table.incoming_records.take(name))
+        {
+            match subsystem.restore(record.data) {
+                Ok(()) if self.phase() != UpdatePhase::Updated => subsystem.finish(),
                 Ok(()) => {}
-                Err(e) => pr_warn!("subsystem {}: restore failed: {:?}\n", who, e),
+                Err(e) => pr_warn!("subsystem {}: restore failed: {:?}\n", subsystem, e),
             }
         }
-        let later = |entry: &Entry| entry.who.priority() > who.priority();
+        let later = |entry: &SubsystemEntry| entry.subsystem.priority() > subsystem.priority();
         let at = table.entries.iter().position(later);
-        let entry = Entry {
-            who,
+        let entry = SubsystemEntry {
+            subsystem,
             saved: None,
             fresh: false,
         };
@@ -290,28 +302,28 @@ impl Subsystems {
             .map_err(|_| ENOMEM)
     }
 
-    /// Takes one out. A subsystem that is prepared is cancelled; a notifier hears nothing more.
+    /// Unregisters a subsystem; one that is prepared is cancelled. A notifier is told nothing more.
     ///
     /// # Errors
     ///
     /// [`ENOENT`] if it is not there.
-    pub(crate) fn unregister(&self, is: impl Fn(&Participant) -> bool) -> Result {
+    pub(crate) fn unregister(&self, is: impl Fn(&RegisteredSubsystem) -> bool) -> Result {
         let mut table = self.table.write();
         let table = &mut *table;
-        let at = table.entries.iter().position(|entry| is(&entry.who));
+        let at = table.entries.iter().position(|entry| is(&entry.subsystem));
 
         let mut entry = table
             .entries
             .remove(at.ok_or(ENOENT)?)
             .map_err(|_| ENOENT)?;
-        if entry.who.name().is_some() {
+        if entry.subsystem.name().is_some() {
             entry.cancel();
         }
         self.set(table, self.phase());
         Ok(())
     }
 
-    /// Prepares everybody.
+    /// Prepares all subsystems.
     ///
     /// # Errors
     ///
@@ -319,14 +331,14 @@ impl Subsystems {
     pub(crate) fn prepare(&self) -> Result {
         let mut table = self.table.write_killable()?;
 
-        self.expect(Phase::Normal, "prepare")?;
+        self.expect(UpdatePhase::Normal, "prepare")?;
         table.prepare()?;
-        self.set(&table, Phase::Prepared);
+        self.set(&table, UpdatePhase::Prepared);
         pr_info!("prepared, {} subsystems\n", table.prepared());
         Ok(())
     }
 
-    /// Takes [`Subsystems::prepare`] back.
+    /// Undoes [`Subsystems::prepare`].
     ///
     /// # Errors
     ///
@@ -334,14 +346,14 @@ impl Subsystems {
     pub(crate) fn cancel(&self) -> Result {
         let mut table = self.table.write_killable()?;
 
-        self.expect(Phase::Prepared, "cancel")?;
+        self.expect(UpdatePhase::Prepared, "cancel")?;
         table.cancel(|_| true);
-        self.set(&table, Phase::Normal);
+        self.set(&table, UpdatePhase::Normal);
         pr_info!("cancelled\n");
         Ok(())
     }
 
-    /// Tells everybody that the update is over.
+    /// Tells all that the update is over.
     ///
     /// # Errors
     ///
@@ -349,20 +361,23 @@ impl Subsystems {
     pub(crate) fn finish(&self) -> Result {
         let table = self.table.write_killable()?;
 
-        self.expect(Phase::Updated, "finish")?;
+        self.expect(UpdatePhase::Updated, "finish")?;
         for entry in &table.entries {
-            entry.who.finish();
+            entry.subsystem.finish();
         }
-        for record in table.came.iter() {
-            pr_warn!("subsystem '{}': nobody took its state\n", record.name);
+        for record in table.incoming_records.iter() {
+            pr_warn!(
+                "subsystem '{}' did not register: its state is dropped\n",
+                record.name
+            );
         }
         self.incoming.store(0, Relaxed);
-        self.set(&table, Phase::Normal);
+        self.set(&table, UpdatePhase::Normal);
         pr_info!("finished, {} subsystems\n", table.entries.len());
         Ok(())
     }
 
-    fn expect(&self, phase: Phase, what: &str) -> Result {
+    fn expect(&self, phase: UpdatePhase, what: &str) -> Result {
         let now = self.phase();
         if now == phase {
             return Ok(());
@@ -374,37 +389,36 @@ impl Subsystems {
         Err(EINVAL)
     }
 
-    /// If there is nobody to be told that an update is over, it is over. Returns whether it is now.
-    /// While somebody registers, is told of an event, or a kexec is under way, it is not; this never
-    /// waits for that.
-    pub(crate) fn settle(&self) -> bool {
-        if self.phase() != Phase::Updated {
+    /// Ends an update if no subsystem is registered or waited for. Returns whether it has ended. Does
+    /// not wait for a kexec that is under way, nor for a callback; the update has not ended then.
+    pub(crate) fn end_if_unattended(&self) -> bool {
+        if self.phase() != UpdatePhase::Updated {
             return false;
         }
 
         let Some(table) = self.table.try_write() else {
             return false;
         };
-        let over = self.phase() == Phase::Updated
+        let over = self.phase() == UpdatePhase::Updated
             && table.entries.is_empty()
-            && table.came.iter().next().is_none();
+            && table.incoming_records.iter().next().is_none();
         if over {
             self.incoming.store(0, Relaxed);
-            self.set(&table, Phase::Normal);
+            self.set(&table, UpdatePhase::Normal);
         }
         over
     }
 
-    /// Prepares everybody who is not prepared, for a kexec that is under way.
+    /// Prepares all that are not prepared, for a kexec that is under way.
     ///
     /// # Errors
     ///
     /// What one of them returns; all is as before then.
-    pub(crate) fn depart(&self) -> Result<Departure<'_>> {
+    pub(crate) fn prepare_for_kexec(&self) -> Result<PreparedSubsystems<'_>> {
         let mut table = self.table.write();
 
         table.prepare()?;
-        Ok(Departure {
+        Ok(PreparedSubsystems {
             subsystems: self,
             table,
             rebooted: false,
@@ -412,16 +426,16 @@ impl Subsystems {
     }
 }
 
-/// Everybody, prepared and on the way to the next kernel. Dropping it cancels what was done for
-/// that, or all, if they have been told that the kexec is near.
-pub(crate) struct Departure<'a> {
+/// All subsystems, prepared for a kexec that is under way. Dropping it cancels those that were prepared
+/// for that, or all, if they have been told that the kexec is near.
+pub(crate) struct PreparedSubsystems<'a> {
     subsystems: &'a Subsystems,
-    table: WriteGuard<'a, Table>,
+    table: WriteGuard<'a, SubsystemTable>,
     rebooted: bool,
 }
 
-impl Departure<'_> {
-    /// Tells everybody that the kexec is near, and returns what they hand over.
+impl PreparedSubsystems<'_> {
+    /// Tells all that the kexec is near, and returns what they hand over.
     ///
     /// # Errors
     ///
@@ -429,29 +443,29 @@ impl Departure<'_> {
     pub(crate) fn reboot(&mut self) -> Result<KVec<Subsystem>> {
         self.rebooted = true;
         self.table.reboot()?;
-        for record in self.table.came.iter() {
+        for record in self.table.incoming_records.iter() {
             pr_warn!(
-                "subsystem '{}' is not there: its state is left behind\n",
+                "subsystem '{}' is not registered: its state is dropped\n",
                 record.name
             );
         }
         self.table.records()
     }
 
-    /// The kexec is going to happen.
+    /// The kexec happens.
     pub(crate) fn commit(mut self) {
         for entry in &mut self.table.entries {
             entry.fresh = false;
         }
         self.rebooted = false;
-        self.subsystems.set(&self.table, Phase::Prepared);
+        self.subsystems.set(&self.table, UpdatePhase::Prepared);
     }
 }
 
-impl Drop for Departure<'_> {
+impl Drop for PreparedSubsystems<'_> {
     fn drop(&mut self) {
         let phase = match self.subsystems.phase() {
-            Phase::Prepared if self.rebooted => Phase::Normal,
+            UpdatePhase::Prepared if self.rebooted => UpdatePhase::Normal,
             phase => phase,
         };
         let all = self.rebooted;
@@ -464,9 +478,9 @@ impl Drop for Departure<'_> {
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
 #[kunit_tests(luo_subsystem)]
 mod tests {
-    use crate::{
-        luo,
-        luo_kunit::CallLog, //
+    use crate::luo_core::{
+        kunit::CallLog,
+        orchestrator::luo, //
     };
     use kernel::{
         liveupdate::{
@@ -525,8 +539,8 @@ mod tests {
 
     #[test]
     fn all_are_told_in_order_and_cancelled_in_reverse() -> Result {
-        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
-        // Priority comes first, then who registered first.
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.context.subsystems;
+        // Sorted by priority, then by registration.
         let _second = SECOND.register()?;
         let _third = THIRD.register()?;
         let _first = FIRST.register()?;
@@ -545,7 +559,7 @@ mod tests {
 
     #[test]
     fn those_before_one_that_refuses_are_cancelled() -> Result {
-        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.context.subsystems;
         let _refusing = REFUSING.register()?;
         let _second = SECOND.register()?;
         let _first = FIRST.register()?;
@@ -553,26 +567,26 @@ mod tests {
 
         assert!(subsystems.prepare().err() == Some(ENXIO));
         assert!(LOG.take() == 12465 && subsystems.outgoing() == 0);
-        assert!(subsystems.depart().err() == Some(ENXIO));
+        assert!(subsystems.prepare_for_kexec().err() == Some(ENXIO));
         assert!(LOG.take() == 12465);
         Ok(())
     }
 
     #[test]
     fn a_kexec_that_fails_cancels_what_it_has_prepared() -> Result {
-        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.context.subsystems;
         let _first = FIRST.register()?;
         LOG.take();
 
-        // Before they have heard of the kexec, those prepared by hand stay so.
+        // Until they are told of the kexec, those prepared by hand stay prepared.
         subsystems.prepare()?;
         {
             let _second = SECOND.register()?;
-            drop(subsystems.depart()?);
+            drop(subsystems.prepare_for_kexec()?);
             assert!(LOG.take() == 126 && subsystems.outgoing() == 1);
         }
         // Afterwards they do not.
-        let mut departure = subsystems.depart()?;
+        let mut departure = subsystems.prepare_for_kexec()?;
         assert!(departure.reboot()?.len() == 1);
         drop(departure);
         assert!(LOG.take() == 5 && subsystems.outgoing() == 0);
@@ -581,7 +595,7 @@ mod tests {
 
     #[test]
     fn who_goes_is_cancelled() -> Result {
-        let subsystems = &luo().ok_or(EOPNOTSUPP)?.subsystems;
+        let subsystems = &luo().ok_or(EOPNOTSUPP)?.context.subsystems;
         let first = FIRST.register()?;
         LOG.take();
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Things in the order in which they came, to be found by their token: [`ByToken`].
+//! Files in the order in which they were preserved, found by their token: [`ByToken`].
 //!
-//! Below [`luo_file`](super::luo_file). Agents mostly count their tokens up. As long as they do, a
-//! list is all that is needed; only what comes out of order is in a tree besides.
+//! Most agents use ascending tokens. As long as they do, a list is all that is needed; the tokens that
+//! do not ascend are in a tree besides. `XArray` and the maple tree do not keep the order, which is
+//! that of the records.
 
 use kernel::{
     prelude::*,
@@ -13,7 +14,7 @@ use kernel::{
     }, //
 };
 
-struct Entry<T> {
+struct TokenEntry<T> {
     token: u64,
     item: T,
 }
@@ -25,7 +26,7 @@ struct Entry<T> {
 /// The tokens of the first `ascending` items of `list` ascend. `others` has the token of each item
 /// behind those, and where in `list` it is.
 pub(crate) struct ByToken<T> {
-    list: KVVec<Entry<T>>,
+    list: KVVec<TokenEntry<T>>,
     ascending: usize,
     others: RBTree<u64, usize>,
 }
@@ -100,7 +101,7 @@ impl<T> ByToken<T> {
 
     /// Takes the last item out.
     pub(crate) fn pop(&mut self) -> Option<(u64, T)> {
-        let Entry { token, item } = self.list.pop()?;
+        let TokenEntry { token, item } = self.list.pop()?;
 
         // INVARIANT: It is forgotten where it was known.
         if self.list.len() < self.ascending {
@@ -130,7 +131,9 @@ impl<T> Vacancy<'_, T> {
         let Self { items, token, node } = self;
         let index = items.len();
 
-        items.list.push(Entry { token, item }, GFP_KERNEL_ACCOUNT)?;
+        items
+            .list
+            .push(TokenEntry { token, item }, GFP_KERNEL_ACCOUNT)?;
         // INVARIANT: Either all ascend, or the tree knows the new one.
         match node {
             None => items.ascending = items.len(),

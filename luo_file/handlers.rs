@@ -2,13 +2,12 @@
 
 //! The file handlers that drivers have registered.
 //!
-//! Between the C interface ([`capi`](super::capi)) and the files that need a handler
-//! ([`luo_file`](super::luo_file)). There are few handlers, so they are searched one by one.
+//! Below files, above the views of C drivers ([`ffi::handler`](crate::ffi::handler)). There are few
+//! handlers, so they are searched one by one.
 //!
-//! A handler for which files came in keeps its module from being unloaded until these are finished,
-//! whether or not anybody has asked for them.
+//! The module of a handler that incoming files need cannot be unloaded until these files are finished.
 //!
-//! The lock is held while handlers are asked whether they want a file, and never during any other
+//! The lock is held while handlers are asked whether they accept a file, and never during any other
 //! callback. The table of FLBs may be locked under it.
 
 use core::ptr::NonNull;
@@ -27,11 +26,15 @@ use kernel::{
 
 use crate::{
     abi::Compatible,
-    callbacks::{
-        FlbId,
-        Handler,
-        RegisteredFlb,
-        RegisteredHandler, //
+    ffi::{
+        flb::{
+            FlbId,
+            RegisteredFlb, //
+        },
+        handler::{
+            PinnedHandler,
+            RegisteredHandler, //
+        }, //
     },
     luo_flb::{
         FlbSet,
@@ -43,24 +46,23 @@ use crate::{
 #[pin_data]
 pub(crate) struct Handlers {
     #[pin]
-    table: Mutex<Table>,
+    table: Mutex<HandlerTable>,
 }
 
-struct Table {
-    entries: KVec<Entry>,
+struct HandlerTable {
+    entries: KVec<HandlerEntry>,
     /// How many incoming files are to be finished, by their compatible string.
     expected: RBTree<Compatible, u64>,
 }
 
-struct Entry {
+struct HandlerEntry {
     handler: RegisteredHandler,
     flbs: Arc<FlbSet>,
-    /// There exactly if incoming files are expected to need the handler.
-    _pinned: Option<Handler>,
+    /// There if and only if incoming files need the handler.
+    _pinned: Option<PinnedHandler>,
 }
 
-/// An incoming file, of which only its compatible string matters here. As long as there is one, its
-/// handler stays.
+/// The compatible string of an incoming file. As long as there is one of a handler, its module stays.
 pub(crate) struct Expected {
     compatible: Compatible,
     handlers: &'static Handlers,
@@ -89,23 +91,23 @@ impl Drop for Expected {
     }
 }
 
-impl Table {
-    fn of(&mut self, compatible: &Compatible) -> Option<&mut Entry> {
+impl HandlerTable {
+    fn of(&mut self, compatible: &Compatible) -> Option<&mut HandlerEntry> {
         self.entries
             .iter_mut()
             .find(|entry| entry.handler.compatible() == compatible)
     }
 }
 
-/// A handler to be called, and the FLBs that files of its depend on.
-pub(crate) struct Bound {
-    pub(crate) handler: Handler,
+/// A handler that can be called, and the FLBs that its files depend on.
+pub(crate) struct BoundHandler {
+    pub(crate) handler: PinnedHandler,
     pub(crate) flbs: Arc<FlbSet>,
 }
 
-impl Entry {
-    fn bind(&self) -> Option<Bound> {
-        Some(Bound {
+impl HandlerEntry {
+    fn bind(&self) -> Option<BoundHandler> {
+        Some(BoundHandler {
             handler: self.handler.pin()?,
             flbs: self.flbs.clone(),
         })
@@ -116,7 +118,7 @@ impl Handlers {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             table <- new_mutex!(
-                Table {
+                HandlerTable {
                     entries: KVec::new(),
                     expected: RBTree::new(),
                 },
@@ -144,7 +146,7 @@ impl Handlers {
             None => None,
         };
         table.entries.push(
-            Entry {
+            HandlerEntry {
                 handler,
                 flbs,
                 _pinned: pinned,
@@ -154,7 +156,8 @@ impl Handlers {
         Ok(())
     }
 
-    /// Notes that a file came in which will need its handler. Before any handler is registered.
+    /// Notes that an incoming file needs the handler of that name. Called before any handler is
+    /// registered.
     ///
     /// # Errors
     ///
@@ -257,7 +260,7 @@ impl Handlers {
     /// # Errors
     ///
     /// [`ENOENT`] if there is none.
-    pub(crate) fn for_file(&self, file: &File) -> Result<Bound> {
+    pub(crate) fn for_file(&self, file: &File) -> Result<BoundHandler> {
         let table = self.table.lock();
 
         table
@@ -265,12 +268,12 @@ impl Handlers {
             .iter()
             .filter(|entry| entry.handler.can_preserve(file))
             // One whose module is about to go cannot be bound.
-            .find_map(Entry::bind)
+            .find_map(HandlerEntry::bind)
             .ok_or(ENOENT)
     }
 
     /// The handler for files that were preserved under a compatible string.
-    pub(crate) fn for_compatible(&self, compatible: &Compatible) -> Option<Bound> {
+    pub(crate) fn for_compatible(&self, compatible: &Compatible) -> Option<BoundHandler> {
         let mut table = self.table.lock();
 
         table.of(compatible).and_then(|entry| entry.bind())
@@ -282,8 +285,10 @@ impl Handlers {
 mod tests {
     use super::*;
     use crate::{
-        luo,
-        luo_kunit::CallLog, //
+        luo_core::{
+            kunit::CallLog,
+            orchestrator::luo, //
+        }, //
     };
     use kernel::{
         liveupdate::{
@@ -379,11 +384,12 @@ mod tests {
     static NEEDS_TWO: HandlerCell<Idle<2>> = HandlerCell::new();
     static NEEDS_THREE: HandlerCell<Idle<3>> = HandlerCell::new();
 
-    fn bound<const N: usize>() -> Result<Bound> {
+    fn bound<const N: usize>() -> Result<BoundHandler> {
         let name = Compatible::from_cstr(Idle::<N>::COMPATIBLE).map_err(|_| EINVAL)?;
 
         luo()
             .ok_or(EOPNOTSUPP)?
+            .context
             .handlers
             .for_compatible(&name)
             .ok_or(ENOENT)

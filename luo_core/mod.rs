@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Boot, the kexec, and the interfaces to user space.
+
+pub(crate) mod boot;
+pub(crate) mod context;
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+pub(crate) mod corrupt;
+mod debugfs;
+mod device;
+mod handover;
+pub(crate) mod ioctl;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+pub(crate) mod kunit;
+pub(crate) mod orchestrator;
+pub(crate) mod params;
+pub(crate) mod reboot;
+pub(crate) mod refusal;
+mod root;
+pub(crate) mod status;
+pub(crate) mod subsystems;
+mod sysfs;
+pub(crate) mod trace;

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kexec: everything is frozen, written down, and handed over, or the kexec is refused.
+
+use kernel::{
+    kho::KexecLock,
+    liveupdate::{
+        outgoing_abi,
+        OutgoingAbi, //
+    },
+    prelude::*,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+use super::corrupt;
+use super::{
+    orchestrator::{
+        luo,
+        Luo, //
+    },
+    status::{
+        self,
+        micros_since, //
+    }, //
+};
+use crate::{
+    abi::{
+        root::Extras,
+        stamp::{
+            PhaseTimes,
+            Stamp, //
+        },
+        Root, //
+    },
+    luo_session::Serialized,
+    records::chain, //
+};
+
+/// Hands everything over to the next kernel.
+///
+/// # Errors
+///
+/// What a driver or a subsystem returns; [`EOPNOTSUPP`] if the next kernel would find nothing of what is
+/// preserved. Nothing has changed then, except that subsystems which refuse at the last moment are
+/// cancelled.
+pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
+    let Some(luo) = luo() else {
+        return Ok(());
+    };
+    let stamp = status::now();
+    let begin = Instant::<Monotonic>::now();
+
+    luo.context.refusal.clear();
+    let result = if kexec.image_finds_preserved_memory() {
+        hand_over(luo, stamp, begin)
+    } else {
+        hand_nothing_over(luo)
+    };
+    result.inspect_err(|e| {
+        luo.context.refusal.refused(*e);
+        // Closes of sessions may have been deferred.
+        luo.context.sessions_ended();
+    })
+}
+
+/// Checks that a kexec which hands nothing over loses nothing. Else reports what would be lost, and the
+/// reason.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`].
+fn expect_nothing_preserved(luo: &Luo, reason: &str) -> Result {
+    let status = &luo.context.status;
+    let sessions = status.outgoing.sessions() + status.incoming.sessions();
+    let subsystems = luo.context.subsystems.outgoing();
+
+    if sessions + subsystems == 0 {
+        return Ok(());
+    }
+    luo.context.refusal.report(fmt!(
+        "{} sessions and {} subsystems would be lost: {}",
+        sessions,
+        subsystems,
+        reason,
+    ));
+    Err(EOPNOTSUPP)
+}
+
+fn serialize(luo: &'static Luo) -> Result<Serialized> {
+    Serialized::new(&luo.outgoing, &luo.incoming, &luo.context.refusal)
+}
+
+/// Lets a kexec go ahead whose kernel finds nothing, if nothing is preserved.
+fn hand_nothing_over(luo: &'static Luo) -> Result {
+    // First, so that nothing can be preserved afterwards.
+    let serialized = serialize(luo);
+
+    expect_nothing_preserved(luo, "load the image by kexec_file_load")?;
+    serialized?.commit();
+    Ok(())
+}
+
+fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>) -> Result {
+    let mut prepared = luo.context.subsystems.prepare_for_kexec()?;
+    let mut handover = luo.handover.lock();
+    let Some(handover) = &mut *handover else {
+        // There is no device, but there may be incoming sessions.
+        return expect_nothing_preserved(luo, "there was no memory for the handover at boot");
+    };
+
+    let freeze = Instant::<Monotonic>::now();
+    let serialized = serialize(luo)?;
+    let freeze = micros_since(freeze);
+    let write = Instant::<Monotonic>::now();
+    let flbs = luo.flbs.write(&mut handover.flbs)?;
+    let subsystems = prepared.reboot()?;
+    if outgoing_abi() == OutgoingAbi::LuoV5 {
+        for subsystem in &subsystems {
+            pr_warn!(
+                "subsystem '{}': its state is dropped, luo-v5 has no place for it\n",
+                subsystem.name,
+            );
+        }
+    }
+    let root = Root {
+        number: luo.number.saturating_add(1),
+        sessions: luo.outgoing.head(),
+        // The C implementation refuses a root without FLBs.
+        flbs: chain::phys(&handover.flbs)
+            .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
+    };
+    let times = || PhaseTimes {
+        freeze,
+        serialize: micros_since(write),
+    };
+    let extras = Extras {
+        stamp,
+        times: None,
+        subsystems: &subsystems,
+    };
+    handover.write(&serialized, &root, extras, times)?;
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    corrupt::corrupt(|visit| handover.each_used(&serialized, visit));
+
+    let totals = serialized.totals();
+    pr_info!(
+        "handing over {} sessions with {} files and {} FLBs, {} subsystems, {} bytes of records, in {} us, liveupdate number: {}\n",
+        totals.sessions,
+        totals.files,
+        flbs,
+        subsystems.len(),
+        totals.records(),
+        micros_since(begin),
+        root.number,
+    );
+    serialized.commit();
+    prepared.commit();
+    Ok(())
+}

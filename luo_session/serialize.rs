@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Serialization: at the kexec, the sessions of both tables are written down for the next kernel.
+//!
+//! First all sessions are held, each under its own lock. Whoever was changing or closing one has
+//! finished by then, and whoever comes later changes nothing: what one session gives up may be
+//! beside, or the same as, what another one hands over. Then their files are serialized and their records
+//! written: of the outgoing sessions first, then of the incoming ones that are not finished, which are
+//! preserved again for that.
+//!
+//! If the kexec does not happen, all of that is undone, and closes that were deferred take effect.
+
+use kernel::prelude::*;
+
+use super::{
+    incoming::IncomingSessions,
+    outgoing::OutgoingSessions, //
+};
+use crate::{
+    abi::session::{
+        FileRecord,
+        SessionRecord, //
+    },
+    luo_core::refusal::Refusal,
+    records::checksums::OutgoingChecks, //
+};
+
+/// How many sessions and files there are.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub(crate) sessions: u64,
+    pub(crate) files: u64,
+    /// Whether there were more, which are damaged.
+    pub(crate) damaged: bool,
+}
+
+impl Totals {
+    /// Counts a session with `files` files.
+    pub(super) fn add(&mut self, files: u64) {
+        self.sessions = self.sessions.saturating_add(1);
+        self.files = self.files.saturating_add(files);
+    }
+
+    /// How many bytes their records have.
+    pub(crate) fn records(&self) -> u64 {
+        // Lossless: no kernel has wider sizes.
+        const SESSION: u64 = size_of::<SessionRecord>() as u64;
+        const FILE: u64 = size_of::<FileRecord>() as u64;
+
+        let sessions = self.sessions.saturating_mul(SESSION);
+        sessions.saturating_add(self.files.saturating_mul(FILE))
+    }
+}
+
+/// All sessions, serialized. Dropping it undoes that: the kexec does not happen.
+pub(crate) struct Serialized {
+    outgoing: &'static OutgoingSessions,
+    incoming: &'static IncomingSessions,
+    totals: Totals,
+}
+
+impl Serialized {
+    /// Freezes all sessions and writes their records.
+    ///
+    /// # Errors
+    ///
+    /// What a driver returns, [`ENOMEM`], or [`E2BIG`] if there are more than the next kernel reads;
+    /// nothing has changed then.
+    pub(crate) fn new(
+        outgoing: &'static OutgoingSessions,
+        incoming: &'static IncomingSessions,
+        refusal: &Refusal,
+    ) -> Result<Self> {
+        // On error its drop undoes what was done so far.
+        let mut this = Self {
+            outgoing,
+            incoming,
+            totals: Totals::default(),
+        };
+
+        // An earlier kexec may have come as far as [`Serialized::commit`], and failed later.
+        this.undo();
+        incoming.hold();
+        outgoing.hold();
+        this.totals = outgoing.serialize()?;
+        incoming.serialize(outgoing, &mut this.totals)?;
+        outgoing.check_length(refusal)?;
+        Ok(this)
+    }
+
+    /// How many there are.
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Passes all records to functions that corrupt them: those of the sessions, then those of their
+    /// files.
+    #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+    pub(crate) fn each_used(
+        &self,
+        sessions: impl FnMut(&mut [u8]),
+        mut files: impl FnMut(&mut [u8]),
+    ) {
+        self.outgoing.each_session(sessions);
+        self.outgoing.each_file(&mut files);
+        self.incoming.each_file(&mut files);
+    }
+
+    /// Calculates the checksums of everything that is serialized.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and [`ENOSPC`] if there are more than a root can list.
+    pub(crate) fn checks(&self) -> Result<OutgoingChecks> {
+        let mut checks = OutgoingChecks::new();
+
+        self.outgoing.check_files(&mut checks)?;
+        self.incoming.check_files(&mut checks)?;
+        self.outgoing.check(&mut checks)?;
+        Ok(checks)
+    }
+
+    /// The kexec happens: the sessions stay serialized.
+    pub(crate) fn commit(self) {
+        core::mem::forget(self);
+    }
+
+    fn undo(&self) {
+        self.incoming.release();
+        self.outgoing.release();
+    }
+}
+
+impl Drop for Serialized {
+    fn drop(&mut self) {
+        self.undo();
+    }
+}
