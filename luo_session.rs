@@ -39,6 +39,10 @@ use kernel::{
 use crate::{
     abi::{
         name::SESSION_NAME_LEN,
+        session::{
+            FileRecord,
+            SessionRecord, //
+        },
         SessionName, //
     },
     luo_core::ioctl::{
@@ -78,6 +82,33 @@ pub(crate) trait SessionInfo {
 
     /// Shows which of its files are quarantined, and why.
     fn show_quarantine(&self, f: &mut Formatter<'_>) -> FmtResult;
+}
+
+/// How many sessions and files there are.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub(crate) sessions: u64,
+    pub(crate) files: u64,
+    /// Whether there were more, which are damaged.
+    pub(crate) damaged: bool,
+}
+
+impl Totals {
+    /// Counts a session with `files` files.
+    fn add(&mut self, files: u64) {
+        self.sessions = self.sessions.saturating_add(1);
+        self.files = self.files.saturating_add(files);
+    }
+
+    /// How many bytes their records have.
+    pub(crate) fn records(&self) -> u64 {
+        // Lossless: no kernel has wider sizes.
+        const SESSION: u64 = size_of::<SessionRecord>() as u64;
+        const FILE: u64 = size_of::<FileRecord>() as u64;
+
+        let sessions = self.sessions.saturating_mul(SESSION);
+        sessions.saturating_add(self.files.saturating_mul(FILE))
+    }
 }
 
 /// `O_CLOEXEC` for descriptors that are handed out.

@@ -19,7 +19,7 @@ void liveupdate_set_luo_v5(bool luo_v5);
 bool liveupdate_writes_luo_v5(void);
 
 #ifdef CONFIG_LIVEUPDATE_RUST
-/* In capi.rs. */
+/* In ffi/exports.rs. */
 int luo_set_luo_v5(bool luo_v5);
 #define ABI_MODE	0644
 #else

@@ -292,7 +292,7 @@ pub(crate) fn now() -> Option<Stamp> {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kernel::prelude::kunit_tests(luo_state)]
+#[kernel::prelude::kunit_tests(luo_core_status)]
 mod tests {
     use super::*;
 

@@ -476,7 +476,7 @@ impl Drop for PreparedSubsystems<'_> {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_subsystem)]
+#[kunit_tests(luo_core_subsystems)]
 mod tests {
     use crate::luo_core::{
         kunit::CallLog,

@@ -281,7 +281,7 @@ impl Handlers {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_handler)]
+#[kunit_tests(luo_file_handlers)]
 mod tests {
     use super::*;
     use crate::{

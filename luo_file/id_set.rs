@@ -141,7 +141,7 @@ impl IdSet {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_set)]
+#[kunit_tests(luo_file_id_set)]
 mod tests {
     use super::*;
     use kernel::rbtree::RBTree;

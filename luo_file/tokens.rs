@@ -144,7 +144,7 @@ impl<T> Vacancy<'_, T> {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_tokens)]
+#[kunit_tests(luo_file_tokens)]
 mod tests {
     use super::*;
 

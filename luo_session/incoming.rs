@@ -47,10 +47,10 @@ use super::{
         HashedName, //
     },
     outgoing::OutgoingSessions,
-    serialize::Totals,
     Session,
     SessionInfo,
     Side,
+    Totals,
     CLOEXEC, //
 };
 use crate::{

@@ -261,7 +261,7 @@ impl<T: Named> ByName<T> {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_names)]
+#[kunit_tests(luo_session_names)]
 mod tests {
     use super::*;
 

@@ -33,10 +33,10 @@ use super::{
         ByName,
         HashedName, //
     },
-    serialize::Totals,
     Session,
     SessionInfo,
-    Side, //
+    Side,
+    Totals, //
 };
 use crate::{
     abi::{

@@ -14,43 +14,13 @@ use kernel::prelude::*;
 
 use super::{
     incoming::IncomingSessions,
-    outgoing::OutgoingSessions, //
+    outgoing::OutgoingSessions,
+    Totals, //
 };
 use crate::{
-    abi::session::{
-        FileRecord,
-        SessionRecord, //
-    },
     luo_core::refusal::Refusal,
     records::checksums::OutgoingChecks, //
 };
-
-/// How many sessions and files there are.
-#[derive(Default)]
-pub(crate) struct Totals {
-    pub(crate) sessions: u64,
-    pub(crate) files: u64,
-    /// Whether there were more, which are damaged.
-    pub(crate) damaged: bool,
-}
-
-impl Totals {
-    /// Counts a session with `files` files.
-    pub(super) fn add(&mut self, files: u64) {
-        self.sessions = self.sessions.saturating_add(1);
-        self.files = self.files.saturating_add(files);
-    }
-
-    /// How many bytes their records have.
-    pub(crate) fn records(&self) -> u64 {
-        // Lossless: no kernel has wider sizes.
-        const SESSION: u64 = size_of::<SessionRecord>() as u64;
-        const FILE: u64 = size_of::<FileRecord>() as u64;
-
-        let sessions = self.sessions.saturating_mul(SESSION);
-        sessions.saturating_add(self.files.saturating_mul(FILE))
-    }
-}
 
 /// All sessions, serialized. Dropping it undoes that: the kexec does not happen.
 pub(crate) struct Serialized {

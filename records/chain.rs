@@ -205,7 +205,7 @@ impl Memory for ClaimedBlocks {
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
-#[kunit_tests(luo_chain)]
+#[kunit_tests(luo_records_chain)]
 mod tests {
     use super::*;
     use crate::abi::{

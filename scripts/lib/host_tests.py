@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import kernel
+import layers
 import mutants
 import overlay
 import programs
@@ -71,7 +72,7 @@ TOKEN = re.compile(
 
 # An attribute that lifts the ban, unless for a module of the wrapper layer.
 LIFTED = re.compile(r"\b(allow|expect|warn)\s*\(\s*$")
-FOR_WRAPPER = re.compile(r"\s*\)\]\s*(pub(\(\w+\))?\s+)?mod (capi|callbacks);")
+FOR_WRAPPER = re.compile(r"\s*\)\]\s*(pub(\(\w+\))?\s+)?mod ffi;")
 
 
 def unsafe_lines(source: str) -> list[int]:
@@ -124,7 +125,7 @@ def unsafe_rule(results: Results) -> None:
             "#[unsafe(no_mangle)] fn f() {}": 1,
             "#![allow(unsafe_code)]": 1,
             "#[allow(unsafe_code)] mod luo_file;": 1,
-            "#[allow(unsafe_code)]\nmod capi;": 0,
+            "#[allow(unsafe_code)]\nmod ffi;": 0,
             "/* a /* b */ unsafe */ let c = 'u'; unsafe {}": 1,
             "let s = \"\\\"\"; unsafe {}": 1,
             "#![deny(unsafe_code)]\n#![forbid(unsafe_op_in_unsafe_fn)]": 0,
@@ -135,6 +136,13 @@ def unsafe_rule(results: Results) -> None:
         trouble = [f"{text!r}: {len(unsafe_lines(text))} found, not {count}"
                    for text, count in samples.items() if len(unsafe_lines(text)) != count]
         results.add(name, trouble)
+
+
+def layers_rule(results: Results) -> None:
+    """The orchestrator's modules import as the picture of its layers has it."""
+    name = "source/layers"
+    if results.wants(name):
+        results.add(name, layers.trouble())
 
 
 # ---- what documents say ----
