@@ -2,7 +2,7 @@
 
 //! What is taken across the kexec: sessions, in each of them files, in each of these pages.
 
-use liveupdate::guest::CommandLine;
+use liveupdate::cmdline::CommandLine;
 use nix::sys::{
     memfd::{
         memfd_create,

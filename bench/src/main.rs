@@ -13,7 +13,6 @@ mod clock;
 mod load;
 mod stages;
 
-use liveupdate::guest;
 use std::io::Write;
 
 fn main() {
@@ -26,12 +25,12 @@ fn main() {
     if let Err(why) = run(start) {
         eprintln!("luo-bench: {why}");
     }
-    guest::power_off();
+    luo_guest::power_off();
 }
 
 fn run(start: u64) -> Result<(), Box<dyn std::error::Error>> {
-    guest::mount_all()?;
-    let mut report = guest::report_port()?;
+    luo_guest::mount_all()?;
+    let mut report = luo_guest::report_port()?;
 
     if let Err(why) = stages::run(start, &mut report) {
         writeln!(report, "failed: {why}")?;

@@ -10,11 +10,11 @@ use crate::{
     }, //
 };
 use liveupdate::{
-    guest::CommandLine,
-    initramfs::Archive,
+    cmdline::CommandLine,
     kexec,
     Device, //
 };
+use luo_guest::initramfs::Archive;
 use nix::sys::{
     memfd::{
         memfd_create,

@@ -16,14 +16,14 @@ use crate::{
     tests, //
 };
 use liveupdate::{
-    guest::{
-        self,
-        CommandLine,
-        LogRecord, //
-    },
-    initramfs::Archive,
+    cmdline::CommandLine,
+    keeper,
     kexec,
     Context, //
+};
+use luo_guest::{
+    initramfs::Archive,
+    LogRecord, //
 };
 use nix::{
     poll::{
@@ -95,7 +95,11 @@ const ALARMS: [&str; 18] = [
 
 /// Runs what the command line asks for, and never returns.
 pub fn run() -> ! {
-    let mut report = match guest::mount_all().and_then(|()| guest::report_port()) {
+    // What close(2) does to an unfinished session is one of the things to be tested.
+    let _ = keeper::set(keeper::Close);
+    keeper::set_warning_hook(|_| {});
+
+    let mut report = match luo_guest::mount_all().and_then(|()| luo_guest::report_port()) {
         Ok(port) => Report::new(Box::new(port)),
         Err(err) => {
             eprintln!("luo-selftest: {err}");
@@ -116,7 +120,7 @@ pub fn run() -> ! {
         report.line(&format!("Bail out! {err}"));
     }
     report.line("done");
-    guest::power_off();
+    luo_guest::power_off();
 }
 
 /// Where and why the last panic was.
@@ -217,7 +221,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
         selected.retain(|test| test.parts.len() >= number && !state.over.contains(&test.name));
     }
 
-    let boot_log = alarm_in(&guest::kernel_log(0).map_err(|err| err.to_string())?);
+    let boot_log = alarm_in(&luo_guest::kernel_log(0).map_err(|err| err.to_string())?);
     if let Some(alarm) = &boot_log {
         report.line(&format!("# boot {number}: {alarm}"));
     }
@@ -324,10 +328,10 @@ fn in_part(number: usize, parts: usize, outcome: Outcome) -> Outcome {
 /// Runs one part, with an eye on the kernel's log.
 fn run_part(test: &Test, number: usize, limit: Duration, report: &mut Report) -> Outcome {
     let next = |log: &[LogRecord]| log.last().map_or(0, |record| record.sequence + 1);
-    let first = next(&guest::kernel_log(0)?);
+    let first = next(&luo_guest::kernel_log(0)?);
     let outcome = in_child(test, number, limit, report);
 
-    match (outcome, alarm_in(&guest::kernel_log(first)?)) {
+    match (outcome, alarm_in(&luo_guest::kernel_log(first)?)) {
         (Ok(()), Some(alarm)) => Err(Failure::Failed(format!("kernel log: {alarm}"))),
         (Err(Failure::Failed(why)), Some(alarm)) => {
             Err(Failure::Failed(format!("{why}; kernel log: {alarm}")))

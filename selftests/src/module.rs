@@ -9,7 +9,7 @@ use crate::{
     },
     init,
 };
-use liveupdate::guest::CommandLine;
+use liveupdate::cmdline::CommandLine;
 use nix::{
     errno::Errno,
     kmod::{

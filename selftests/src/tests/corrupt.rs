@@ -16,10 +16,7 @@ use crate::{
     },
     sys,
 };
-use liveupdate::{
-    guest,
-    Device, //
-};
+use liveupdate::Device;
 use nix::errno::Errno;
 
 /// More than a block of them.
@@ -103,7 +100,7 @@ fn was_told(told: &[String], lost: usize) -> Outcome {
     ensure_eq!(told.is_empty(), lost == 0, "{told:?}, {lost} lost");
     ensure!(told.len() <= lost, "{told:?}, {lost} lost");
 
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     for why in told.iter().filter(|why| !why.ends_with(", see the log")) {
         let line = format!("luo: incoming {why}");
         ensure!(log.iter().any(|record| record.text == line), "{line}");

@@ -17,10 +17,7 @@ use crate::{
     },
 };
 use liveupdate::{
-    guest::{
-        self,
-        CommandLine, //
-    },
+    cmdline::CommandLine,
     uapi::{
         self,
         Request, //
@@ -307,7 +304,7 @@ pub fn switched_off(_: &mut Stage) -> Outcome {
     ensure_errno!(Device::open(), ENOENT);
     if CommandLine::read()?.get("luo.core") != Some("c") {
         let warning = "live update is off in this one";
-        let log = guest::kernel_log(0)?;
+        let log = luo_guest::kernel_log(0)?;
         ensure!(log.iter().any(|record| record.text.contains(warning)));
     }
     Ok(())

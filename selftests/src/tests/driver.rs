@@ -19,10 +19,7 @@ use crate::{
     sys, //
 };
 use liveupdate::{
-    guest::{
-        self,
-        CommandLine, //
-    },
+    cmdline::CommandLine,
     kexec,
     Device,
     Incoming,
@@ -155,7 +152,7 @@ fn is_c() -> Outcome<bool> {
 
 /// Where in the kernel's log the next message will be.
 fn next_record() -> Outcome<u64> {
-    Ok(guest::kernel_log(0)?
+    Ok(luo_guest::kernel_log(0)?
         .last()
         .map_or(0, |last| last.sequence + 1))
 }
@@ -177,7 +174,7 @@ impl Log {
 
     /// Checks that the kernel has said something since (the C core has words of its own).
     fn says(&self, text: &str) -> Outcome {
-        let log = guest::kernel_log(self.first)?;
+        let log = luo_guest::kernel_log(self.first)?;
 
         ensure!(
             is_c()? || log.iter().any(|record| record.text.contains(text)),
@@ -318,7 +315,7 @@ pub fn quiet(stage: &mut Stage) -> Outcome {
         driver.fail(Event::Preserve, 1, Errno::EDOM)?;
         ensure_errno!(session.preserve(&toy, 1), EDOM);
     }
-    let log = guest::kernel_log(first)?;
+    let log = luo_guest::kernel_log(first)?;
     let own = log.iter().filter(|record| record.text.starts_with("luo:"));
     let lines = own.count();
     stage.note(format!("{lines} lines for {FAILURES} failures"));
@@ -376,7 +373,7 @@ fn preserve_hundred(driver: &Driver, device: &Device, name: &str) -> Outcome<Ses
             Kind::Second
         };
         let session = if key % 2 == 0 { &one } else { &other };
-        session.preserve(&driver.toy(kind, key)?, key.into())?;
+        session.preserve(&driver.toy(kind, key)?, u64::from(key))?;
     }
     Ok((one, other))
 }
@@ -495,7 +492,7 @@ pub fn freeze_fails_before(stage: &mut Stage) -> Outcome {
     for name in ["freeze-a", "freeze-b", "freeze-c"] {
         let session = device.create_session(name)?;
         for _ in 0..3 {
-            session.preserve(&driver.toy(Kind::First, token)?, token.into())?;
+            session.preserve(&driver.toy(Kind::First, token)?, u64::from(token))?;
             token += 1;
         }
         sessions.push(session);
@@ -639,7 +636,7 @@ pub fn retrieve_fails_before(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.create_session(stage.name)?;
 
     for key in 1..=3 {
-        session.preserve(&driver.toy(Kind::First, key)?, key.into())?;
+        session.preserve(&driver.toy(Kind::First, key)?, u64::from(key))?;
     }
     stage.keep(session);
     Ok(())

@@ -15,10 +15,7 @@ use crate::{
     },
     sys, //
 };
-use liveupdate::{
-    guest,
-    Device, //
-};
+use liveupdate::Device;
 use std::fs::File;
 
 /// A part for each kernel, of 12 live updates and of 100.
@@ -97,7 +94,7 @@ fn part<const PARTS: usize>(stage: &mut Stage) -> Outcome {
     sys::allow_fds(10_000)?;
     // How many updates this kernel has behind it.
     let n = stage.number as u64 - 1;
-    ensure_eq!(guest::live_update_number()?, n);
+    ensure_eq!(luo_guest::live_update_number()?, n);
 
     let mut settled = None;
     if n > 0 {

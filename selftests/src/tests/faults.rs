@@ -25,7 +25,7 @@ use crate::{
     },
 };
 use liveupdate::{
-    guest::CommandLine,
+    cmdline::CommandLine,
     kexec,
     Device, //
 };
@@ -317,7 +317,7 @@ pub fn freeze_before(stage: &mut Stage) -> Outcome {
             old += 1;
         }
         let memory = memory()?;
-        session.preserve(&memory, nth.into())?;
+        session.preserve(&memory, u64::from(nth))?;
         sys::write_at(&memory, LATE as u64, b"x")?;
         refused(old + nth)
     })?;

@@ -21,7 +21,6 @@ use crate::{
     tests::lifetime::wait_forever,
 };
 use liveupdate::{
-    guest,
     uapi::{
         self,
         Request, //
@@ -604,7 +603,7 @@ fn chain(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let mut expected = sys::pattern(42, 3 * PAGE + 17);
 
-    ensure_eq!(guest::live_update_number()?, stage.number as u64 - 1);
+    ensure_eq!(luo_guest::live_update_number()?, stage.number as u64 - 1);
     // Each stage appends and overwrites.
     let apply = |content: &mut Vec<u8>, number: usize| {
         content[number * 100] = number as u8;

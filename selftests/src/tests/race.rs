@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use liveupdate::{
-    guest::CommandLine,
+    cmdline::CommandLine,
     kexec,
     Device,
     Outgoing,
@@ -480,7 +480,7 @@ pub fn retrieve_before(stage: &mut Stage) -> Outcome {
         let session: Session<Outgoing> = device.create_session(&format!("raced-{i}"))?;
         for toy in 0..TOYS {
             let key = i * TOYS + toy;
-            session.preserve(&driver.toy(Kind::First, key)?, toy.into())?;
+            session.preserve(&driver.toy(Kind::First, key)?, u64::from(toy))?;
         }
         stage.keep(session);
     }
@@ -505,7 +505,7 @@ pub fn retrieve_after(stage: &mut Stage) -> Outcome {
             for step in 0..TOYS {
                 // Some in the same order, some in another.
                 let toy = (step + number as u32 / 2) % TOYS;
-                match session.retrieve(toy.into()) {
+                match session.retrieve(u64::from(toy)) {
                     Ok(fd) => got
                         .lock()
                         .map_err(|_| Failure::here("poisoned"))?

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use liveupdate::{
-    guest::CommandLine,
+    cmdline::CommandLine,
     kexec,
     Device,
     Incoming,

@@ -23,10 +23,7 @@ use crate::{
     sys, //
 };
 use liveupdate::{
-    guest::{
-        self,
-        CommandLine, //
-    },
+    cmdline::CommandLine,
     kexec,
     Device, //
 };
@@ -134,7 +131,7 @@ pub fn cancel_fails(_: &mut Stage) -> Outcome {
         note.load()?;
         note.set("fail", "3")?;
     }
-    let first = guest::kernel_log(0)?
+    let first = luo_guest::kernel_log(0)?
         .last()
         .map_or(0, |last| last.sequence + 1);
 
@@ -143,7 +140,7 @@ pub fn cancel_fails(_: &mut Stage) -> Outcome {
     for note in BOTH {
         note.told("pc")?;
     }
-    let log = guest::kernel_log(first)?;
+    let log = luo_guest::kernel_log(first)?;
     ensure!(log
         .iter()
         .any(|line| line.text.contains("cancel must not fail: ENXIO")));
@@ -223,7 +220,7 @@ pub fn refuse_after(stage: &mut Stage) -> Outcome {
         note.told("f")?;
         note.set("fail", "-1")?;
     }
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     ensure!(log
         .iter()
         .any(|line| line.text.contains("finish must not fail: ENXIO")));
@@ -285,7 +282,7 @@ pub fn late_after(_: &mut Stage) -> Outcome {
     store("finish", "1")?;
     C.told("f")?;
     ensure_eq!(show("state")?, "normal\n");
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     ensure!(log.iter().any(|line| line
         .text
         .contains("subsystem 'luo-note-v1' did not register: its state is dropped")));
@@ -356,7 +353,7 @@ pub fn version_after(stage: &mut Stage) -> Outcome {
 
     store("finish", "1")?;
     ensure_eq!(show("state")?, "normal\n");
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     let said = "subsystem 'luo-test-subsystem-v2' did not register: its state is dropped";
     ensure!(log.iter().any(|line| line.text.contains(said)));
     ensure!(!log
@@ -374,7 +371,7 @@ pub fn version_after(stage: &mut Stage) -> Outcome {
 pub fn refused_after(stage: &mut Stage) -> Outcome {
     module::load(OTHER, "name=luo-test-subsystem-v2 refuse=1")?;
     ensure_eq!(other_got()?, "7");
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     let said = "restore failed: EPROTO";
     ensure!(log
         .iter()

@@ -15,7 +15,7 @@ use crate::{
     tests::reboot, //
 };
 use liveupdate::{
-    guest,
+    cmdline::CommandLine,
     kexec,
     Device, //
 };
@@ -333,7 +333,7 @@ pub fn update_after(stage: &mut Stage) -> Outcome {
     let blackout = show("blackout_us")?;
     stage.note(format!("blackout_us: '{}'", blackout.trim_end()));
     // As the log of the old kernel had it.
-    let log = guest::kernel_log(0)?;
+    let log = luo_guest::kernel_log(0)?;
     let bytes = 2 * 80 + 3 * 64;
     let said = format!(
         "luo: incoming: 2 sessions with 3 files, 0 subsystems, {bytes} bytes of records, read in "

@@ -3,18 +3,15 @@
 //! Live updates from the command line.
 //!
 //! The tool does what an agent does, step by step and for one file or a few: hold files in a
-//! session, load and start the next kernel, take the files back there. As the first process of an
-//! initramfs it shows a whole live update, see [`demo`].
-
-mod demo;
+//! session, load and start the next kernel, take the files back there.
 
 use clap::{
     Parser,
     Subcommand, //
 };
 use liveupdate::{
-    guest,
     kexec,
+    status::Support,
     Context,
     Device,
     Error,
@@ -110,9 +107,6 @@ enum Command {
         #[arg(long, conflicts_with_all = ["kernel", "initrd", "cmdline", "load"])]
         unload: bool,
     },
-
-    /// As the first process of an initramfs: show a whole live update, then switch off.
-    Demo,
 }
 
 /// A token and the path of the file that goes with it.
@@ -140,11 +134,6 @@ impl FromStr for TokenPath {
 }
 
 fn main() -> ExitCode {
-    // The kernel hands its own leftover parameters to the first process.
-    if std::process::id() == 1 {
-        demo::run();
-    }
-
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -162,7 +151,7 @@ fn run(arguments: &Arguments) -> Result {
     let device = || Device::open_at(&arguments.device);
 
     match &arguments.command {
-        Command::Status => status(&arguments.device),
+        Command::Status => status(),
         Command::Hold { session, files } => hold(device()?, session, files),
         Command::Retrieve { session, files } => retrieve(&device()?, session, files),
         Command::Kexec { unload: true, .. } => kexec::unload(),
@@ -180,7 +169,6 @@ fn run(arguments: &Arguments) -> Result {
                 false => Err(kexec::jump()),
             }
         }
-        Command::Demo => demo::run(),
     }
 }
 
@@ -197,15 +185,12 @@ fn hint(err: &Error, command: &Command) -> Option<&'static str> {
     }
 }
 
-fn status(path: &Path) -> Result {
-    match Device::open_at(path) {
-        Ok(_) => println!("live update: ready"),
-        Err(err) if err.errno() == Errno::EBUSY => println!("live update: an agent is at work"),
-        Err(err) => return Err(err),
-    }
-    match guest::live_update_number()? {
-        0 => println!("no live update led to this kernel, as far as its log goes back"),
-        number => println!("live update number {number} led to this kernel"),
+fn status() -> Result {
+    match Support::read()? {
+        Support::Absent => println!("live update: not there"),
+        Support::Off => println!("live update: off"),
+        Support::DeviceOnly => println!("live update: on"),
+        Support::On(status) => println!("live update: {}, number {}", status.state, status.number),
     }
     Ok(())
 }

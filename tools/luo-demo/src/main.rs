@@ -2,7 +2,8 @@
 
 //! Live updates, told step by step.
 //!
-//! Runs as the first process of a small initramfs, once in each kernel. In the first one it puts
+//! Runs as the first process of a small initramfs, once in each kernel, and refuses to run as any
+//! other: it mounts file systems and switches the machine off. In the first one it puts
 //! `/payload` into a memfd, preserves that and a manifest with its checksum, loads the next kernel
 //! and jumps. In each of the others it takes both back and compares, and hands them on if there is
 //! a kernel to come. What it has to say goes to the second serial port if there is one, else to the
@@ -13,11 +14,7 @@
 //! it exists, holds the name to show for the payload.
 
 use liveupdate::{
-    guest::{
-        self,
-        CommandLine, //
-    },
-    initramfs::Archive,
+    cmdline::CommandLine,
     kexec,
     Context,
     Device,
@@ -25,6 +22,7 @@ use liveupdate::{
     Result,
     Session, //
 };
+use luo_guest::initramfs::Archive;
 use nix::{
     fcntl::{
         fcntl,
@@ -65,6 +63,10 @@ use std::{
     },
     os::fd::AsFd,
     path::Path,
+    process::{
+        self,
+        ExitCode, //
+    },
     time::Instant, //
 };
 
@@ -77,14 +79,22 @@ const KERNELS: &str = "/boot/kernel";
 
 type Outcome<T = ()> = std::result::Result<T, Box<dyn error::Error>>;
 
-/// Shows the part of the demonstration that this boot is for, and never returns.
-pub fn run() -> ! {
-    if let Err(err) = guest::mount_all() {
-        // Nobody can hear it but the kernel's console, which the first process has by default.
-        eprintln!("luoctl: {err}");
-        guest::power_off();
+fn main() -> ExitCode {
+    if process::id() != 1 {
+        eprintln!("luo-demo: runs as the first process of an initramfs only (see `make run`)");
+        return ExitCode::from(2);
     }
-    let mut story = match guest::report_port() {
+    run()
+}
+
+/// Shows the part of the demonstration that this boot is for.
+fn run() -> ! {
+    if let Err(err) = luo_guest::mount_all() {
+        // Nobody can hear it but the kernel's console, which the first process has by default.
+        eprintln!("luo-demo: {err}");
+        luo_guest::power_off();
+    }
+    let mut story = match luo_guest::report_port() {
         Ok(port) => Story {
             out: Box::new(port),
         },
@@ -101,7 +111,7 @@ pub fn run() -> ! {
         }
     }
     story.line(format_args!("done"));
-    guest::power_off();
+    luo_guest::power_off();
 }
 
 /// What one kernel does. Returns in the last one, or when something went wrong.
@@ -151,7 +161,7 @@ impl Story {
     /// Shows what the kernel had to say about live updates lately.
     fn kernel_says(&mut self) {
         let subjects = ["KHO: ", "luo: ", "liveupdate: ", "memfd_luo: "];
-        let log = guest::kernel_log(0).unwrap_or_default();
+        let log = luo_guest::kernel_log(0).unwrap_or_default();
         let mut told: Vec<_> = log
             .iter()
             .filter(|record| subjects.iter().any(|it| record.text.starts_with(it)))
@@ -322,7 +332,7 @@ impl Cargo {
         let mut verdict = format!(
             "{} came through live update number {} (Linux {})",
             Size(self.bytes),
-            guest::live_update_number()?,
+            luo_guest::live_update_number()?,
             self.route.join(" -> ")
         );
         if let Some(seconds) = self.blackout {
@@ -414,7 +424,7 @@ fn this_kernel() -> Result<String> {
         name.release().to_string_lossy(),
         name.machine().to_string_lossy(),
         uptime.split(' ').next().unwrap_or("?"),
-        guest::live_update_number()?,
+        luo_guest::live_update_number()?,
     ))
 }
 

@@ -2,7 +2,9 @@
 
 //! Life as the first process of a bare initramfs.
 
-use crate::error::{
+pub mod initramfs;
+
+use liveupdate::{
     Context,
     Error,
     Result, //
@@ -63,48 +65,6 @@ pub fn mount_all() -> Result {
         }
     }
     Ok(())
-}
-
-/// The command line of the kernel.
-#[derive(Clone, Debug)]
-pub struct CommandLine(String);
-
-impl CommandLine {
-    /// Reads it.
-    pub fn read() -> Result<Self> {
-        let path = "/proc/cmdline";
-        let line = fs::read_to_string(path).context(|| format!("read {path}"))?;
-
-        Ok(Self(line.trim_end().to_owned()))
-    }
-
-    /// The value of the last `key=value`.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .split_ascii_whitespace()
-            .filter_map(|word| word.split_once('='))
-            .filter(|(name, _)| *name == key)
-            .map(|(_, value)| value)
-            .next_back()
-    }
-
-    /// Sets `key=value` in place of what was there.
-    pub fn set(&mut self, key: &str, value: &str) {
-        let mut words: Vec<_> = self
-            .0
-            .split_ascii_whitespace()
-            .filter(|word| word.split_once('=').is_none_or(|(name, _)| name != key))
-            .map(str::to_owned)
-            .collect();
-
-        words.push(format!("{key}={value}"));
-        self.0 = words.join(" ");
-    }
-
-    /// All of it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// The second serial port, where a machine's owner reads what is meant for him.
@@ -220,18 +180,6 @@ pub fn power_off() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn command_line() {
-        let mut line = CommandLine("quiet a=1 luo.stage=1 b a=2".into());
-
-        assert_eq!(line.get("a"), Some("2"));
-        assert_eq!(line.get("b"), None);
-        line.set("luo.stage", "2");
-        assert_eq!(line.as_str(), "quiet a=1 b a=2 luo.stage=2");
-        line.set("a", "3");
-        assert_eq!(line.as_str(), "quiet b luo.stage=2 a=3");
-    }
 
     #[test]
     fn update_numbers() {
