@@ -114,7 +114,7 @@ impl Holder {
                 self.session, self.pid, self.command
             )
         };
-        let fd = self.get_fd().context(what)?;
+        let fd = duplicate(self.pid, self.fd).context(what)?;
 
         match AnySession::recognize(fd) {
             Ok(session) if *session.name() == self.session => Ok(session),
@@ -126,20 +126,29 @@ impl Holder {
             Err(_) => Err(Errno::ESTALE).context(what),
         }
     }
+}
 
-    fn get_fd(&self) -> nix::Result<OwnedFd> {
-        let pid = libc::pid_t::try_from(self.pid).map_err(|_| Errno::ESRCH)?;
-        // SAFETY: The system call takes numbers only.
-        let process = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        // SAFETY: It has just made this descriptor, whose number is in the range of one.
-        let process = unsafe { OwnedFd::from_raw_fd(process as RawFd) };
-        // SAFETY: The system call takes numbers only.
-        let fd = Errno::result(unsafe {
-            libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), self.fd, 0)
-        })?;
-        // SAFETY: As above.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-    }
+/// Gets a descriptor of the same open file as one of another process (`pidfd_getfd(2)`).
+///
+/// # Errors
+///
+/// - `ESRCH`, `EBADF`: the process or its descriptor does not exist;
+/// - `EPERM`: the caller may not trace the process.
+pub fn descriptor_of(pid: u32, fd: RawFd) -> Result<OwnedFd> {
+    duplicate(pid, fd).context(|| format!("get descriptor {fd} of process {pid}"))
+}
+
+fn duplicate(pid: u32, fd: RawFd) -> nix::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    // SAFETY: The system call takes numbers only.
+    let process = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: It has just made this descriptor, whose number is in the range of one.
+    let process = unsafe { OwnedFd::from_raw_fd(process as RawFd) };
+    // SAFETY: The system call takes numbers only.
+    let fd =
+        Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })?;
+    // SAFETY: As above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 #[cfg(test)]

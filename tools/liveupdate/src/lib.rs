@@ -50,6 +50,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `image` | `image`: what a kernel image reads; `preflight`: whether it can follow this kernel |
 //! | `serde` | `Serialize` for the types that describe something |
 
 pub mod cmdline;
@@ -57,11 +58,15 @@ mod device;
 mod error;
 pub mod handoff;
 pub mod holders;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod keeper;
 mod kept;
 pub mod kexec;
 pub mod listing;
 mod name;
+#[cfg(feature = "image")]
+pub mod preflight;
 mod request;
 mod session;
 pub mod status;
