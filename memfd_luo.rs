@@ -687,6 +687,10 @@ fn end_of(extent: &PinnedExtent) -> u64 {
     extent.index().saturating_add(extent.pages().into())
 }
 
+// Both are read, whichever is written.
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS);
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_V2);
+
 /// The handler for memfds in one layout.
 struct Handler<L>(PhantomData<L>);
 

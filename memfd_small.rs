@@ -131,6 +131,8 @@ fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<S
     }))
 }
 
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL);
+
 #[vtable]
 impl FileHandler for Small {
     const COMPATIBLE: &'static CStr = layout::COMPATIBLE_SMALL;

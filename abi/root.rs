@@ -129,7 +129,10 @@ pub const COMPATIBLE_PROPERTY: &CStr = c"compatible";
 /// First bytes of a flattened device tree.
 const FDT_MAGIC: [u8; 4] = 0xd00d_feed_u32.to_be_bytes();
 
-/// Compatible string of the C implementation's root, padded.
+/// Compatible string of the C implementation's root.
+pub const V5_NAME: &CStr = c"luo-v5";
+
+/// The same as it stands there, padded.
 const V5_COMPATIBLE: [u8; 8] = *b"luo-v5\0\0";
 
 /// First bytes of the C implementation's root: its compatible string with the NUL.

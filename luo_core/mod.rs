@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod corrupt;
 mod debugfs;
 mod device;
+mod formats;
 mod handover;
 pub(crate) mod ioctl;
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]

@@ -9,6 +9,7 @@ use core::fmt;
 
 use kernel::{
     liveupdate::{
+        note,
         outgoing_abi,
         OutgoingAbi, //
     },
@@ -34,7 +35,7 @@ use crate::abi::RootFormat;
 
 static ALWAYS: Attributes<1> = Attributes::new().with::<EnabledAttribute>(0);
 
-static WHILE_ON: Attributes<10> = Attributes::new()
+static WHILE_ON: Attributes<11> = Attributes::new()
     .with::<StateAttribute>(0)
     .with::<NumberAttribute>(1)
     .with::<AbiAttribute>(2)
@@ -44,7 +45,8 @@ static WHILE_ON: Attributes<10> = Attributes::new()
     .with::<PrepareAttribute>(6)
     .with::<FinishAttribute>(7)
     .with::<LostSessionsAttribute>(8)
-    .with::<RefusedAttribute>(9);
+    .with::<RefusedAttribute>(9)
+    .with::<FormatsAttribute>(10);
 
 /// Makes the directory.
 ///
@@ -243,5 +245,20 @@ impl Attribute for RefusedAttribute {
 
     fn show(to: &mut dyn fmt::Write) -> Result {
         on()?.context.refusal.show(to)
+    }
+}
+
+/// What this kernel can read, a line each: the notes of its image.
+struct FormatsAttribute;
+
+#[vtable]
+impl Attribute for FormatsAttribute {
+    const NAME: &'static CStr = c"formats";
+
+    fn show(to: &mut dyn fmt::Write) -> Result {
+        note::for_each(|text| {
+            let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+            Ok(writeln!(to, "{text}")?)
+        })
     }
 }

@@ -94,6 +94,7 @@ use crate::{
 mod file;
 mod flb;
 mod handover;
+pub mod note;
 #[cfg(CONFIG_LIVEUPDATE_RUST)]
 mod subsystem;
 
