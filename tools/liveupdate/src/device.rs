@@ -99,9 +99,9 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// - `ENOENT`: no session of this name came in, or it is finished;
+    /// - `ENOENT`: there is no incoming session of this name, or it is finished;
     /// - `EINVAL`: a process has it open, or the name is not one;
-    /// - `EUCLEAN`: there is none of this name, but some of what came in is damaged;
+    /// - `EUCLEAN`: there is none of this name, but some of the incoming state is damaged;
     /// - `EBUSY`: a kexec is under way;
     /// - `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn retrieve_session(

@@ -122,7 +122,7 @@ impl Error {
                 "an outgoing session has this name; close it or choose another name"
             }
             (Op::RetrieveSession(_), Errno::ENOENT) => {
-                "no session of this name came in, or it is finished"
+                "there is no incoming session of this name, or it is finished"
             }
             (Op::RetrieveSession(_), Errno::EINVAL) => {
                 "a process has the session open; take it over from there, or end that process's use"

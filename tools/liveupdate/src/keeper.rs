@@ -9,7 +9,7 @@
 //!
 //! | keeper | the session |
 //! |---|---|
-//! | [`Leak`] (default) | stays open as long as the process lives, and crosses the next kexec |
+//! | [`Leak`] (default) | stays open as long as the process lives, and is handed over again at the next kexec |
 //! | [`FdStore`] | goes to the service manager, which returns it to the next start of the service |
 //! | [`Close`] | ends. For tests of the kernel |
 //!

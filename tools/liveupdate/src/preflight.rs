@@ -48,10 +48,8 @@ use std::{
         self,
         File, //
     },
-    io::{
-        self,
-        Read, //
-    },
+    io,
+    os::unix::fs::FileExt,
     path::Path, //
 };
 
@@ -206,9 +204,9 @@ pub enum Problem {
     NotOnHere,
     /// This kernel's LUO does not tell what is preserved.
     UnknownContents,
-    /// This kernel's LUO drops sessions that came in and are not finished.
+    /// This kernel's LUO drops incoming sessions that are not finished.
     DropsIncoming,
-    /// Something that came in is damaged and cannot cross again. With the kernel's words.
+    /// An incoming session or file is damaged and cannot be handed over again. With the kernel's words.
     Quarantined(String),
     /// The formats of the image are derived.
     Derived,
@@ -351,7 +349,7 @@ impl fmt::Display for Problem {
                 f.write_str("this kernel does not tell which files are preserved (is debugfs mounted?)")
             }
             Self::DropsIncoming => f.write_str(
-                "this kernel drops sessions that came in and are not finished at the kexec",
+                "this kernel drops incoming sessions that are not finished at the kexec",
             ),
             Self::Quarantined(what) => write!(f, "damaged, and cannot be handed over again: {what}"),
             Self::Derived => f.write_str(
@@ -393,7 +391,7 @@ pub struct Machine {
     pub support: Support,
     /// What is to go to the next kernel, if the kernel lists it.
     pub outgoing: Option<Listing>,
-    /// What came in, if the kernel lists it.
+    /// The incoming sessions, if the kernel lists them.
     pub incoming: Option<Listing>,
     /// The formats of this kernel, if it shows them.
     pub formats: Option<Formats>,
@@ -509,56 +507,73 @@ pub struct Initrd {
 }
 
 impl Initrd {
-    fn read(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+    /// Looks at an open file, wherever its position is, which stays there.
+    ///
+    /// # Errors
+    ///
+    /// What reading returns.
+    pub fn read_file(file: &File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        let mut begin = Vec::new();
-        file.by_ref().take(16).read_to_end(&mut begin)?;
+        let mut begin = [0; 16];
+        let len = file.read_at(&mut begin, 0)?;
 
         Ok(Self {
             size,
-            compression: Compression::detect(&begin),
+            compression: Compression::detect(&begin[..len]),
         })
     }
 }
 
 /// Checks whether `next` can follow this kernel.
 pub fn check(next: &Next<'_>) -> Report {
-    let mut findings = Vec::new();
-    let mut found = |problem| {
-        findings.push(Finding {
-            level: Level::Error,
-            problem,
-        });
+    let kernel = File::open(next.kernel).map_err(ImageError::Io);
+    let initrd = next.initrd.map(File::open);
+    let image = kernel.and_then(|kernel| Image::read_file(&kernel));
+    let initrd = initrd.map(|initrd| initrd.and_then(|initrd| Initrd::read_file(&initrd)));
+
+    report(image, initrd, next.cmdline, next.will_preserve)
+}
+
+/// As [`check`], of files that are open.
+pub fn check_files(
+    kernel: &File,
+    initrd: Option<&File>,
+    cmdline: &CommandLine,
+    will_preserve: bool,
+) -> Report {
+    let image = Image::read_file(kernel);
+
+    report(image, initrd.map(Initrd::read_file), cmdline, will_preserve)
+}
+
+fn report(
+    image: Result<Image, ImageError>,
+    initrd: Option<io::Result<Initrd>>,
+    cmdline: &CommandLine,
+    will_preserve: bool,
+) -> Report {
+    let mut findings = Findings {
+        all: Vec::new(),
+        loss: Level::Error,
     };
-    let image = match Image::read(next.kernel) {
-        Ok(image) => Some(image),
-        Err(ImageError::Io(err)) => {
-            found(Problem::Image(format!("cannot be read: {err}")));
-            None
+    let initrd = initrd.transpose().unwrap_or_else(|err| {
+        findings.add(Level::Error, Problem::Initrd(err.to_string()));
+        None
+    });
+    let image = match image {
+        Ok(image) => {
+            let machine = Machine::here();
+            findings
+                .all
+                .extend(judge(&image, initrd, cmdline, &machine, will_preserve));
+            Some(image)
         }
         Err(err) => {
-            found(Problem::Image(err.to_string()));
+            findings.add(Level::Error, Problem::Image(err.to_string()));
             None
         }
     };
-    let initrd = match next.initrd.map(Initrd::read).transpose() {
-        Ok(initrd) => initrd,
-        Err(err) => {
-            found(Problem::Initrd(err.to_string()));
-            None
-        }
-    };
-    if let Some(image) = &image {
-        let machine = Machine::here();
-        findings.extend(judge(
-            image,
-            initrd,
-            next.cmdline,
-            &machine,
-            next.will_preserve,
-        ));
-    }
+    let mut findings = findings.all;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Report { image, findings }
 }

@@ -104,7 +104,7 @@ pub struct Status {
     pub incoming_format: Option<String>,
     /// What is to go to the next kernel.
     pub outgoing: Counts,
-    /// What came in and is not finished.
+    /// Incoming and not finished.
     pub incoming: Counts,
     /// The time from the reboot in the previous kernel to the first open of the device in this one.
     #[cfg_attr(
@@ -136,7 +136,7 @@ pub enum State {
     Normal,
     /// There are sessions for the next kernel, or subsystems are prepared.
     Prepared,
-    /// A live update led to this boot, and not everything that came in is finished.
+    /// A live update led to this boot, and not all incoming sessions are finished.
     Updated,
     /// Something that this library does not know.
     #[cfg_attr(feature = "serde", serde(untagged))]

@@ -138,8 +138,8 @@ pub enum Verb {
     /// Run a program with sessions as inherited descriptors (LISTEN_FDS), their names in
     /// LISTEN_FDNAMES.
     ///
-    /// A session that came in is retrieved, else one is created. While the program runs this process
-    /// holds the sessions too. If the program fails, those that came in stay retrievable.
+    /// An incoming session of the name is retrieved, else one is created. While the program runs this process
+    /// holds the sessions too. If the program fails, incoming ones stay retrievable.
     Run {
         /// Names of the sessions.
         #[arg(required = true)]
@@ -149,7 +149,7 @@ pub enum Verb {
         command: Vec<OsString>,
     },
 
-    /// Retrieve files of a session that came in, and write them out.
+    /// Retrieve files of an incoming session, and write them out.
     ///
     /// Each file is written under another name, synced, and renamed when it is complete; its holes
     /// stay holes. The session is finished if all its files were retrieved. Whatever goes wrong, it
@@ -178,13 +178,13 @@ pub enum Verb {
         keep: bool,
     },
 
-    /// Finish a session that came in, if nothing in it would be lost.
+    /// Finish an incoming session, if nothing in it would be lost.
     Finish {
         /// Name of the session.
         session: OsString,
     },
 
-    /// Destroy what is preserved in a session that came in.
+    /// Destroy what is preserved in an incoming session.
     ///
     /// Asks before it does so, if there is a terminal.
     Discard {
@@ -288,7 +288,7 @@ pub enum WantedState {
     Normal,
     /// There is something for the next kernel.
     Prepared,
-    /// What came in is not finished.
+    /// Incoming sessions are not finished.
     Updated,
 }
 

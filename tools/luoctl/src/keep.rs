@@ -56,6 +56,7 @@ use nix::{
 use serde_json::json;
 use std::{
     ffi::OsStr,
+    fs,
     io::{
         self,
         Read,
@@ -283,6 +284,8 @@ pub fn keep(device: &Path, name: SessionName) -> Outcome {
     // Not with the terminal's processes: neither its keys nor its end are for this one. That it
     // leads such a group already would be fine.
     let _ = setsid();
+    // The name by which lists show it; without it, it works as well.
+    let _ = fs::write("/proc/self/comm", "luoctl-keeper");
     let stdin = io::stdin()
         .as_fd()
         .try_clone_to_owned()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The files that kernels come in, peeled down to the kernel itself.
+//! The files that contain kernels, opened down to the kernel itself.
 
 use super::{
     payload::Compression,

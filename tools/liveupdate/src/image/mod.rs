@@ -29,10 +29,17 @@ mod payload;
 use container::Container;
 use std::{
     fmt,
-    fs,
+    fs::{
+        self,
+        File, //
+    },
     io,
+    os::unix::fs::FileExt,
     path::Path, //
 };
+
+/// The largest file that is looked into: a kernel with all its debug information is smaller.
+const MAX_FILE: u64 = 4 << 30;
 
 /// What is known of a kernel image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,13 +325,28 @@ impl From<io::Error> for ImageError {
 }
 
 impl Image {
-    /// Looks into a file.
+    /// Looks into the file at a path.
     ///
     /// # Errors
     ///
     /// [`ImageError`].
     pub fn read(path: &Path) -> Result<Self, ImageError> {
-        Self::parse(&fs::read(path)?)
+        Self::read_file(&File::open(path)?)
+    }
+
+    /// Looks into an open file, wherever its position is, which stays there.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`].
+    pub fn read_file(file: &File) -> Result<Self, ImageError> {
+        let len = file.metadata()?.len();
+        if len > MAX_FILE {
+            return Err(ImageError::Unknown);
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| ImageError::Unknown)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Self::parse(&bytes)
     }
 
     /// Looks into a file's bytes.

@@ -47,7 +47,7 @@ impl fmt::Display for Compression {
 }
 
 /// The most that is unpacked: far more than any kernel has.
-const MAX: u64 = 1 << 30;
+const MAX: u64 = 1 << 29;
 
 /// The largest window of zstd that is accepted, as an exponent of two.
 const ZSTD_WINDOW: u32 = 30;

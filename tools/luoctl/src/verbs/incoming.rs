@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that came in: taking files out of them, and ending them.
+//! Incoming sessions: taking files out of them, and ending them.
 
 use crate::{
     cli::{

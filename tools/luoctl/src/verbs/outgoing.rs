@@ -193,7 +193,7 @@ pub fn hold(
             "luoctl: {signal}: session '{name}' stays in the service manager's store"
         )),
         false => output.note(format_args!(
-            "luoctl: {signal}: session '{name}' is given up"
+            "luoctl: {signal}: session '{name}' is closed, and what it preserved is ordinary again"
         )),
     }
     Ok(())
@@ -259,7 +259,7 @@ enum ForProgram {
 }
 
 impl ForProgram {
-    /// Retrieves a session that came in, or makes a new one.
+    /// Retrieves an incoming session, or creates one.
     fn new(arguments: &Arguments, name: SessionName) -> Outcome<Self> {
         match Held::take(arguments, name) {
             Ok(held) => Ok(Self::Incoming(held)),
