@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The header is what the source says.
+
+use std::{
+    env,
+    fs,
+    path::Path, //
+};
+
+#[test]
+fn is_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let header = root.join("include/liveupdate.h");
+    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
+    let mut generated = Vec::new();
+    cbindgen::Builder::new()
+        .with_src(root.join("src/lib.rs"))
+        .with_config(config)
+        .generate()
+        .unwrap()
+        .write(&mut generated);
+
+    if env::var_os("LUO_WRITE_HEADER").is_some() {
+        fs::write(&header, &generated).unwrap();
+    }
+    let found = fs::read(&header).unwrap_or_default();
+    assert!(
+        found == generated,
+        "run with LUO_WRITE_HEADER=1 to bring it up to date"
+    );
+}
