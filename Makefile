@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M
+export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -27,7 +27,8 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long mutants miri bench image ksrc check install-tree uninstall-tree clean distclean
+.PHONY: help run test test-long mutants miri bench image ksrc check deb install install-tree uninstall-tree clean \
+	distclean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +51,8 @@ help:
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
 #:                              stock C implementation; with more options
+#: make deb                     Debian packages of the tools; the last line is their folder
+#: make install DESTDIR=dir     installs the tools there, under PREFIX (/usr)
 #: make ksrc                    the unpatched kernel source; the last line is its path
 #: make install-tree KSRC=dir   puts the overlay into a Linux 7.3 tree
 #: make uninstall-tree KSRC=dir takes it out again
@@ -75,8 +78,13 @@ miri:
 	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test \
 		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri"
 
-bench check image ksrc mutants:
+bench check deb image ksrc mutants:
 	@$(ENTER) scripts/$@
+
+install:
+	@[ -n "$(DESTDIR)" ] || { echo "say where to: make install DESTDIR=dir" >&2; exit 2; }
+	@mkdir -p "$(DESTDIR)"
+	@LUO_BIND_RW="$(abspath $(DESTDIR))" DESTDIR="$(abspath $(DESTDIR))" $(ENTER) scripts/install
 
 # These two need nothing but Python, so the host's will do.
 install-tree uninstall-tree:

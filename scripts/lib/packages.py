@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The tools as they are installed, and as Debian packages.
+
+What belongs to which package is in stage(); what dpkg wants to know besides is in
+packaging/debian/. Everything is built by the compiler of Debian 13 and linked with
+that release's shared libraries.
+"""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+import programs
+from common import CACHE, REPO, Failed, quiet, run
+
+DEBIAN = REPO / "packaging/debian"
+LUOD = REPO / "tools/luod"
+PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", *(["luod"] if LUOD.exists() else []))
+# Apart from the static programs, as the flags differ.
+FOLDER = CACHE / "cargo-target/shared"
+MAINTAINER = "The LUO project <root@localhost>"
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+MACHINE = os.uname().machine
+TRIPLET = f"{MACHINE}-linux-gnu"
+
+
+def version(crate: str) -> str:
+    """The version of one of our crates."""
+    return tomllib.loads((REPO / f"tools/{crate}/Cargo.toml").read_text())["package"]["version"]
+
+
+def version_of(package: str) -> str:
+    return version({"luoctl": "luoctl", "luod": "luod"}.get(package, "libliveupdate"))
+
+
+def build() -> Path:
+    """Builds everything; returns the folder of it. Needs the lock."""
+    names = ["luoctl", "libliveupdate", *(["luod"] if LUOD.exists() else [])]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER),
+                   # Over .cargo/config.toml, which is for programs of an initramfs.
+                   "RUSTFLAGS": "-Ctarget-feature=-crt-static"}
+    for name in names:
+        # One by one: together they would get each other's features.
+        run(["cargo", "build", "--locked", "--release", "--package", name], f"building {name}",
+            CACHE / f"log/{name}-shared.log", step=r"^ +(Compiling|Downloaded)", cwd=REPO,
+            env=environment)
+    built = FOLDER / programs.TARGET / "release"
+    generated = built / "luoctl-generated"
+    shutil.rmtree(generated, ignore_errors=True)
+    quiet([str(built / "luoctl"), "generate", str(generated)], "making manual pages and completions")
+    return built
+
+
+def put(source: Path, target: Path, mode: int = 0o644) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(mode)
+
+
+def write(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    target.chmod(0o644)
+
+
+def manual(source: Path, directory: Path) -> None:
+    """A manual page, compressed in a way that does not depend on the time."""
+    directory.mkdir(parents=True, exist_ok=True)
+    page = directory / f"{source.name}.gz"
+    page.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+    page.chmod(0o644)
+
+
+def stage(package: str, built: Path, root: Path, prefix: str) -> None:
+    """Puts the files of a package under `root`."""
+    usr = root / prefix.lstrip("/")
+    library = usr / "lib" / TRIPLET
+    soname = f"libliveupdate.so.{version('libliveupdate').split('.')[0]}"
+    full = f"libliveupdate.so.{version('libliveupdate')}"
+    source = REPO / "tools/libliveupdate"
+    generated = built / "luoctl-generated"
+
+    def link(path: Path, target: str) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    if package == "luoctl":
+        put(built / "luoctl", usr / "bin/luoctl", 0o755)
+        for page in sorted((generated / "man").iterdir()):
+            manual(page, usr / "share/man/man1")
+        completions = generated / "completions"
+        put(completions / "luoctl.bash", usr / "share/bash-completion/completions/luoctl")
+        put(completions / "_luoctl", usr / "share/zsh/vendor-completions/_luoctl")
+        put(completions / "luoctl.fish", usr / "share/fish/vendor_completions.d/luoctl.fish")
+    elif package == "libliveupdate1":
+        put(built / "libliveupdate_c.so", library / full)
+        link(library / soname, full)
+    elif package == "libliveupdate-dev":
+        library.mkdir(parents=True, exist_ok=True)
+        link(library / "libliveupdate.so", soname)
+        put(built / "libliveupdate_c.a", library / "libliveupdate.a")
+        put(source / "include/liveupdate.h", usr / "include/liveupdate.h")
+        put(source / "examples/hold.c", usr / "share/doc/libliveupdate-dev/examples/hold.c")
+        text = (source / "liveupdate.pc.in").read_text()
+        for name, value in (("PREFIX", prefix), ("LIBDIR", f"${{prefix}}/lib/{TRIPLET}"),
+                            ("VERSION", version("libliveupdate"))):
+            text = text.replace(f"@{name}@", value)
+        write(library / "pkgconfig/liveupdate.pc", text)
+    elif package == "luod":
+        put(built / "luod", usr / "sbin/luod", 0o755)
+        for unit in sorted((LUOD / "systemd").glob("luod*.s*")):
+            put(unit, usr / "lib/systemd/system" / unit.name)
+        put(LUOD / "systemd/luod.tmpfiles", usr / "lib/tmpfiles.d/luod.conf")
+        for page in sorted(LUOD.glob("man/*.[1-8]")):
+            manual(page, usr / f"share/man/man{page.suffix[1:]}")
+        for policy in LUOD.glob("luod.toml"):
+            put(policy, root / "etc/luod.toml")
+        for example in sorted(LUOD.glob("examples/*")):
+            put(example, usr / "share/doc/luod/examples" / example.name)
+
+
+def needed_libraries(staged: Path) -> str:
+    """The Debian packages of the shared libraries that the programs of a package need."""
+    packages: set[str] = set()
+    for path in staged.rglob("*"):
+        if path.is_symlink() or not path.is_file() or path.read_bytes()[:4] != b"\x7fELF":
+            continue
+        text = quiet(["llvm-readelf", "--dynamic", str(path)], "looking for shared libraries")
+        for name in re.findall(r"\(NEEDED\).*\[(.*)\]", text):
+            found = subprocess.run(["dpkg-query", "--search", f"*/{name}"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, text=True)
+            owners = {line.split(":")[0] for line in found.stdout.splitlines()}
+            if len(owners) != 1:
+                raise Failed(f"{path.name} needs {name}, which is of "
+                             f"{', '.join(sorted(owners)) or 'no package'}")
+            packages |= owners
+    def with_version(name: str) -> str:
+        text = quiet(["dpkg-query", "--show", "--showformat=${Version}", name], "asking for a version")
+        # Up to the upstream version: a Debian revision more or less does not matter.
+        return f"{name} (>= {text.rsplit('-', 1)[0]})"
+    return ", ".join(with_version(name) for name in sorted(packages))
+
+
+def control(package: str, staged: Path) -> str:
+    """The text of DEBIAN/control."""
+    text = (DEBIAN / f"{package}.control").read_text()
+    text = text.replace("@VERSION@", version_of(package))
+    if "@SHLIBS@" in text:
+        text = text.replace("@SHLIBS@", needed_libraries(staged))
+    size = sum(path.lstat().st_size for path in staged.rglob("*") if path.is_file()) // 1024
+    head = f"Version: {version_of(package)}\nArchitecture: {ARCHITECTURES[MACHINE]}\n" \
+           f"Maintainer: {MAINTAINER}\nPriority: optional\nInstalled-Size: {size}\n"
+    first, rest = text.split("\n", 1)
+    return f"{first}\n{head}{rest}"
+
+
+def make(folder: Path) -> None:
+    """Makes all packages, of a fresh build, in `folder`. Needs the lock."""
+    built = build()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for package in PACKAGES:
+        with tempfile.TemporaryDirectory(dir=CACHE / "run", prefix="deb-") as temporary:
+            staged = Path(temporary) / package
+            staged.mkdir(mode=0o755)
+            stage(package, built, staged, "/usr")
+            put(DEBIAN / "copyright", staged / f"usr/share/doc/{package}/copyright")
+            text = control(package, staged)
+            write(staged / "DEBIAN/control", text)
+            for name in ("conffiles", "triggers"):
+                if (path := DEBIAN / f"{package}.{name}").exists():
+                    listed = path.read_text().split()
+                    if name == "triggers" or all((staged / one.lstrip("/")).exists() for one in listed):
+                        put(path, staged / "DEBIAN" / name)
+            for name in ("postinst", "prerm", "postrm"):
+                if (path := DEBIAN / f"{package}.{name}").exists():
+                    put(path, staged / "DEBIAN" / name, 0o755)
+            for path in staged.rglob("*"):
+                if path.is_dir():
+                    path.chmod(0o755)
+            quiet(["dpkg-deb", "--root-owner-group", "--build", str(staged), str(folder)],
+                  f"making the package {package}")
+
+
+class Root:
+    """A folder that dpkg installs packages into, without those that they depend on."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        (path / "var/lib/dpkg/info").mkdir(parents=True)
+        (path / "var/lib/dpkg/updates").mkdir()
+        (path / "var/lib/dpkg/status").touch()
+        (path / "run").mkdir()
+
+    def dpkg(self, *words: str) -> str:
+        return quiet(["dpkg", f"--root={self.path}", "--force-depends", "--force-not-root",
+                      "--force-script-chrootless", *words], f"dpkg {words[0]}",
+                     env={**os.environ, "DPKG_ROOT": str(self.path)})
+
+    def installed(self) -> list[str]:
+        text = quiet(["dpkg-query", f"--admindir={self.path}/var/lib/dpkg", "--show",
+                      "--showformat=${Package} ${Version} ${db:Status-Status}\\n"], "dpkg-query")
+        return [line for line in text.splitlines() if not line.endswith("not-installed")]
+
+    def files(self) -> set[str]:
+        """What is there beside dpkg's own files."""
+        paths = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
+        return {str(path) for path in paths if path.parts[:3] != ("var", "lib", "dpkg")
+                and path.parts[:2] != ("var", "log")}
+
+
+def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
+    """Installs, upgrades and purges the packages in `folder`; what is wrong, by test."""
+    found: dict[str, list[str]] = {"install": [], "link": [], "upgrade": [], "purge": []}
+    root = Root(scratch / "root")
+    debs = sorted(str(path) for path in folder.glob("*.deb"))
+    root.dpkg("--install", *debs)
+    files = root.files()
+    expected = {"usr/bin/luoctl", "usr/share/man/man1/luoctl.1.gz", "usr/include/liveupdate.h",
+                "usr/share/bash-completion/completions/luoctl",
+                f"usr/lib/{TRIPLET}/libliveupdate.so.1", f"usr/lib/{TRIPLET}/pkgconfig/liveupdate.pc"}
+    if LUOD.exists():
+        expected |= {"usr/sbin/luod", "usr/lib/systemd/system/luod.service",
+                     "usr/lib/systemd/system/luod.socket", "usr/lib/tmpfiles.d/luod.conf"}
+    found["install"] += [f"{name} is missing" for name in sorted(expected - files)]
+    found["install"] += [f"{line}" for line in root.installed() if not line.endswith(" installed")]
+
+    # A program is built with what is installed, and runs with it.
+    program = scratch / "hold"
+    library = root.path / "usr/lib" / TRIPLET
+    quiet(["gcc", str(root.path / "usr/share/doc/libliveupdate-dev/examples/hold.c"),
+           f"-I{root.path}/usr/include", f"-L{library}", "-lliveupdate", "-o", str(program)],
+          "building the example")
+    done = subprocess.run([program, "retrieve", "nobody"], stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT, env={"LD_LIBRARY_PATH": str(library)})
+    if done.returncode != 1 or "/dev/liveupdate" not in done.stdout:
+        found["link"].append(f"the example ended with {done.returncode}: {done.stdout}")
+    needed = quiet(["llvm-readelf", "--dynamic", str(program)], "looking for shared libraries")
+    if "[libliveupdate.so.1]" not in needed:
+        found["link"].append("the example does not need libliveupdate.so.1")
+
+    # The same packages again, as a later version.
+    newer = scratch / "newer"
+    newer.mkdir()
+    for deb in debs:
+        unpacked = scratch / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        quiet(["dpkg-deb", "--raw-extract", deb, str(unpacked)], "unpacking a package")
+        text = (unpacked / "DEBIAN/control").read_text()
+        text = re.sub(r"^(Version: .*)$", r"\1+next", text, flags=re.MULTILINE)
+        text = re.sub(r"\(= (.*?)\)", r"(= \1+next)", text)
+        (unpacked / "DEBIAN/control").write_text(text)
+        quiet(["dpkg-deb", "--root-owner-group", "--build", str(unpacked), str(newer)], "packing it again")
+    root.dpkg("--install", *sorted(str(path) for path in newer.glob("*.deb")))
+    found["upgrade"] += [line for line in root.installed()
+                         if "+next" not in line or not line.endswith(" installed")]
+    if root.files() != files:
+        found["upgrade"].append(f"other files: {sorted(root.files() ^ files)}")
+
+    root.dpkg("--purge", *PACKAGES)
+    found["purge"] += [f"{name} is left" for name in sorted(root.files())]
+    found["purge"] += root.installed()
+    return found
