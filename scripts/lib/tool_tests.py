@@ -40,8 +40,9 @@ def c_example(folder: Path) -> Path:
 class Tools:
     """The tools on one kernel."""
 
-    def __init__(self, bench: Bench, results: Results):
-        self.bench, self.results = bench, results
+    def __init__(self, bench: Bench, stock: Bench, results: Results):
+        """`stock` has a kernel with the C LUO."""
+        self.bench, self.stock, self.results = bench, stock, results
         self.prefix = f"{bench.name}/tools/"
 
     def wanted(self, *scripts: str) -> list[str]:
@@ -74,6 +75,7 @@ class Tools:
                 fill(archive, ". /old.sh")
                 archive.file("boot/kernel", self.bench.built.image)
                 archive.file("boot/initrd", folder / "inner.cpio")
+                archive.file("boot/c", self.stock.built.image)
             self.judge("luoctl", across, "kho=on")
         if off:
             with self.bench.archive() as archive:

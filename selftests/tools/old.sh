@@ -116,6 +116,14 @@ test_check_off() {
 	said "hides memory"
 }
 
+# A kernel with the C LUO reads what is written for it only.
+test_check_c() {
+	expect 2 luoctl check /boot/c --cmdline "liveupdate=on kho=on"
+	said "this kernel hands over as luo-v1, but the image reads luo-v5 only"
+	said "session 'vm-0': token 0x1: the image has no file handler"
+	not_said "luo-session-v2"
+}
+
 test_check_garbage() {
 	head -c 1000000 /boot/kernel >/tmp/cut
 	expect 2 luoctl check /tmp/cut --cmdline "liveupdate=on kho=on"
@@ -162,7 +170,7 @@ dd if=/dev/urandom of=/sparse bs=4096 count=1 seek=100000 2>/dev/null
 dd if=/dev/urandom of=/chunk bs=65536 count=16 2>/dev/null
 for i in $(seq 96); do cat /chunk; done >/big
 run_tests status no_device hold hold_twice hold_nothing_left hold_names hold_descriptor run \
-	check check_formats sessions_for_later check_off check_garbage kexec_not_loaded \
+	check check_formats sessions_for_later check_off check_c check_garbage kexec_not_loaded \
 	update_refused load agent_missing
 sums=$(sha256sum /data /sparse /big | cut -c1-16 | tr '\n' ,)
 luoctl load /boot/kernel --initrd /boot/initrd --append "luo.stage=2 luo.sums=$sums" >/tmp/load 2>&1 &&
