@@ -40,3 +40,14 @@ debian_mirror() {
 			$2 == "main" && ($1 == codename || $1 == "stable") &&
 			($3 == "Debian" || $3 == "") { print $4; exit }'
 }
+
+# Options with which apt in the new root goes through the host's proxy.
+host_proxy() {
+	local scheme proxy
+	command -v apt-config >/dev/null || return 0
+	for scheme in http https; do
+		eval "$(apt-config shell proxy "Acquire::$scheme::Proxy")"
+		[ -z "${proxy:-}" ] || printf '%s\n' "--aptopt=Acquire::$scheme::Proxy \"$proxy\""
+		proxy=
+	done
+}
