@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a UNIX socket (`SCM_RIGHTS`) | [`send`], [`receive`] |
 //! | inherited from the parent (`LISTEN_FDS`) | [`inherited`] |
-//! | into the service manager's store, and back by `LISTEN_FDS` | [`store`], [`unstore`] |
+//! | into the service manager's store, and back by `LISTEN_FDS` | [`store`], [`unstore`], [`barrier`] |
 //!
 //! What arrives is looked at: a descriptor that is a session arrives as an [`AnySession`], so that
 //! an early return does not destroy it.
@@ -26,7 +26,14 @@ use nix::{
     fcntl::{
         fcntl,
         FcntlArg,
-        FdFlag, //
+        FdFlag,
+        OFlag, //
+    },
+    poll::{
+        poll,
+        PollFd,
+        PollFlags,
+        PollTimeout, //
     },
     sys::socket::{
         recvmsg,
@@ -40,6 +47,7 @@ use nix::{
         SockType,
         UnixAddr, //
     },
+    unistd::pipe2,
 };
 use std::{
     env,
@@ -66,6 +74,7 @@ use std::{
         AtomicBool,
         Ordering, //
     },
+    time::Duration,
 };
 
 /// A descriptor that arrived.
@@ -312,6 +321,28 @@ pub fn unstore(name: &str) -> Result {
 /// - what `sendmsg(2)` returns.
 pub fn notify(state: &str) -> Result {
     tell_manager(state, &[]).context(|| "notify the service manager")
+}
+
+/// Waits until the service manager has taken in everything that it was told and sent before.
+///
+/// # Errors
+///
+/// - `EOPNOTSUPP`: there is no service manager;
+/// - `ETIMEDOUT`: it did not get so far in time;
+/// - what `sendmsg(2)` and `poll(2)` return.
+pub fn barrier(timeout: Duration) -> Result {
+    let what = || "wait for the service manager";
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).context(what)?;
+
+    tell_manager("BARRIER=1", &[theirs.as_fd()]).context(what)?;
+    drop(theirs);
+    // It closes the other end when it gets there.
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    let mut waiting = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+    match poll(&mut waiting, timeout).context(what)? {
+        0 => Err(Error::new(what(), Errno::ETIMEDOUT)),
+        _ => Ok(()),
+    }
 }
 
 fn tell_manager(state: &str, fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
