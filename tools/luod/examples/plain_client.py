@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import sys
+import time
 
 SOCKET = "/run/luod/liveupdate.sock"
 # <linux/liveupdate.h>
@@ -66,7 +67,7 @@ def finish(session):
 
 def restore(name):
     """The memory of the last kernel, or None if there is none."""
-    luod = Luod()
+    luod = Luod()   # fails if luod does not run: then the answer is not known
     luod.say(cmd="CLAIM", id=name)
     event, session = luod.hear()
     if session is None:
@@ -78,41 +79,49 @@ def restore(name):
     return memory
 
 
+def take_part(name, memory, view):
+    """Goes on counting, and takes part in updates, until the connection ends."""
+    luod = Luod()
+    luod.say(cmd="SUBSCRIBE", id=name)
+    luod.socket.settimeout(1)
+    while True:
+        count = int.from_bytes(view[:8], "little") + 1
+        view[:8] = count.to_bytes(8, "little")
+        print(f"{name}: {count}", flush=True)
+        try:
+            event, session = luod.hear()
+        except TimeoutError:
+            continue
+        if event is None:
+            return
+        if event["event"] == "ERROR":
+            sys.exit(event["message"])
+        if event["event"] in START:
+            preserve(session, memory, TOKEN)
+            luod.say(cmd="READY")
+            # What happens from now on would not be in the next kernel: wait for that, or for an
+            # ABORT. The end of the connection is one, too.
+            luod.socket.settimeout(None)
+            while event is not None and event["event"] != "ABORT":
+                event, _ = luod.hear()
+            os.close(session)
+            luod.socket.settimeout(1)
+
+
 def main(name):
     memory = restore(name)
     if memory is None:
         memory = os.memfd_create(name)
         os.ftruncate(memory, mmap.PAGESIZE)
     with mmap.mmap(memory, mmap.PAGESIZE) as view:
-        luod = Luod()
-        luod.say(cmd="SUBSCRIBE", id=name)
-        luod.socket.settimeout(1)
-        session = None
         while True:
-            count = int.from_bytes(view[:8], "little")
-            print(f"{name}: {count}", flush=True)
-            view[:8] = (count + 1).to_bytes(8, "little")
             try:
-                event, descriptor = luod.hear()
-            except TimeoutError:
-                continue
-            if event is None:
-                return "luod ended the connection"
-            if event["event"] in START:
-                session = descriptor
-                preserve(session, memory, TOKEN)
-                luod.say(cmd="READY")
-                # Nothing that happens now is to be in the next kernel.
-                luod.socket.settimeout(None)
-                while (event := luod.hear()[0]) and event["event"] != "ABORT":
-                    pass
-                luod.socket.settimeout(1)
-                if event is None:
-                    return "luod ended the connection"
-                os.close(session)
-            elif event["event"] == "ERROR":
-                return event["message"]
+                take_part(name, memory, view)
+            except (ConnectionError, FileNotFoundError):
+                pass
+            # luod is being started again.
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

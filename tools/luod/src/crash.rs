@@ -7,7 +7,7 @@
 
 /// Where the point is named.
 #[cfg(feature = "crash-test")]
-const ORDER: &str = "/run/luod.crash";
+const ORDER: &str = "/var/lib/luod-crash/order";
 
 /// A point.
 #[cfg(feature = "crash-test")]

@@ -2,7 +2,10 @@
 
 //! The service manager: who keeps sessions when luod is not there, and who performs the kexec.
 
-use crate::policy::Kexec;
+use crate::{
+    peer,
+    policy::Kexec, //
+};
 use std::{
     env,
     process::Command, //
@@ -98,15 +101,11 @@ fn carries_over_kexec() -> bool {
     if major(&version).is_none_or(|major| major < CARRIES_SINCE) {
         return false;
     }
-    // Without a unit's name, that of the process is meant.
-    let own = std::process::id().to_string();
-    let unit = Command::new("systemctl").args(["whoami", &own]).output();
-    let Some(unit) = unit.ok().filter(|unit| unit.status.success()) else {
+    let Some(unit) = peer::own_service() else {
         return false;
     };
-    let unit = String::from_utf8_lossy(&unit.stdout);
 
-    show(&["--property=FileDescriptorStorePreserve", unit.trim()])
+    show(&["--property=FileDescriptorStorePreserve", &unit])
         .is_some_and(|preserve| preserve == "yes")
 }
 

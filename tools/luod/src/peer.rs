@@ -54,6 +54,13 @@ fn unit(socket: &UnixStream, pid: i32) -> Option<String> {
     service(&groups).map(str::to_owned)
 }
 
+/// The service that luod itself is.
+pub fn own_service() -> Option<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+
+    service(&groups).map(str::to_owned)
+}
+
 /// The service in the text of `/proc/PID/cgroup`.
 ///
 /// Of nested services it is the outermost, which the system's manager knows. Scopes do not count:

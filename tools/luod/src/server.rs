@@ -20,7 +20,10 @@ use crate::{
     peer,
     policy::Policy,
     preflight::Image,
-    protocol::Command,
+    protocol::{
+        Command,
+        Event, //
+    },
     record::{
         Memory,
         Record, //
@@ -362,7 +365,7 @@ impl Server {
     fn act(&mut self, running: &mut Running, actions: Vec<Action>) {
         self.write_down(running);
         for action in actions {
-            crash::point(&format!("before {}", name_of(&action)));
+            crash::point(name_of(&action));
             self.perform(running, action);
         }
     }
@@ -395,15 +398,17 @@ impl Server {
     fn perform(&mut self, running: &mut Running, action: Action) {
         match action {
             Action::Send(conn, event, session) => {
-                let session = match session.map(|name| self.duplicate(&name)).transpose() {
-                    Ok(session) => session,
-                    Err(why) => {
-                        tracing::error!("{why}");
-                        None
-                    }
+                let session = session.map(|name| self.duplicate(&name)).transpose();
+                let Some(connection) = running.connections.get_mut(&conn) else {
+                    return;
                 };
-                if let Some(connection) = running.connections.get_mut(&conn) {
-                    connection.send(event.line(), session);
+                match session {
+                    Ok(session) => connection.send(event.line(), session),
+                    Err(why) => {
+                        // Better no word than one that means another thing without it.
+                        tracing::error!("{why}");
+                        connection.end();
+                    }
                 }
             }
             Action::Close(conn) => {
@@ -422,7 +427,8 @@ impl Server {
                 Err(why) => self.handle(running, Input::Probed(id, Err(why))),
             },
             Action::Discard(id, name) => {
-                let session = self.sessions.remove(&name);
+                // Where there is none, it is in the kernel still.
+                let session = self.duplicate(&name).ok();
                 self.worker.give(Job::Discard(id, name, session));
             }
             Action::Measure(id, name) => self.worker.give(Job::Measure(id, name)),
@@ -461,25 +467,28 @@ fn take_image(descriptors: Option<Vec<OwnedFd>>, cmdline: &str) -> Option<Image>
     })
 }
 
-/// What a test calls an action.
+/// What a test calls the moment before an action.
 fn name_of(action: &Action) -> &'static str {
     match action {
-        Action::Send(..) => "send",
-        Action::Close(_) => "close",
-        Action::Create(_) => "create",
-        Action::Abandon(_) => "abandon",
-        Action::Retrieve(..) => "retrieve",
-        Action::Probe(..) => "probe",
-        Action::Release(_) => "release",
-        Action::Discard(..) => "discard",
-        Action::Measure(..) => "measure",
-        Action::Check { .. } => "check",
-        Action::Write(_) => "write",
-        Action::Kexec => "kexec",
-        Action::AbandonOwn => "abandon-own",
-        Action::FinishOwn => "finish-own",
-        Action::Unload => "unload",
-        Action::Log(..) => "log",
+        Action::Send(_, Event::StartPreservation { .. }, _) => "before send start",
+        Action::Send(_, Event::Session { .. }, _) => "before send session",
+        Action::Send(_, Event::Committed, _) => "before send committed",
+        Action::Send(..) => "before send",
+        Action::Close(_) => "before close",
+        Action::Create(_) => "before create",
+        Action::Abandon(_) => "before abandon",
+        Action::Retrieve(..) => "before retrieve",
+        Action::Probe(..) => "before probe",
+        Action::Release(_) => "before release",
+        Action::Discard(..) => "before discard",
+        Action::Measure(..) => "before measure",
+        Action::Check { .. } => "before check",
+        Action::Write(_) => "before write",
+        Action::Kexec => "before kexec",
+        Action::AbandonOwn => "before abandon-own",
+        Action::FinishOwn => "before finish-own",
+        Action::Unload => "before unload",
+        Action::Log(..) => "before log",
     }
 }
 

@@ -201,9 +201,6 @@ impl Thread {
                         })
                         .and_then(kernel::finish),
                 };
-                if result.is_ok() {
-                    kernel::unstore(&name);
-                }
                 Some(Input::Discarded(id, result))
             }
             Job::Measure(id, name) => Some(Input::Measured(id, kernel::measure(&name))),

@@ -416,7 +416,9 @@ impl Core {
         };
         let answer = match result {
             Ok(()) => {
-                self.sessions.remove(id);
+                if let Some(held) = self.sessions.remove(id) {
+                    self.actions.push(Action::Release(held.entry.session));
+                }
                 self.log(
                     Severity::Warning,
                     format!("the session of client '{id}' was discarded"),
