@@ -68,10 +68,10 @@ run:
 	@scripts/run
 
 test:
-	@$(ENTER) scripts/suite
+	@scripts/test
 
 test-long:
-	@LUO_LONG=1 LUO_SEEDS=$(or $(LUO_SEEDS),200) $(ENTER) scripts/suite
+	@LUO_LONG=1 LUO_SEEDS=$(or $(LUO_SEEDS),200) scripts/test
 
 # No stable toolchain has it.
 miri:

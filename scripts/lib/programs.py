@@ -17,9 +17,9 @@ def cargo(*words: str) -> list[str]:
     return ["cargo", command, "--locked", "--target-dir", str(CARGO_FOLDER), *rest]
 
 
-def crate_program(package: str, name: str, into: Path) -> Path:
+def crate_program(package: str, name: str, into: Path, features: str = "") -> Path:
     """Builds a program of the workspace and copies it to `into`. Needs the lock."""
-    run(cargo("build", "--release", "--package", package, "--bin", name),
+    run(cargo("build", "--release", "--package", package, "--bin", name, "--features", features),
         f"building {name}", CACHE / "log" / f"{name}.log", step=r"^ +(Compiling|Downloaded)",
         cwd=REPO)
     path = into / name
