@@ -158,8 +158,7 @@ class Scene:
                 for program in ("guest-agent", "luod-client", "luod-say"):
                     archive.file(f"bin/{program}", files[program], 0o755)
                 archive.file("sbin/luod", files["luod"], 0o755)
-                archive.bytes("etc/passwd", b"root:x:0:0::/:/bin/sh\nother:x:1000:1000::/:/bin/sh\n")
-                archive.bytes("etc/group", b"root:x:0:\nother:x:1000:\n")
+                archive.bytes("etc/passwd", b"root:x:0:0::/:/bin/sh\n")
                 archive.bytes("etc/luod.toml", POLICY.encode())
             additions.file("initrd", folder / "initrd.cpio")
         additions.file("kernel", tests.built.image)
@@ -184,7 +183,7 @@ class Scene:
             self.guest.sh(f"systemctl kill -s KILL luod-client@{client}; "
                           f"systemctl stop luod-client@{client}; systemctl reset-failed")
         else:
-            self.guest.sh(f"kill -9 $(cat /run/luod-tests/{client}.pid)")
+            self.guest.ask("sh", "-c", f"kill -9 $(cat /run/luod-tests/{client}.pid)")
         self.guest.sh(f"rm -f /run/luod-tests/{client}")
 
     def luod_log(self) -> str:
@@ -492,8 +491,7 @@ class Acts:
     def foreign_claim_refused(scene: Scene) -> None:
         """Neither another user nor, with systemd, another service gets the session."""
         claim = f"luod-client {ORPHAN} --claim-only"
-        tries = [f"setpriv --reuid 1000 --clear-groups {claim}", claim] if scene.is_systemd else \
-            [f"setuidgid other {claim}"]
+        tries = [f"{claim} --uid 1000", *([claim] if scene.is_systemd else [])]
         for one in tries:
             said = scene.guest.sh(one)
             if said.strip() != "refused EACCES":

@@ -47,7 +47,11 @@ use nix::{
             UnixAddr, //
         },
     },
-    unistd::ftruncate,
+    unistd::{
+        ftruncate,
+        setuid,
+        Uid, //
+    },
 };
 use serde_json::{
     json,
@@ -103,6 +107,9 @@ struct Arguments {
     /// Claims, and ends without having finished
     #[arg(long)]
     claim_only: bool,
+    /// Becomes another user first
+    #[arg(long)]
+    uid: Option<u32>,
     /// Does not claim
     #[arg(long)]
     no_claim: bool,
@@ -140,6 +147,9 @@ fn say(line: &str) {
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 fn run(arguments: &Arguments) -> Outcome {
+    if let Some(uid) = arguments.uid {
+        setuid(Uid::from_raw(uid))?;
+    }
     let mut state = if arguments.no_claim {
         None
     } else {
@@ -354,6 +364,8 @@ fn take_part(arguments: &Arguments, state: &mut State) -> Outcome<bool> {
                     luod.say(&json!({"cmd": "PREPARE"}))?;
                 }
             }
+            // It crossed an ABORT.
+            "ERROR" if event["cmd"] == "READY" || event["cmd"] == "FAILED" => {}
             "ERROR" => {
                 let code = event["code"].as_str().unwrap_or("?");
                 say(&format!("refused {code}"));

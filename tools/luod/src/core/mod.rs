@@ -435,6 +435,11 @@ impl Core {
 
     /// Answers a command that failed.
     fn refuse(&mut self, conn: ConnId, cmd: &'static str, why: &Refusal) {
+        let is_plain = self.conns[&conn].version.is_none();
+        if is_plain && cmd == "READY" {
+            // It crossed an ABORT on its way, which says everything.
+            return;
+        }
         self.send(
             conn,
             Event::Error {
@@ -443,7 +448,6 @@ impl Core {
                 message: why.message.clone(),
             },
         );
-        let is_plain = self.conns[&conn].version.is_none();
         if is_plain && matches!(cmd, "SUBSCRIBE" | "CLAIM") {
             self.actions.push(Action::Close(conn));
         }

@@ -426,6 +426,23 @@ fn one_that_is_never_ready() {
 }
 
 #[test]
+fn a_ready_that_crosses_an_abort() {
+    let mut world = World::new("");
+    let plain = world.connect(0, None);
+    world.say(plain, r#"{"cmd":"SUBSCRIBE","id":"a"}"#);
+    let other = world.subscribe("b", "vm");
+    let operator = world.update();
+    world.say(operator, r#"{"cmd":"CANCEL"}"#);
+    for conn in [plain, other] {
+        world.say(conn, r#"{"cmd":"READY"}"#);
+    }
+    assert!(matches!(world.last(plain), Event::Abort { .. }));
+    assert!(!world.closed.contains(&plain));
+    assert_eq!(world.refusal(other), Code::Eproto);
+    assert_eq!(world.core.clients.len(), 2);
+}
+
+#[test]
 fn one_that_dies() {
     let mut world = World::new("");
     let idle = world.subscribe("idle", "vm");
