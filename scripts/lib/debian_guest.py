@@ -26,7 +26,8 @@ from common import CACHE, REPO, Failed, quiet
 # Units of Debian's that a test has no use for, and that take time.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "dpkg-db-backup.timer",
           "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty.target",
-          "systemd-logind.service", "systemd-networkd-persistent-storage.service",
+          "systemd-logind.service", "systemd-logind-varlink.socket",
+          "systemd-networkd-persistent-storage.service",
           "systemd-random-seed.service", "systemd-tmpfiles-clean.timer", "systemd-update-utmp.service",
           "systemd-hibernate-clear.service", "systemd-pcrlock-make-policy.service")
 AGENT = """\

@@ -363,10 +363,20 @@ impl Server {
 
     /// Does what is to be done, in order, after the state is written down.
     fn act(&mut self, running: &mut Running, actions: Vec<Action>) {
+        let mut abandoned = false;
+
         self.write_down(running);
         for action in actions {
             crash::point(name_of(&action));
+            if matches!(action, Action::Abandon(_)) {
+                abandoned = true;
+            } else if std::mem::take(&mut abandoned) {
+                wait_for_manager();
+            }
             self.perform(running, action);
+        }
+        if abandoned {
+            wait_for_manager();
         }
     }
 
@@ -489,6 +499,14 @@ fn name_of(action: &Action) -> &'static str {
         Action::FinishOwn => "before finish-own",
         Action::Unload => "before unload",
         Action::Log(..) => "before log",
+    }
+}
+
+/// Waits until the service manager has let go of what it was told to. As long as it has a session,
+/// files in that cannot be preserved anew.
+fn wait_for_manager() {
+    if let Err(why) = kernel::barrier() {
+        tracing::warn!("{why}");
     }
 }
 

@@ -250,15 +250,8 @@ impl Core {
         if self.phase == Phase::Idle {
             return;
         }
-        for conn in self.started() {
-            let reason = reason.to_owned();
-            // A READY that was being looked at is answered first.
-            if self.conns[&conn].pending == Some("READY") {
-                let why = "the update was aborted";
-                self.answer(conn, Err(Refusal::new(Code::Ebusy, why)));
-            }
-            self.send(conn, Event::Abort { reason });
-        }
+        let told = self.started();
+        // Let go before anybody is told, so that whoever is told finds its files free again.
         for client in self.clients.values_mut() {
             if client.is_started() {
                 let session = client.entry.session.clone();
@@ -268,6 +261,15 @@ impl Core {
                 client.stage = Stage::Subscribed;
             }
             client.progress = None;
+        }
+        for conn in told {
+            // A READY that was being looked at is answered first.
+            if self.conns[&conn].pending == Some("READY") {
+                let why = "the update was aborted";
+                self.answer(conn, Err(Refusal::new(Code::Ebusy, why)));
+            }
+            let reason = reason.to_owned();
+            self.send(conn, Event::Abort { reason });
         }
         self.clients
             .retain(|_, client| client.conn.is_some() || client.stage != Stage::Subscribed);
