@@ -39,7 +39,6 @@ Wants=luod.service
 [Service]
 ExecStart=/usr/local/bin/plain_client.py {PYTHON}
 StandardOutput=append:/run/luod-tests/{PYTHON}
-StandardError=inherit
 """
 # It says READY and ends: its session is complete, and nobody claims it at first.
 ORPHAN = "orphan"
@@ -193,7 +192,7 @@ class Scene:
 
     def story(self) -> list[str]:
         if self.is_systemd:
-            return self.guest.story(("luod.service", "luod-client@*.service"))
+            return self.guest.story(("luod.service", f"luod-{PYTHON}.service"))
         try:
             told = self.luod_log().splitlines()[-40:]
         except Lost as why:

@@ -67,6 +67,8 @@ enum Asker {
     Claimant(ConnId),
     /// The same client wants to subscribe.
     Subscriber(ConnId, Option<Class>, Option<u64>),
+    /// Somebody claims it, as the last claimant left.
+    Successor(ConnId),
 }
 
 /// How often is warned of an unclaimed session, after the first time.
@@ -147,9 +149,17 @@ impl Core {
             let why = format!("process {pid} has the session of '{id}'");
             return Err(Refusal::new(Code::Ebusy, why));
         }
-        if held.operation.is_some() || self.phase != super::Phase::Idle {
-            let why = "luod is busy with the session, or with an update";
-            return Err(Refusal::new(Code::Ebusy, why));
+        if self.phase != super::Phase::Idle {
+            return Err(Refusal::new(Code::Ebusy, "an update is under way"));
+        }
+        match &mut held.operation {
+            // The claimant before has just left.
+            Some(Operation::Probe(asker @ Asker::Luod)) => {
+                *asker = Asker::Successor(conn);
+                return Ok(Answer::Later);
+            }
+            Some(_) => return Err(Refusal::new(Code::Ebusy, "luod is busy with the session")),
+            None => {}
         }
         if held.present {
             self.give(conn, id);
@@ -294,7 +304,7 @@ impl Core {
         class: Option<Class>,
         timeout: Option<u64>,
     ) -> Result<bool, Refusal> {
-        let Some(held) = self.sessions.get(id) else {
+        let Some(held) = self.sessions.get_mut(id) else {
             return Ok(false);
         };
         if held.is_lost() {
@@ -302,8 +312,14 @@ impl Core {
             self.changed = true;
             return Ok(false);
         }
-        if held.operation.is_some() {
-            return Err(Refusal::new(Code::Ebusy, "luod is busy with the session"));
+        match &mut held.operation {
+            // Usually it has just finished the session, and left.
+            Some(Operation::Probe(asker @ Asker::Luod)) => {
+                *asker = Asker::Subscriber(conn, class, timeout);
+                return Ok(true);
+            }
+            Some(_) => return Err(Refusal::new(Code::Ebusy, "luod is busy with the session")),
+            None => {}
         }
         if !held.present {
             return Err(Self::not_finished(id));
@@ -349,6 +365,22 @@ impl Core {
             Asker::Claimant(conn) => {
                 let why = "the session is not finished";
                 self.answer(conn, Err(Refusal::new(Code::Ebusy, why)));
+            }
+            Asker::Successor(conn) => {
+                if !self.conns.contains_key(&conn) {
+                    return;
+                }
+                let result = if finished {
+                    let why = format!("the session of '{id}' is finished");
+                    Err(Refusal::new(Code::Enoent, why))
+                } else if is_claimed || self.phase != super::Phase::Idle {
+                    let why = "the session is claimed, or an update is under way";
+                    Err(Refusal::new(Code::Ebusy, why))
+                } else {
+                    self.give(conn, id);
+                    Ok(Answer::Said)
+                };
+                self.answer(conn, result);
             }
             Asker::Subscriber(conn, class, timeout) => {
                 if !self.conns.contains_key(&conn) {

@@ -638,6 +638,38 @@ fn a_claimant_that_dies_has_lost_nothing() {
 }
 
 #[test]
+fn one_that_leaves_and_is_back_at_once() {
+    let mut world = World::new("");
+    let conn = world.connect(0, None);
+    world.say(conn, r#"{"cmd":"SUBSCRIBE","id":"a"}"#);
+    world.update();
+    world.say(conn, r#"{"cmd":"READY"}"#);
+    world.work();
+    world.kexec(true);
+
+    // It died, and claims again before luod has looked at what it left.
+    let conn = world.connect(0, None);
+    world.say(conn, r#"{"cmd":"CLAIM","id":"a"}"#);
+    world.input(Input::Disconnected(conn));
+    let conn = world.connect(0, None);
+    world.say(conn, r#"{"cmd":"CLAIM","id":"a"}"#);
+    assert!(world.core.is_pending(conn));
+    world.work();
+    assert_eq!(world.session(conn), "luod.a");
+
+    // It has finished, and subscribes as soon.
+    world.kernel.get_mut("luod.a").unwrap().finished = true;
+    world.input(Input::Disconnected(conn));
+    let conn = world.connect(0, None);
+    world.say(conn, r#"{"cmd":"SUBSCRIBE","id":"a"}"#);
+    assert!(world.core.is_pending(conn));
+    world.work();
+    assert!(!world.closed.contains(&conn) && !world.heard.contains_key(&conn));
+    assert_eq!(world.core.clients.len(), 1);
+    assert!(world.kernel.is_empty());
+}
+
+#[test]
 fn limits_are_checked_at_ready() {
     let mut world = World::new("[[client]]\nid = \"*\"\nfiles = 2\nbytes = \"1K\"\nsessions = 2");
     let conn = world.subscribe("a", "vm");
