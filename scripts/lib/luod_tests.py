@@ -125,7 +125,7 @@ class Scene:
         files = tests.files
         if self.is_systemd:
             additions = Additions(files["guest-agent"])
-            for program in ("luod-client", "luod-say"):
+            for program in ("luod-client", "luod-say", "luoctl"):
                 additions.file(f"root/usr/local/bin/{program}", files[program], 0o755)
             additions.file("root/usr/sbin/luod", files["luod"], 0o755)
             for unit in ("luod.service", "luod.socket"):
@@ -154,7 +154,7 @@ class Scene:
                     archive.folder(path)
                 archive.bytes("init", INIT.encode(), 0o755)
                 archive.file("bin/busybox", Path(shutil.which("busybox") or "/bin/busybox"), 0o755)
-                for program in ("guest-agent", "luod-client", "luod-say"):
+                for program in ("guest-agent", "luod-client", "luod-say", "luoctl"):
                     archive.file(f"bin/{program}", files[program], 0o755)
                 archive.file("sbin/luod", files["luod"], 0o755)
                 archive.bytes("etc/passwd", b"root:x:0:0::/:/bin/sh\n")
@@ -269,14 +269,16 @@ class Scene:
         if why not in self.luod_log():
             raise Wrong("the log does not have the reason")
 
-    def kexec(self, more: str = "") -> None:
-        """An update that leads to the next kernel."""
+    def kexec(self) -> None:
+        """An update that leads to the next kernel, as an operator does it."""
+        initrd = () if self.is_systemd else ("--initrd", "/additions/initrd")
         try:
-            done = self.update(more=more)
+            done = self.guest.ask("luoctl", "update", "/additions/kernel", *initrd, "--cmdline",
+                                  self.guest.command_line, timeout=120)
         except Lost:
             done = None     # its answer did not make it out of the old kernel
         if done and done.status:
-            raise Wrong(f"the update ended with {done.out.splitlines()[-1:]} {done.err}")
+            raise Wrong(f"luoctl update ended with {done.status}: {done.out}{done.err}")
         self.guest.up(240)
 
 
@@ -311,7 +313,8 @@ class LuodTests:
                 self.built = kernel.build(HOST)
                 for package, program, features in (
                         ("luod-tests", "guest-agent", ""), ("luod-tests", "luod-client", ""),
-                        ("luod-tests", "luod-say", ""), ("luod", "luod", "crash-test")):
+                        ("luod-tests", "luod-say", ""), ("luoctl", "luoctl", ""),
+                        ("luod", "luod", "crash-test")):
                     self.files[program] = programs.crate_program(package, program, self.folder,
                                                                  features)
         except Failed as why:
@@ -416,6 +419,9 @@ class Acts:
         scene.aborted(scene.update("/bin/sh"), "no kernel")
         done = scene.guest.ask("luod-say", "update", "/additions/kernel", "quiet")
         scene.aborted(done, "liveupdate=on")
+        done = scene.guest.ask("luoctl", "update", "--dry-run", "/bin/sh")
+        if not done.status or "no kernel" not in done.out + done.err:
+            raise Wrong(f"luoctl update --dry-run: {done}")
         if scene.count("start") != before:
             raise Wrong("clients were told of an update that could not succeed")
 
