@@ -235,11 +235,7 @@ impl Thread {
     }
 
     fn check(&mut self, image: Option<Image>, dry_run: bool) -> Vec<Finding> {
-        let mut found = Vec::new();
-
-        for check in preflight::checks() {
-            check.look(image.as_ref(), &mut found);
-        }
+        let mut found = preflight::look(image.as_ref());
         let is_good = found.iter().all(|found| found.level != Level::Error);
         if let (Some(image), true, false) = (&image, is_good, dry_run) {
             let initrd = image.initrd.as_ref().map(AsFd::as_fd);
