@@ -416,10 +416,10 @@ class Acts:
     def image_refused(scene: Scene) -> None:
         """A bad image is found before anybody is told."""
         before = scene.count("start")
-        scene.aborted(scene.update("/bin/sh"), "no kernel")
+        scene.aborted(scene.update("/etc/passwd"), "no kernel image")
         done = scene.guest.ask("luod-say", "update", "/additions/kernel", "quiet")
         scene.aborted(done, "liveupdate=on")
-        done = scene.guest.ask("luoctl", "update", "--dry-run", "/bin/sh")
+        done = scene.guest.ask("luoctl", "update", "--dry-run", "/etc/passwd")
         if not done.status or "no kernel" not in done.out + done.err:
             raise Wrong(f"luoctl update --dry-run: {done}")
         if scene.count("start") != before:
