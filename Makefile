@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M DESTDIR PREFIX
+export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -60,6 +60,7 @@ help:
 #: make distclean               removes the whole cache
 #:
 #: KSRC=dir builds from that Linux 7.3 tree, KSRC_72=dir takes that Linux 7.2.
+#: LUO_DEBIAN=address fetches the kernel source from that Debian archive.
 #: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the
 #: processors in use. LUO_SEEDS=n has the tests of damage try n seeds (24 if not
 #: said). The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.

@@ -422,6 +422,21 @@ def commands(results: Results, source: Path, folder: Path) -> None:
         clear = done.returncode and words.startswith("error: FROM=6.12") and "\n" not in words
         results.add(name, None if clear else words or "it was accepted")
 
+    name = "source/ksrc-other-content"
+    if results.wants(name):
+        archive, cache = folder / "archive", folder / "ksrc-cache"
+        pinned = kernel.pinned_package(kernel.RELEASE)
+        (archive / "pool/main/l/linux").mkdir(parents=True)
+        (archive / "pool/main/l/linux" / pinned).write_text("not what was pinned\n")
+        environment = {**os.environ, "LUO_CACHE": str(cache), "LUO_DEBIAN": archive.as_uri()}
+        environment.pop("KSRC", None)
+        done = subprocess.run([REPO / "scripts/ksrc"], env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+        words = done.stdout.strip()
+        clear = done.returncode and words.splitlines()[-1].startswith(f"error: no archive has {pinned}")
+        left = sorted(cache.glob("ksrc/linux-*"))
+        results.add(name, words if not clear else [f"{left} is left"] if left else None)
+
     def fragment(what: str, text: str, named: str | None) -> None:
         name = f"source/fragment-{what}"
         if not results.wants(name):

@@ -42,6 +42,13 @@ def source(release: str = RELEASE) -> Path:
     return path
 
 
+def pinned_package(release: str) -> str:
+    """The Debian package that scripts/ksrc takes that Linux from."""
+    versions = re.findall(r"VERSION=(\S+)", (REPO / "scripts/ksrc").read_text())
+    return next(f"linux-source-{release}_{version}_all.deb"
+                for version in versions if version.startswith(f"{release}."))
+
+
 def name_of(pristine: Path) -> str:
     """What the cache calls a kernel source: two elsewhere may have the same name."""
     cached = pristine.is_relative_to(CACHE)
