@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long mutants miri bench image ksrc check deb install install-tree uninstall-tree clean \
+.PHONY: help run test test-long mutants miri bench docs image ksrc check deb install install-tree uninstall-tree clean \
 	distclean
 
 help:
@@ -48,6 +48,7 @@ help:
 #: make mutants [M=name]        shows that the tests can fail: on code that is broken
 #:                              on purpose, as selftests/mutants/ says
 #: make check                   format, lints and documentation, without warnings
+#: make docs                    the documentation as HTML; the last line is its folder
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
 #:                              stock C implementation; with more options
@@ -79,7 +80,7 @@ miri:
 	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test \
 		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri"
 
-bench check deb image ksrc mutants:
+bench check deb docs image ksrc mutants:
 	@$(ENTER) scripts/$@
 
 install:

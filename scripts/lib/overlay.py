@@ -19,6 +19,7 @@ EDITS = REPO / "scripts" / "overlay.edits"
 # Our folders in the kernel tree, and the manifest in one of them.
 HOME = Path("kernel/liveupdate/rust")
 SAMPLES = Path("samples/liveupdate")
+DOCUMENTS = Path("Documentation")
 MANIFEST = HOME / ".overlay"
 
 # What an in-tree build leaves in our folder.
@@ -57,9 +58,13 @@ def files() -> dict[Path, Path]:
     for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/*.rs",
                     "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
         add(pattern, HOME)
-    add("*", SAMPLES, REPO / "samples")
-    for pattern in ("include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs", "rust/helpers/*.c"):
+    for pattern in ("samples/liveupdate/*", "include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs",
+                    "rust/helpers/*.c"):
         add(pattern, Path())
+    for pattern in ("**/*.rst", "**/*.svg", "ABI/*/*"):
+        add(pattern, DOCUMENTS, REPO / DOCUMENTS)
+    # The tree has an index of its own.
+    del found[DOCUMENTS / "index.rst"]
     return found
 
 
@@ -152,14 +157,16 @@ def check_complete(table: dict[str, list[Hunk]], new: dict[Path, Path]) -> None:
             wanted = f"pub mod {path.stem};"
         elif path.parent.as_posix() == "rust/helpers":
             wanted = f'#include "{path.name}"'
+        elif path.suffix == ".rst" and path.parent.parent == DOCUMENTS:
+            wanted = f"   {path.stem}"
         if wanted and wanted not in added:
             raise Refused(f"{name} is not used: scripts/overlay.edits adds no `{wanted}'")
 
 
-def edited(tree: Path) -> dict[str, list[str]]:
-    """The files that the overlay changes, as they are after the change."""
+def edited(tree: Path, edits: dict[str, list[Hunk]]) -> dict[str, list[str]]:
+    """The files that a table of edits changes, as they are after the change."""
     result = {}
-    for name, hunks in parse(EDITS.read_text()).items():
+    for name, hunks in edits.items():
         if not hunks:
             continue
         if not (tree / name).is_file():
@@ -168,12 +175,18 @@ def edited(tree: Path) -> dict[str, list[str]]:
     return result
 
 
-def contents(tree: Path) -> dict[str, bytes]:
-    """Everything that differs between the pristine `tree` and one with the overlay."""
+def contents(tree: Path, new: dict[Path, Path] | None = None,
+             edits: dict[str, list[Hunk]] | None = None) -> dict[str, bytes]:
+    """Everything that differs between the pristine `tree` and one with the overlay.
+
+    A part of the overlay may be asked for: some of its files, with some of its edits.
+    """
     check_tree(tree)
-    new = files()
-    check_complete(parse(EDITS.read_text()), new)
-    result = {name: ("\n".join(lines) + "\n").encode() for name, lines in edited(tree).items()}
+    new = files() if new is None else new
+    edits = parse(EDITS.read_text()) if edits is None else edits
+    check_complete(edits, new)
+    result = {name: ("\n".join(lines) + "\n").encode()
+              for name, lines in edited(tree, edits).items()}
     for path, source in new.items():
         if (tree / path).exists():
             raise Refused(f"{path} is there already")
