@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B M DESTDIR PREFIX
+export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -27,7 +27,7 @@ endef
 export LUO_BIND
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long mutants miri bench docs image ksrc check deb install install-tree uninstall-tree clean \
+.PHONY: help run test test-long mutants miri bench docs image ksrc check patches deb install install-tree uninstall-tree clean \
 	distclean
 
 help:
@@ -47,13 +47,16 @@ help:
 #:                              a nightly toolchain with it; takes an hour
 #: make mutants [M=name]        shows that the tests can fail: on code that is broken
 #:                              on purpose, as selftests/mutants/ says
-#: make check                   format, lints and documentation, without warnings
+#: make check [C=part]          format, lints, documentation and patches, all without a
+#:                              warning; the steps whose names have the part in them
 #: make docs                    the documentation as HTML; the last line is its folder
 #: make image [LUO_IMPL=c] [FRAGMENT=file]
 #:                              a kernel; the last line is its bzImage. With the
 #:                              stock C implementation; with more options
 #: make deb                     Debian packages of the tools; the last line is their folder
 #: make install DESTDIR=dir     installs the tools there, under PREFIX (/usr)
+#: make patches                 the overlay as a series of patches, signed by who git says you
+#:                              are; the last line is their folder
 #: make ksrc                    the unpatched kernel source; the last line is its path
 #: make install-tree KSRC=dir   puts the overlay into a Linux 7.3 tree
 #: make uninstall-tree KSRC=dir takes it out again
@@ -66,8 +69,8 @@ help:
 #: processors in use. LUO_SEEDS=n has the tests of damage try n seeds (24 if not
 #: said). The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
 
-run:
-	@scripts/run
+run patches:
+	@scripts/$@
 
 test:
 	@scripts/test

@@ -28,6 +28,7 @@ static int luo_set_luo_v5(bool luo_v5)
 	liveupdate_set_luo_v5(luo_v5);
 	return 0;
 }
+
 #define ABI_MODE	0444
 #endif
 

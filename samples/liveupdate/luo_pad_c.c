@@ -160,7 +160,7 @@ static struct file *pad_file(u64 number, const u8 *text, size_t length)
 	struct file *file;
 	struct pad *pad;
 
-	pad = kzalloc(sizeof(*pad), GFP_KERNEL);
+	pad = kzalloc_obj(*pad);
 	if (!pad)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&pad->lock);

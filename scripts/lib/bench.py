@@ -163,8 +163,9 @@ class Kernel:
             return None
         if name not in PHASES:
             return found[name]
-        nothing = [self.found.get(empty(load, seed)) for seed in SEEDS]
-        if not all(isinstance(each, dict) for each in nothing):
+        nothing = [each for seed in SEEDS
+                   if isinstance(each := self.found.get(empty(load, seed)), dict)]
+        if len(nothing) != len(SEEDS):
             return None
         return found[name] - median(each[name] for each in nothing)
 

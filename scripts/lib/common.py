@@ -82,7 +82,7 @@ def run(command: list[str], what: str, log: Path, total: int | None = None,
                                    stdin=subprocess.DEVNULL, text=True, errors="replace",
                                    **options)
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 out.write(line)
                 tail = tail[-400:] + [line.rstrip()]
                 if re.match(step, line):

@@ -9,6 +9,7 @@ is lost that the damage did not touch.
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import guest
@@ -198,8 +199,8 @@ class Corrupt:
 
     def run(self) -> None:
         seeds = int(os.environ.get("LUO_SEEDS") or SEEDS)
-        jobs = [(self.place, place) for place in PLACES
+        jobs = [partial(self.place, place) for place in PLACES
                 if self.results.wants(f"corrupt/place/{place.name}")]
-        jobs += [(self.seed, number) for number in range(seeds)
+        jobs += [partial(self.seed, number) for number in range(seeds)
                  if self.results.wants(f"corrupt/seed/{number}")]
-        guest.side_by_side([lambda job=job: job[0](job[1]) for job in jobs])
+        guest.side_by_side(jobs)

@@ -32,7 +32,7 @@ class Initramfs:
     """Writes a cpio archive ("newc") as the kernel unpacks it."""
 
     def __init__(self, path: Path):
-        self.out = open(path, "wb")
+        self.out = open(path, "wb")  # noqa: SIM115, closed by __exit__
         self.inode = 0
 
     def entry(self, name: str, mode: int, size: int = 0, device: tuple[int, int] = (0, 0)) -> None:

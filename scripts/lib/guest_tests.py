@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import guest
@@ -174,7 +175,7 @@ class Bench:
                          for path in overlay.files()
                          if (name := path.as_posix().removeprefix("rust/kernel/")) != path.as_posix())
         # Tests are one level below their suites.
-        suite, found = "?", []
+        suite, found = "?", list[tuple[str, list[str]]]()
         for line in outcome.console:
             if match := re.match(r"\s+# Subtest: (\S+)", line):
                 suite = match[1]
@@ -189,7 +190,7 @@ class Bench:
                 count += 1
                 self.results.add(f"{group}/{suite}/{name}", None if how == "ok" else
                                  remarks or [how], group=group)
-        alarms = [line for line in outcome.alarms()]
+        alarms = outcome.alarms()
         why = story(outcome) if alarms or outcome.trouble else None
         if not count:
             why = ["no KUnit test ran", *story(outcome)]
@@ -257,7 +258,7 @@ class Bench:
 
         # The longest first, so that none is left to run alone.
         longest = sorted(boots.items(), key=lambda boot: -sum(test.timeout for test in boot[1]))
-        guest.side_by_side([lambda item=item: run(*item) for item in longest])
+        guest.side_by_side([partial(run, *item) for item in longest])
 
 
 @dataclass(frozen=True)

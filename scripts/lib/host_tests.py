@@ -36,9 +36,9 @@ def crates(results: Results) -> None:
         return
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
-    crate, failed, details = "?", [], {}
+    crate, failed, details = "?", [], dict[str, list[str]]()
     current = None
-    for line in process.stdout:
+    for line in process.stdout or ():
         line = line.rstrip()
         if match := re.match(r"\s+Running (?:unittests )?\S+ \(.*/([\w-]+)-[0-9a-f]+\)", line):
             crate = match[1]
@@ -52,7 +52,7 @@ def crates(results: Results) -> None:
                 failed.append((name, f"{crate}/{match[1]}"))
         elif match := re.match(r"---- (.+) stdout ----", line):
             current = details.setdefault(f"{crate}/{match[1]}", [])
-        elif line.startswith("failures:") or line.startswith("test result:"):
+        elif line.startswith(("failures:", "test result:")):
             current = None
         elif current is not None:
             current.append(line)
@@ -77,7 +77,7 @@ FOR_WRAPPER = re.compile(r"\s*\)\]\s*(pub(\(\w+\))?\s+)?mod ffi;")
 
 def unsafe_lines(source: str) -> list[int]:
     """Lines on which the keyword `unsafe` is used, not written or talked about."""
-    found, at = [], 0
+    found, at = list[int](), 0
     while match := TOKEN.search(source, at):
         at = match.end()
         if match["block"]:
@@ -350,8 +350,8 @@ def install_tree(results: Results, source: Path, folder: Path) -> None:
         command("install")
         # As if it had stopped before the edits: these are the old files again.
         for name in list(before)[::2]:
-            if before[name] is not None:
-                (tree / name).write_bytes(before[name])
+            if (data := before[name]) is not None:
+                (tree / name).write_bytes(data)
         status, words = command("uninstall")
         return words if status else None if snapshot(tree) == before else "traces are left"
 

@@ -22,6 +22,8 @@ KERNELS = {"c": ("C", "tab:gray"), "rust": ("Rust", "tab:orange")}
 def save(figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
+    # A patch must not have blanks at the ends of lines.
+    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
     print(path)
 
 
@@ -34,7 +36,7 @@ def growth(rows: list[dict], folder: Path) -> None:
     if not series:
         return
     figure, axes = plt.subplots(1, len(series), figsize=(4 * len(series), 3.2), squeeze=False)
-    for axis, (name, points) in zip(axes[0], series.items()):
+    for axis, (name, points) in zip(axes[0], series.items(), strict=True):
         for kernel, (label, color) in KERNELS.items():
             known = [point for point in points if point[kernel] is not None]
             axis.plot([max(point["n"], 1) for point in known],
@@ -55,8 +57,8 @@ def blackout(rows: list[dict], folder: Path) -> None:
     colors = plt.get_cmap("tab10").colors
     for place, row in enumerate(rows):
         for offset, kernel in ((-0.2, "c"), (0.2, "rust")):
-            left = 0
-            for phase, color in zip(phases, colors):
+            left = 0.0
+            for phase, color in zip(phases, colors, strict=False):
                 width = max(row["phases"][phase].get(kernel) or 0, 0) / 1e6
                 axis.barh(place + offset, width, 0.36, left=left, color=color,
                           label=phase if place == 0 and kernel == "c" else None)

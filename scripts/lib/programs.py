@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import kernel
-from common import CACHE, REPO, Failed, quiet, run
+from common import CACHE, REPO, quiet, run
 
 TARGET = "x86_64-unknown-linux-gnu"
 # One for all clones: cargo tells them apart by path, and shares the dependencies.

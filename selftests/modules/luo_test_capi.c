@@ -18,11 +18,11 @@ MODULE_PARM_DESC(strict, "Also check what the C implementation warns about or le
 static int failures;
 
 #define expect(value, wanted) do {					\
-	int got = (value);						\
+	int got = (value), want = (wanted);				\
 									\
-	if (got != (wanted)) {						\
+	if (got != want) {						\
 		pr_err("line %d: %s is %d, not %d\n", __LINE__, #value,	\
-		       got, (wanted));					\
+		       got, want);					\
 		failures++;						\
 	}								\
 } while (0)
@@ -64,9 +64,11 @@ static const struct liveupdate_file_ops ops = { HANDLER_OPS };
 static struct liveupdate_file_handler handler = {
 	.ops = &ops, .compatible = "luo-test-capi-1",
 };
+
 static struct liveupdate_file_handler same_name = {
 	.ops = &ops, .compatible = "luo-test-capi-1",
 };
+
 static struct liveupdate_file_handler other = {
 	.ops = &ops, .compatible = "luo-test-capi-2",
 };
@@ -83,6 +85,7 @@ static const struct liveupdate_flb_ops flb_ops = { FLB_OPS };
 static struct liveupdate_flb flb = {
 	.ops = &flb_ops, .compatible = "luo-test-capi-flb",
 };
+
 static struct liveupdate_flb flb_same_name = {
 	.ops = &flb_ops, .compatible = "luo-test-capi-flb",
 };
