@@ -3,7 +3,6 @@
 
 project = "Live Update Orchestrator in Rust"
 copyright = "its authors, GPL-2.0"
-extensions = []
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1100px", "sidebar_width": "260px", "show_powered_by": False}
 # Text is not translated into typographic quotes and dashes, as in the kernel's documentation.

@@ -12,6 +12,7 @@ import layers
 import mutants
 import overlay
 import programs
+import series
 from common import CACHE, REPO, Failed, quiet, run
 from report import Results
 
@@ -394,6 +395,31 @@ def install_tree(results: Results, source: Path, folder: Path) -> None:
          lambda: refused("uninstall", "local changes"))
     case("own-file", and_change(lambda: (tree / overlay.HOME / "mine.rs").write_text("//")),
          lambda: refused("uninstall", "mine.rs is not part of the overlay"))
+
+
+# ---- the series of patches ----
+
+def patches(results: Results, source: Path, folder: Path) -> None:
+    """What `make patches` writes is the overlay, and git takes it."""
+    name = "source/patches-are-the-overlay"
+    if results.wants(name):
+        try:
+            results.add(name, series.difference(source, folder / "series"))
+        except (Failed, overlay.Refused) as why:
+            results.add(name, str(why))
+
+
+def patches_build(results: Results, source: Path) -> None:
+    """A kernel builds after each of them. Needs the lock."""
+    for number, patch in enumerate(series.Series.read().patches, 1):
+        name = f"patches/{number:02}"
+        if not results.wants(name):
+            continue
+        try:
+            kernel.build_step(source, number)
+            results.add(name)
+        except (Failed, overlay.Refused) as why:
+            results.add(name, [patch.subject, *str(why).splitlines()])
 
 
 # ---- the commands themselves ----

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import overlay
+import series
 from common import CACHE, JOBS, REPO, Failed, lock, quiet, run, say
 
 STOCK_TESTS = Path("tools/testing/selftests/liveupdate")
@@ -88,9 +89,12 @@ def link_tree(pristine: Path, tree: Path, leave: set[str]) -> None:
             place(pristine / path, tree / path)
 
 
-def overlaid(pristine: Path) -> Path:
-    """The tree in the cache that has the overlay of this clone. Needs the lock."""
-    name = name_of(pristine)
+def overlaid(pristine: Path, step: int | None = None) -> Path:
+    """The tree in the cache that has the overlay of this clone. Needs the lock.
+
+    With `step`, that one of which so many patches of the series have been applied to.
+    """
+    name = name_of(pristine) + ("-patches" if step is not None else "")
     tree = CACHE / "tree" / name
     # What the overlay has brought so far; its existence says that the copy is complete.
     stamp = CACHE / "tree" / f"{name}.overlay"
@@ -98,7 +102,8 @@ def overlaid(pristine: Path) -> Path:
         raise Failed(f"{pristine} has the overlay installed already; "
                      f"`make uninstall-tree KSRC={pristine}' takes it out")
     try:
-        wanted = overlay.contents(pristine)
+        wanted = overlay.contents(pristine) if step is None else \
+            series.Series.read().step(pristine, step)
     except overlay.Refused as why:
         raise Failed(f"the overlay does not fit {pristine}: {why}") from None
 
@@ -295,6 +300,24 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
         folder / "luo-build.log", STEPS[variant.release] if first else None)
     done.touch()
     return Kernel(variant, tree, folder, folder / "arch/x86/boot/bzImage")
+
+
+def build_step(pristine: Path, step: int) -> None:
+    """Builds a kernel with the first patches of the series. Needs the lock.
+
+    What an option needs may come with a later patch: then it is not set yet.
+    """
+    tree = overlaid(pristine, step)
+    folder = CACHE / "build" / tree.name
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, str] = {}
+    for path in ((tree / STOCK_TESTS / "config"), (tree / STOCK_TESTS / "config.x86_64"),
+                 *Variant("rust").ours):
+        options |= read_config(path)
+    (folder / ".config").write_text("".join(f"{name}={value}\n" for name, value in options.items()))
+    quiet([*make(tree, folder), "olddefconfig"], "configuring the kernel")
+    run([*make(tree, folder), "all"], f"building the kernel after patch {step}",
+        folder / "luo-build.log", STEPS[RELEASE])
 
 
 def build_locked(variant: Variant) -> Kernel:

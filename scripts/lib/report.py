@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
-          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "corrupt", "luod", "debug", "c-debug")
+          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "patches", "corrupt", "luod", "debug", "c-debug")
 SHOWN = 40      # lines of explanation that one failure may take
 
 
