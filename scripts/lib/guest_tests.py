@@ -114,6 +114,24 @@ class Bench:
         self.results.add(f"{prefix}kernel-log", story(outcome) if alarms or outcome.trouble else None,
                          outcome.seconds)
 
+    def kselftest(self, program: Path) -> None:
+        """Our tests as an ordinary process runs them, which tells KTAP and a status."""
+        name = f"{self.name}/kselftest"
+        with self.archive() as archive:
+            busybox(archive, "/luo-selftest >/dev/ttyS1 2>&1; echo status $? >/dev/ttyS1")
+            archive.file("luo-selftest", program, 0o755)
+        outcome = self.boot(timeout=600)
+        found = ktap(outcome.report)
+        trouble = [f"{test}: {' '.join(remarks) or how}" for how, test, remarks in found
+                   if how == "not ok"]
+        if outcome.trouble or outcome.alarms():
+            trouble += story(outcome)
+        if f"1..{len(found)}" not in outcome.report or len(found) < 20:
+            trouble.append(f"the plan is not what was told: {len(found)} results")
+        if not all(line in outcome.report for line in ("KTAP version 1", "status 0")):
+            trouble.append("there is no version, or the status is not 0")
+        self.results.add(name, trouble, outcome.seconds)
+
     def kexec_tests(self, stock: programs.Stock, group: str = "", then: "Bench | None" = None,
                     options: str = "") -> None:
         """The tree's kexec tests, and the FLB test of its kernel as one of them runs.

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,8 @@ EDITS = REPO / "scripts" / "overlay.edits"
 HOME = Path("kernel/liveupdate/rust")
 SAMPLES = Path("samples/liveupdate")
 DOCUMENTS = Path("Documentation")
+# The tests from user space, with the crates that they need, as a workspace of their own.
+KSELFTEST = Path("tools/testing/selftests/liveupdate/rust")
 MANIFEST = HOME / ".overlay"
 
 # What an in-tree build leaves in our folder.
@@ -65,7 +69,57 @@ def files() -> dict[Path, Path]:
         add(pattern, DOCUMENTS, REPO / DOCUMENTS)
     # The tree has an index of its own.
     del found[DOCUMENTS / "index.rst"]
+    for crate in kselftest_crates():
+        for pattern in ("Cargo.toml", "*.rs", "src/**/*.rs"):
+            add(f"{crate}/{pattern}", KSELFTEST)
+    for name in ("Makefile", "README.md", "config", "settings"):
+        found[KSELFTEST / name] = REPO / "selftests" / name
+    found[KSELFTEST / ".cargo/config.toml"] = REPO / ".cargo/config.toml"
     return found
+
+
+def kselftest_crates() -> list[str]:
+    """The folders of the crate with the tests, and of those of ours that it needs."""
+    shared = tomllib.loads((REPO / "Cargo.toml").read_text())["workspace"]["dependencies"]
+    found, new = [], ["selftests"]
+    while new:
+        crate = new.pop()
+        found.append(crate)
+        manifest = tomllib.loads((REPO / crate / "Cargo.toml").read_text())
+        for kind in ("dependencies", "dev-dependencies", "build-dependencies"):
+            for name, wanted in manifest.get(kind, {}).items():
+                given = shared[name] if isinstance(wanted, dict) and wanted.get("workspace") else wanted
+                if isinstance(given, dict) and "path" in given:
+                    base = REPO if given is shared.get(name) else REPO / crate
+                    path = os.path.relpath(base / given["path"], REPO)
+                    if path not in (*found, *new):
+                        new.append(path)
+    return sorted(found)
+
+
+def generated() -> dict[Path, bytes]:
+    """Files of the overlay that are parts of one of the repository: of which crates there are."""
+    crates = kselftest_crates()
+    members = ", ".join(f'"{crate}"' for crate in crates)
+    workspace = re.sub(r"(?ms)^members = \[.*?\]\n(exclude = \[.*?\]\n)?", f"members = [{members}]\n",
+                       (REPO / "Cargo.toml").read_text())
+    head, *blocks = (REPO / "Cargo.lock").read_text().split("[[package]]\n")
+    packages = {}
+    for block in blocks:
+        package = tomllib.loads(block)
+        packages[package["name"], package["version"]] = (block, package.get("dependencies", []))
+    wanted = [tomllib.loads((REPO / crate / "Cargo.toml").read_text())["package"]["name"]
+              for crate in crates]
+    kept = set()
+    while wanted:
+        name, _, version = wanted.pop().partition(" ")
+        for key, (_, needs) in packages.items():
+            if key[0] == name and version in ("", key[1]) and key not in kept:
+                kept.add(key)
+                wanted += needs
+    lock = head + "[[package]]\n".join(["", *(packages[key][0] for key in sorted(kept))])
+    return {KSELFTEST / "Cargo.toml": workspace.encode(),
+            KSELFTEST / "Cargo.lock": (lock.rstrip("\n") + "\n").encode()}
 
 
 def parse(text: str) -> dict[str, list[Hunk]]:
@@ -147,7 +201,7 @@ def check_tree(tree: Path) -> None:
         raise Refused(f"wrong version: this is Linux {found}, the overlay is for 7.3")
 
 
-def check_complete(table: dict[str, list[Hunk]], new: dict[Path, Path]) -> None:
+def check_complete(table: dict[str, list[Hunk]], new: Iterable[Path]) -> None:
     """A file that no edit makes part of the build would be dead weight."""
     added = {text for hunks in table.values() for h in hunks for m, text in h.lines if m == "+"}
     for path in new:
@@ -175,22 +229,27 @@ def edited(tree: Path, edits: dict[str, list[Hunk]]) -> dict[str, list[str]]:
     return result
 
 
-def contents(tree: Path, new: dict[Path, Path] | None = None,
+def data() -> dict[Path, bytes]:
+    """All files of the overlay."""
+    return {path: source.read_bytes() for path, source in files().items()} | generated()
+
+
+def contents(tree: Path, new: dict[Path, bytes] | None = None,
              edits: dict[str, list[Hunk]] | None = None) -> dict[str, bytes]:
     """Everything that differs between the pristine `tree` and one with the overlay.
 
     A part of the overlay may be asked for: some of its files, with some of its edits.
     """
     check_tree(tree)
-    new = files() if new is None else new
+    new = data() if new is None else new
     edits = parse(EDITS.read_text()) if edits is None else edits
     check_complete(edits, new)
     result = {name: ("\n".join(lines) + "\n").encode()
               for name, lines in edited(tree, edits).items()}
-    for path, source in new.items():
+    for path, held in new.items():
         if (tree / path).exists():
             raise Refused(f"{path} is there already")
-        result[path.as_posix()] = source.read_bytes()
+        result[path.as_posix()] = held
     return result
 
 
@@ -216,7 +275,7 @@ def install(tree: Path) -> str:
     if (tree / HOME).is_dir() and any((tree / HOME).iterdir()):
         raise Refused(f"already patched: {HOME} is there")
     state = contents(tree)
-    new = [p.as_posix() for p in files()]
+    new = [path.as_posix() for path in data()]
     # Only folders that the overlay makes may go with it.
     folders = sorted({str(d) for n in new for d in Path(n).parents if not (tree / d).exists()})
     manifest = {

@@ -27,6 +27,14 @@ def crate_program(package: str, name: str, into: Path, features: str = "") -> Pa
     return path
 
 
+def kselftest(built: kernel.Kernel, into: Path) -> Path:
+    """Builds our tests as a kselftest of the tree. Needs the lock."""
+    quiet(["make", "-C", str(built.tree / "tools/testing/selftests"), "TARGETS=liveupdate/rust",
+           f"OUTPUT={into}", f"CARGO_FOLDER={CARGO_FOLDER}", "FORCE_TARGETS=1"],
+          "building tools/testing/selftests/liveupdate/rust")
+    return into / "liveupdate/rust/luo-selftest"
+
+
 class Stock:
     """The tree's own live update tests, built unchanged, as its vmtest.sh does."""
 

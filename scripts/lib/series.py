@@ -106,7 +106,7 @@ class Series:
 
     def step(self, tree: Path, count: int, author: str = "") -> dict[str, bytes]:
         """What differs between the pristine `tree` and one with the first `count` patches."""
-        files = overlay.files()
+        files = overlay.data()
         ours = {path.as_posix() for path in files}
         edits = {}
         for name, hunks in overlay.parse(overlay.EDITS.read_text()).items():
@@ -115,7 +115,7 @@ class Series:
         if author:
             for patch in self.patches[:count]:
                 edits |= overlay.parse(patch.edits.replace("@AUTHOR@", author))
-        new = {path: source for path, source in files.items() if self.owner(path.as_posix()) < count}
+        new = {path: data for path, data in files.items() if self.owner(path.as_posix()) < count}
         return overlay.contents(tree, new, {name: hunks for name, hunks in edits.items() if hunks})
 
 

@@ -107,20 +107,23 @@ pub fn run() -> ! {
         }
     };
 
+    keep_panics();
+    if let Err(err) = stage(&mut report) {
+        report.line(&format!("Bail out! {err}"));
+    }
+    report.line("done");
+    luo_guest::power_off();
+}
+
+/// Has panics noted, for whoever catches them to tell.
+pub fn keep_panics() {
     panic::set_hook(Box::new(|info| {
-        // Told by whoever catches it.
         let mut last = LAST_PANIC.lock().unwrap_or_else(|err| err.into_inner());
         *last = info.location().map(|place| {
             let what = payload_text(info.payload());
             Failure::at(place, format_args!("panic: {what}"))
         });
     }));
-
-    if let Err(err) = stage(&mut report) {
-        report.line(&format!("Bail out! {err}"));
-    }
-    report.line("done");
-    luo_guest::power_off();
 }
 
 /// Where and why the last panic was.
@@ -135,14 +138,16 @@ fn payload_text(payload: &(dyn Any + Send)) -> &str {
 }
 
 /// The lines for whoever watches, and the count of what they said.
-struct Report {
+pub struct Report {
     out: Box<dyn Write>,
     count: usize,
-    failed: usize,
+    /// How many tests have failed so far.
+    pub failed: usize,
 }
 
 impl Report {
-    fn new(out: Box<dyn Write>) -> Self {
+    /// A report without a line.
+    pub fn new(out: Box<dyn Write>) -> Self {
         Self {
             out,
             count: 0,
@@ -150,12 +155,14 @@ impl Report {
         }
     }
 
-    fn line(&mut self, text: &str) {
+    /// Adds a line.
+    pub fn line(&mut self, text: &str) {
         // There is nobody to tell that telling failed.
         let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
     }
 
-    fn result(&mut self, name: &str, outcome: &Outcome) {
+    /// Adds the result of a test.
+    pub fn result(&mut self, name: &str, outcome: &Outcome) {
         self.count += 1;
         let number = self.count;
         match outcome {
@@ -326,7 +333,7 @@ fn in_part(number: usize, parts: usize, outcome: Outcome) -> Outcome {
 }
 
 /// Runs one part, with an eye on the kernel's log.
-fn run_part(test: &Test, number: usize, limit: Duration, report: &mut Report) -> Outcome {
+pub fn run_part(test: &Test, number: usize, limit: Duration, report: &mut Report) -> Outcome {
     let next = |log: &[LogRecord]| log.last().map_or(0, |record| record.sequence + 1);
     let first = next(&luo_guest::kernel_log(0)?);
     let outcome = in_child(test, number, limit, report);

@@ -14,10 +14,12 @@
 //! | `luo.stage=N`, `luo.state=...` | for the program's own use in the stages that follow |
 //!
 //! Results go to the second serial port as KTAP, ending with a line `done`. On a host,
-//! `luo-selftest list` prints what there is.
+//! `luo-selftest list` prints what there is, and `luo-selftest run` runs what needs no kexec on the
+//! kernel that is there, as a kselftest does.
 
 mod agent;
 mod harness;
+mod here;
 mod init;
 mod module;
 mod sys;
@@ -38,10 +40,13 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        ["run", ref names @ ..] => here::run(names),
+        // The runner of kselftests gives no arguments.
+        [] => here::run(&[]),
         _ => {
-            eprintln!("usage: luo-selftest list");
+            eprintln!("usage: luo-selftest list | [run [TEST...]]");
             eprintln!(
-                "Else it is the first process of a virtual machine; see selftests/README.md."
+                "As the first process of a virtual machine it reads the kernel's command line."
             );
             ExitCode::from(2)
         }

@@ -123,7 +123,7 @@ pub fn unsupported(stage: &mut Stage) -> Outcome {
     files.push(("zero", File::open("/dev/zero")?.into()));
     files.push(("directory", File::open("/")?.into()));
     files.push(("proc", File::open("/proc/self/maps")?.into()));
-    files.push(("regular file", File::open("/init")?.into()));
+    files.push(("regular file", File::open("/proc/self/exe")?.into()));
     files.push(("session", other.into()));
     files.push(("device", device.into()));
     // What the kernel may have been built without.
