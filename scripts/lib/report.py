@@ -8,6 +8,9 @@ import threading
 import time
 from dataclasses import dataclass
 
+import junit
+from common import CACHE
+
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
           "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "patches", "corrupt", "luod", "debug", "c-debug")
 SHOWN = 40      # lines of explanation that one failure may take
@@ -52,6 +55,7 @@ class Results:
         # Without any, all tests are to run.
         self.patterns = [Pattern(text) for text in (pattern or "").split()]
         self.passed = self.failed = 0
+        self.told: list[junit.Result] = []
         self.lock = threading.Lock()
         self.begin = time.monotonic()
 
@@ -76,6 +80,8 @@ class Results:
             self.show(name, why, seconds)
 
     def show(self, name: str, why: str | list[str] | None, seconds: float | None) -> None:
+        text = why if isinstance(why, str) else "\n".join(why or ())
+        self.told.append(junit.Result(name, "FAIL" if text else "ok", text, seconds))
         took = f"  ({seconds:.1f} s)" if seconds is not None else ""
         if not why:
             self.passed += 1
@@ -92,7 +98,10 @@ class Results:
     def end(self) -> int:
         """Says the last words; returns the exit status."""
         minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
-        print(f"\n{minutes} min {seconds} s on {os.cpu_count()} processors")
+        report = CACHE / "log/junit.xml"
+        junit.write(report, self.told)
+        print(f"\nas JUnit has it: {report}")
+        print(f"{minutes} min {seconds} s on {os.cpu_count()} processors")
         if self.pattern and not self.passed + self.failed:
             print(f"no test has a name like `{self.pattern}'")
         print(f"{self.passed} passed, {self.failed} failed", flush=True)
