@@ -146,6 +146,33 @@ def layers_rule(results: Results) -> None:
         results.add(name, layers.trouble())
 
 
+# ---- licences ----
+
+# Texts that have no place for a comment, or that others have written.
+NO_LICENCE = re.compile(r"(Cargo\.lock|\.svg|\.json|\.gitignore)$|/corpus/|/ABI/|^LICENSES/|^target/|^\.git")
+
+
+def licences(results: Results) -> None:
+    """Each file names its licence near its top, and none but those of COPYING."""
+    name = "source/licences"
+    if not results.wants(name):
+        return
+    trouble = []
+    for path in sorted(REPO.rglob("*")):
+        relative = path.relative_to(REPO).as_posix()
+        if not path.is_file() or NO_LICENCE.search(relative) or "/target/" in relative:
+            continue
+        with open(path, "rb") as file:
+            head = file.read(400).decode(errors="replace")
+        line = re.search(r"SPDX-License-Identifier: (.*?)(?: \*/| -->)?$", head, re.MULTILINE)
+        wanted = "GPL-2.0 WITH Linux-syscall-note" if relative.startswith("uapi/") else "GPL-2.0"
+        if not line:
+            trouble.append(f"{relative} names no licence")
+        elif line[1] != wanted and not relative.endswith("Cargo.toml"):
+            trouble.append(f"{relative} has {line[1]}, not {wanted}")
+    results.add(name, trouble)
+
+
 # ---- what documents say ----
 
 def known_tests() -> set[str]:

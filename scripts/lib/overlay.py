@@ -229,7 +229,7 @@ def edited(tree: Path, edits: dict[str, list[Hunk]]) -> dict[str, list[str]]:
     return result
 
 
-def data() -> dict[Path, bytes]:
+def everything() -> dict[Path, bytes]:
     """All files of the overlay."""
     return {path: source.read_bytes() for path, source in files().items()} | generated()
 
@@ -241,7 +241,7 @@ def contents(tree: Path, new: dict[Path, bytes] | None = None,
     A part of the overlay may be asked for: some of its files, with some of its edits.
     """
     check_tree(tree)
-    new = data() if new is None else new
+    new = everything() if new is None else new
     edits = parse(EDITS.read_text()) if edits is None else edits
     check_complete(edits, new)
     result = {name: ("\n".join(lines) + "\n").encode()
@@ -275,7 +275,7 @@ def install(tree: Path) -> str:
     if (tree / HOME).is_dir() and any((tree / HOME).iterdir()):
         raise Refused(f"already patched: {HOME} is there")
     state = contents(tree)
-    new = [path.as_posix() for path in data()]
+    new = [path.as_posix() for path in everything()]
     # Only folders that the overlay makes may go with it.
     folders = sorted({str(d) for n in new for d in Path(n).parents if not (tree / d).exists()})
     manifest = {

@@ -106,7 +106,7 @@ class Series:
 
     def step(self, tree: Path, count: int, author: str = "") -> dict[str, bytes]:
         """What differs between the pristine `tree` and one with the first `count` patches."""
-        files = overlay.data()
+        files = overlay.everything()
         ours = {path.as_posix() for path in files}
         edits = {}
         for name, hunks in overlay.parse(overlay.EDITS.read_text()).items():
