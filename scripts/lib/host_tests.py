@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import kernel
@@ -152,8 +153,16 @@ def layers_rule(results: Results) -> None:
 NO_LICENCE = re.compile(r"(Cargo\.lock|\.svg|\.json|\.gitignore)$|/corpus/|/ABI/|^LICENSES/|^target/|^\.git")
 
 
+def licence_of_crate(folder: Path) -> str:
+    """What the manifest says of the crate that a folder is in."""
+    while folder != REPO and not (folder / "Cargo.toml").exists():
+        folder = folder.parent
+    package = tomllib.loads((folder / "Cargo.toml").read_text()).get("package", {})
+    return package.get("license", "GPL-2.0").replace("-only", "")
+
+
 def licences(results: Results) -> None:
-    """Each file names its licence near its top, and none but those of COPYING."""
+    """Each file names its licence near its top: that of its crate, else GPL-2.0."""
     name = "source/licences"
     if not results.wants(name):
         return
@@ -165,10 +174,10 @@ def licences(results: Results) -> None:
         with open(path, "rb") as file:
             head = file.read(400).decode(errors="replace")
         line = re.search(r"SPDX-License-Identifier: (.*?)(?: \*/| -->)?$", head, re.MULTILINE)
-        wanted = "GPL-2.0 WITH Linux-syscall-note" if relative.startswith("uapi/") else "GPL-2.0"
+        wanted = licence_of_crate(path.parent)
         if not line:
             trouble.append(f"{relative} names no licence")
-        elif line[1] != wanted and not relative.endswith("Cargo.toml"):
+        elif line[1].replace("-only", "") != wanted and path.name != "Cargo.toml":
             trouble.append(f"{relative} has {line[1]}, not {wanted}")
     results.add(name, trouble)
 
