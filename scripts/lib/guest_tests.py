@@ -118,7 +118,7 @@ class Bench:
         """Our tests as an ordinary process runs them, which tells KTAP and a status."""
         name = f"{self.name}/kselftest"
         with self.archive() as archive:
-            busybox(archive, "/luo-selftest >/dev/ttyS1 2>&1; echo status $? >/dev/ttyS1")
+            busybox(archive, "mount -t sysfs sys /sys\n/luo-selftest >/dev/ttyS1 2>&1; echo status $? >/dev/ttyS1")
             archive.file("luo-selftest", program, 0o755)
         outcome = self.boot(timeout=600)
         found = ktap(outcome.report)
