@@ -51,15 +51,14 @@ static void flb_does_nothing(struct liveupdate_flb_op_args *args)
 {
 }
 
-#define HANDLER_OPS				\
-	.can_preserve = wants_none,		\
-	.preserve = fails,			\
-	.unpreserve = does_nothing,		\
-	.retrieve = fails,			\
-	.finish = does_nothing,			\
-	.owner = THIS_MODULE
-
-static const struct liveupdate_file_ops ops = { HANDLER_OPS };
+static const struct liveupdate_file_ops ops = {
+	.can_preserve = wants_none,
+	.preserve = fails,
+	.unpreserve = does_nothing,
+	.retrieve = fails,
+	.finish = does_nothing,
+	.owner = THIS_MODULE,
+};
 
 static struct liveupdate_file_handler handler = {
 	.ops = &ops, .compatible = "luo-test-capi-1",
@@ -73,14 +72,13 @@ static struct liveupdate_file_handler other = {
 	.ops = &ops, .compatible = "luo-test-capi-2",
 };
 
-#define FLB_OPS					\
-	.preserve = flb_fails,			\
-	.unpreserve = flb_does_nothing,		\
-	.retrieve = flb_fails,			\
-	.finish = flb_does_nothing,		\
-	.owner = THIS_MODULE
-
-static const struct liveupdate_flb_ops flb_ops = { FLB_OPS };
+static const struct liveupdate_flb_ops flb_ops = {
+	.preserve = flb_fails,
+	.unpreserve = flb_does_nothing,
+	.retrieve = flb_fails,
+	.finish = flb_does_nothing,
+	.owner = THIS_MODULE,
+};
 
 static struct liveupdate_flb flb = {
 	.ops = &flb_ops, .compatible = "luo-test-capi-flb",
@@ -92,15 +90,17 @@ static struct liveupdate_flb flb_same_name = {
 
 static void handlers_need_their_callbacks(void)
 {
-	static const struct liveupdate_file_ops incomplete[] = {
-		{ HANDLER_OPS, .can_preserve = NULL },
-		{ HANDLER_OPS, .preserve = NULL },
-		{ HANDLER_OPS, .unpreserve = NULL },
-		{ HANDLER_OPS, .retrieve = NULL },
-		{ HANDLER_OPS, .finish = NULL },
-	};
+	struct liveupdate_file_ops incomplete[5];
 	struct liveupdate_file_handler bad = { .compatible = "luo-test-capi-bad" };
 	int i;
+
+	for (i = 0; i < ARRAY_SIZE(incomplete); i++)
+		incomplete[i] = ops;
+	incomplete[0].can_preserve = NULL;
+	incomplete[1].preserve = NULL;
+	incomplete[2].unpreserve = NULL;
+	incomplete[3].retrieve = NULL;
+	incomplete[4].finish = NULL;
 
 	for (i = 0; i < ARRAY_SIZE(incomplete); i++) {
 		bad.ops = &incomplete[i];
@@ -159,17 +159,19 @@ static void flbs_are_linked_once(void)
 
 static void flbs_need_their_callbacks(void)
 {
-	static const struct liveupdate_flb_ops incomplete[] = {
-		{ FLB_OPS, .preserve = NULL },
-		{ FLB_OPS, .unpreserve = NULL },
-		{ FLB_OPS, .retrieve = NULL },
-		{ FLB_OPS, .finish = NULL },
-	};
+	static struct liveupdate_flb_ops incomplete[4];
 	static struct liveupdate_file_handler nobody = {
 		.ops = &ops, .compatible = "luo-test-capi-nobody",
 	};
 	static struct liveupdate_flb bad = { .compatible = "luo-test-capi-bad" };
 	int i;
+
+	for (i = 0; i < ARRAY_SIZE(incomplete); i++)
+		incomplete[i] = flb_ops;
+	incomplete[0].preserve = NULL;
+	incomplete[1].unpreserve = NULL;
+	incomplete[2].retrieve = NULL;
+	incomplete[3].finish = NULL;
 
 	for (i = 0; i < ARRAY_SIZE(incomplete); i++) {
 		bad.ops = &incomplete[i];
