@@ -36,6 +36,7 @@ const SKIP: u8 = 4;
 pub fn run(names: &[&str]) -> ExitCode {
     let mut report = Report::new(Box::new(io::stdout()));
 
+    init::close_means_close();
     report.line("KTAP version 1");
     if let Some(name) = names
         .iter()

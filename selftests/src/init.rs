@@ -95,10 +95,7 @@ const ALARMS: [&str; 18] = [
 
 /// Runs what the command line asks for, and never returns.
 pub fn run() -> ! {
-    // What close(2) does to an unfinished session is one of the things to be tested.
-    let _ = keeper::set(keeper::Close);
-    keeper::set_warning_hook(|_| {});
-
+    close_means_close();
     let mut report = match luo_guest::mount_all().and_then(|()| luo_guest::report_port()) {
         Ok(port) => Report::new(Box::new(port)),
         Err(err) => {
@@ -116,6 +113,12 @@ pub fn run() -> ! {
     }
     report.line("done");
     luo_guest::power_off();
+}
+
+/// Has the client library leave unfinished sessions alone: what `close(2)` does to one is to be tested.
+pub fn close_means_close() {
+    let _ = keeper::set(keeper::Close);
+    keeper::set_warning_hook(|_| {});
 }
 
 /// Has panics noted, for whoever catches them to tell.
