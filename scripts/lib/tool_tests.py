@@ -9,7 +9,7 @@ from pathlib import Path
 
 import guest
 import programs
-from common import CACHE, REPO, lock, quiet, run
+from common import CACHE, REPO, Failed, lock, quiet, run
 from guest_tests import Bench, busybox, ktap, story
 from report import Results
 
@@ -19,7 +19,9 @@ SCRIPTS = REPO / "selftests/tools"
 def names(script: str) -> list[str]:
     """The tests that a script runs."""
     text = (SCRIPTS / f"{script}.sh").read_text()
-    return re.search(r"^run_tests ((?:[^\n\\]|\\\n)*)$", text, re.MULTILINE)[1].replace("\\\n", " ").split()
+    if not (match := re.search(r"^run_tests ((?:[^\n\\]|\\\n)*)$", text, re.MULTILINE)):
+        raise Failed(f"{script}.sh has no line with run_tests")
+    return match[1].replace("\\\n", " ").split()
 
 
 def c_example(folder: Path) -> Path:
