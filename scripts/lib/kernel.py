@@ -115,8 +115,9 @@ def overlaid(pristine: Path, step: int | None = None) -> Path:
     stamp.write_text("\n".join(sorted(before | set(wanted))) + "\n")
     for path in before - set(wanted):
         (tree / path).unlink(missing_ok=True)
+        # A new file: what was built from the changed one is older, and must be built again.
         if (pristine / path).exists():
-            place(pristine / path, tree / path)
+            overlay.write(tree / path, (pristine / path).read_bytes())
     for path, data in wanted.items():
         if not (tree / path).is_file() or (tree / path).read_bytes() != data:
             overlay.write(tree / path, data)
