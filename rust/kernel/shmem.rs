@@ -1161,23 +1161,29 @@ impl NewMemfd {
     ///
     /// [`ENOSPC`] if the system's limits for memory are exceeded.
     pub fn fill(self, pages: usize) -> Result<Filling> {
-        let accounted = c_long::try_from(pages)?;
+        // The function takes a signed number on its way.
+        isize::try_from(pages)?;
 
-        // SAFETY: The inode is valid and belongs to shmem.
-        to_result(unsafe { bindings::shmem_inode_acct_blocks(self.0.inode(), accounted) })?;
+        // SAFETY: The inode is valid and belongs to shmem. By the type invariant nobody else has it.
+        to_result(unsafe { bindings::shmem_restore_begin(self.0.inode(), pages) })?;
+        // INVARIANT: The pages have just been accounted for.
         Ok(Filling {
             memfd: self,
-            accounted,
+            accounted: pages,
             left: pages,
         })
     }
 }
 
 /// A [`NewMemfd`] that pages are put into.
+///
+/// # Invariants
+///
+/// `shmem_restore_begin()` has accounted for `accounted` pages.
 pub struct Filling {
     memfd: NewMemfd,
     /// For how many pages the file's account was charged, and how many of them are not there yet.
-    accounted: c_long,
+    accounted: usize,
     left: usize,
 }
 
@@ -1211,8 +1217,8 @@ impl Filling {
     /// - [`ENOSPC`] if there are more pages than were accounted for.
     ///
     /// A shortage of memory is no error: the folio is there already, and what is in it would be
-    /// lost. For the same reason it is charged to the current task's control group even beyond the
-    /// group's limit.
+    /// lost. For the same reason it is charged without reclaim: to the current task's control group,
+    /// or to the nearest one above it that has room.
     pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
         // SAFETY: The current task may sleep, as all users of this module.
         unsafe { bindings::cond_resched() };
@@ -1226,10 +1232,11 @@ impl Filling {
         self.take(pages)?;
 
         let folio = folio.into_raw();
-        // SAFETY: The mapping is valid, belongs to shmem, and nobody else has the file. The folio is
-        // ours alone, and its index suits its order.
+        // SAFETY: By the type invariant of `NewMemfd` nobody else has the file, and by ours it was
+        // begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours, and
+        // its index suits its order.
         let result = to_result(unsafe {
-            bindings::shmem_insert_folio(self.memfd.0.mapping(), index, folio.as_ptr(), uptodate)
+            bindings::shmem_restore_folio(self.memfd.0.inode(), index, folio.as_ptr(), uptodate)
         });
         if result.is_err() {
             // SAFETY: The reference is still ours.
@@ -1247,8 +1254,7 @@ impl Filling {
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        // What was accounted but is not there, this gives back.
-        // SAFETY: The inode is valid and belongs to shmem, and at most that many pages were added.
-        unsafe { bindings::shmem_recalc_inode(self.memfd.0.inode(), self.accounted, 0) };
+        // SAFETY: By the type invariant it was begun with that number.
+        unsafe { bindings::shmem_restore_end(self.memfd.0.inode(), self.accounted) };
     }
 }

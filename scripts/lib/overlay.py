@@ -213,6 +213,8 @@ def check_complete(table: dict[str, list[Hunk]], new: Iterable[Path]) -> None:
             wanted = f'#include "{path.name}"'
         elif path.suffix == ".rst" and path.parent.parent == DOCUMENTS:
             wanted = f"   {path.stem}"
+        elif path.parent.as_posix() == "mm":
+            wanted = f"obj-$(CONFIG_LIVEUPDATE_MEMFD) += {path.stem}.o"
         if wanted and wanted not in added:
             raise Refused(f"{name} is not used: scripts/overlay.edits adds no `{wanted}'")
 

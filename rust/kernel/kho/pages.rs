@@ -273,11 +273,6 @@ impl RestoredPages {
         Ok(Self { next, end })
     }
 
-    /// The number of the first page that is left.
-    pub(crate) fn pfn(&self) -> usize {
-        self.next
-    }
-
     /// Takes the first `count` pages out, or all if there are not more.
     pub fn split(&mut self, count: usize) -> Self {
         let next = self.next;
@@ -295,12 +290,6 @@ impl RestoredPages {
     pub fn truncate(&mut self, count: usize) {
         let keep = self.split(count);
         *self = keep;
-    }
-
-    /// Gives the references to the first `count` pages away.
-    pub(crate) fn give(&mut self, count: usize) {
-        // INVARIANT: The range becomes shorter.
-        self.next = self.end.min(self.next.saturating_add(count));
     }
 }
 

@@ -14,7 +14,8 @@ use crate::{
 };
 use core::{
     iter,
-    mem::MaybeUninit, //
+    mem::MaybeUninit,
+    ptr::NonNull, //
 };
 
 /// How many pages are put into a file in one go.
@@ -61,21 +62,23 @@ impl Filling {
         }
         self.take(batch.len)?;
 
-        let mut done = 0;
-        // SAFETY: The current task may sleep, as all users of this module. The mapping is valid,
-        // belongs to shmem, and nobody else has the file. Of the pages we own the only references.
+        let mut restored = 0;
+        // SAFETY: The current task may sleep, as all users of this module. By the type invariant of
+        // `NewMemfd` nobody else has the file, and `fill` has accounted for the pages. By the type
+        // invariant of `Batch` there are that many folios, to which the only references are ours.
         let result = to_result(unsafe {
             bindings::cond_resched();
-            bindings::shmem_insert_pages(
-                self.memfd.0.mapping(),
+            bindings::shmem_restore_pages(
+                self.memfd.0.inode(),
                 batch.index,
-                batch.pfns.as_ptr().cast(),
-                batch.len,
+                batch.folios.as_mut_ptr().cast(),
+                // Lossless: there are at most `AT_ONCE`.
+                batch.len as c_uint,
                 uptodate,
-                &mut done,
+                &mut restored,
             )
         });
-        batch.give(done);
+        batch.give(restored as usize);
         result
     }
 }
@@ -85,12 +88,12 @@ impl Filling {
 ///
 /// # Invariants
 ///
-/// The numbers from `given` to `len`, without `len`, are initialized, and the only references to
-/// these pages are ours.
+/// The pointers from `given` to `len`, without `len`, are initialized and point to folios of one page
+/// each; the only references to these are ours.
 struct Batch {
     /// Where in the file the first one is to be, if none was given.
     index: usize,
-    pfns: [MaybeUninit<usize>; AT_ONCE],
+    folios: [MaybeUninit<NonNull<bindings::folio>>; AT_ONCE],
     given: usize,
     len: usize,
 }
@@ -100,7 +103,7 @@ impl Batch {
         // INVARIANT: There are no pages.
         Self {
             index: 0,
-            pfns: [const { MaybeUninit::uninit() }; AT_ONCE],
+            folios: [const { MaybeUninit::uninit() }; AT_ONCE],
             given: 0,
             len: 0,
         }
@@ -116,16 +119,13 @@ impl Batch {
             _ => {}
         }
 
-        let first = pages.pfn();
-        let count = pages.len().min(AT_ONCE - self.len);
-        let places = self.pfns.iter_mut().skip(self.len).take(count);
-        for (place, pfn) in places.zip(first..) {
-            place.write(pfn);
+        let places = self.folios.iter_mut().skip(self.len);
+        for (place, folio) in places.zip(pages) {
+            place.write(folio.into_raw());
+            // INVARIANT: The pointer was written, and the reference goes over.
+            self.len += 1;
+            *index += 1;
         }
-        // INVARIANT: That many numbers were written, and the references go over.
-        self.len += count;
-        pages.give(count);
-        *index += count;
         true
     }
 
@@ -142,9 +142,9 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        for pfn in self.pfns.iter().take(self.len).skip(self.given) {
-            // SAFETY: By the type invariant there is such a page, and the reference to it is ours.
-            unsafe { bindings::folio_put(bindings::pfn_folio(pfn.assume_init_read())) };
+        for folio in self.folios.iter().take(self.len).skip(self.given) {
+            // SAFETY: By the type invariant it is initialized, and the reference to the folio is ours.
+            unsafe { bindings::folio_put(folio.assume_init().as_ptr()) };
         }
     }
 }
