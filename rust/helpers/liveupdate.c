@@ -8,7 +8,6 @@
 
 #include <linux/io.h>
 #include <linux/kexec.h>
-#include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/timekeeping.h>
@@ -18,38 +17,6 @@
 #endif
 
 #ifdef CONFIG_LIVEUPDATE
-
-/*
- * KHO marks the first page of each preserved block by a magic number in the
- * upper half of page->private and the order of the block in the lower half.
- * The layout is private to kexec_handover.c; it is known here because KHO
- * offers no way to ask whether an address is preserved, and following one that
- * is not must never happen.
- */
-#define LIVEUPDATE_KHO_PAGE_MAGIC	0x4b484f50U
-
-__rust_helper int rust_helper_kho_preserved_order(phys_addr_t phys)
-{
-	struct page *page = pfn_to_online_page(PHYS_PFN(phys));
-	unsigned int order;
-
-	if (!page || upper_32_bits(page_private(page)) != LIVEUPDATE_KHO_PAGE_MAGIC)
-		return -ENOENT;
-
-	order = lower_32_bits(page_private(page));
-	return order < BITS_PER_LONG - PAGE_SHIFT ? order : -ENOENT;
-}
-
-/* Makes two preserved blocks of one of 2^@order pages at @phys, @order > 0. */
-__rust_helper void rust_helper_kho_split_preserved(phys_addr_t phys,
-						   unsigned int order)
-{
-	struct page *page = pfn_to_page(PHYS_PFN(phys));
-	u64 mark = (u64)LIVEUPDATE_KHO_PAGE_MAGIC << 32 | (order - 1);
-
-	set_page_private(page, mark);
-	set_page_private(page + (1UL << (order - 1)), mark);
-}
 
 __rust_helper phys_addr_t rust_helper_virt_to_phys(void *address)
 {

@@ -363,12 +363,14 @@ pub fn preserved_size(phys: PhysAddr) -> Result<usize> {
 
 /// The order of the preserved block that starts at `phys` and that nobody has claimed: it has
 /// 2^order pages.
+///
+/// C counterpart: `kho_preserved_order()`.
 fn order_at(phys: PhysAddr) -> Result<u32> {
     if phys.get() % PAGE_SIZE as u64 != 0 {
         return Err(EINVAL);
     }
 
-    // SAFETY: The helper takes any number: it checks whether there is a page at the address.
+    // SAFETY: The function takes any number: it checks whether there is a page at the address.
     let order = unsafe { bindings::kho_preserved_order(phys.get()) };
 
     u32::try_from(order).map_err(|_| Error::from_errno(order))

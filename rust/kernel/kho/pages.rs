@@ -32,18 +32,19 @@ use core::{
 /// - [`EMSGSIZE`] if the block that starts there is too small for a `T`.
 /// - [`ENOMEM`] if there is no memory for the copy.
 pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
+    let mut copy = KBox::<T>::new_uninit(GFP_KERNEL)?;
+    let to = copy.as_mut_ptr().cast();
+
+    // Nobody claims the block, and frees it, while it is copied.
+    let _claiming = claiming()?;
     if preserved_size(phys)? < size_of::<T>() {
         return Err(EMSGSIZE);
     }
 
-    let mut copy = KBox::<T>::new_uninit(GFP_KERNEL)?;
-    let to = copy.as_mut_ptr().cast();
-
-    // SAFETY: There is a page at `phys`, as just checked, so it is in the direct map, and so are
-    // the pages that follow it in the block. The copy is ours and large enough; one of the size of
-    // a page is a whole page, as `copy_page()` wants it, since memory of a size that is a power of
-    // two is aligned to it. Should somebody claim the block now and write to it, then we get a
-    // mixture of bytes, which is fine.
+    // SAFETY: A preserved block of that size starts at `phys`, as just checked, and stays preserved,
+    // since claims wait for each other and we are one of them. So it is in the direct map, and nobody
+    // writes to it. The copy is ours and large enough; one of the size of a page is a whole page, as
+    // `copy_page()` wants it, since memory of a size that is a power of two is aligned to it.
     unsafe {
         let from = bindings::phys_to_virt(phys.get());
         if size_of::<T>() == PAGE_SIZE {
@@ -110,9 +111,8 @@ pub fn check_shared(phys: PhysAddr) -> Result {
     shared_block(phys).map(|_| ())
 }
 
-/// The number of the first page, and the order, of the preserved block that the page at `phys` is
-/// in.
-fn shared_block(phys: PhysAddr) -> Result<(usize, u32)> {
+/// Where the preserved block begins that the page at `phys` is in.
+fn shared_block(phys: PhysAddr) -> Result<PhysAddr> {
     let (pfn, _) = pfn_range(phys, 1)?;
     let mut first = pfn;
 
@@ -122,7 +122,7 @@ fn shared_block(phys: PhysAddr) -> Result<(usize, u32)> {
 
         match order_at(start) {
             Ok(order) if order <= SHARED_ORDER && pfn - first < 1 << order => {
-                return Ok((first, order));
+                return Ok(start);
             }
             Ok(_) | Err(ENOENT) => first &= first - 1,
             Err(e) => return Err(e),
@@ -247,24 +247,15 @@ impl RestoredPages {
     /// - [`ENOENT`] if the page is in no preserved block, or in a larger one, or somebody has
     ///   claimed it.
     ///
-    /// C counterpart: `kho_restore_pages()`, which claims the block as a whole.
+    /// C counterpart: `kho_restore_page_of()`.
     pub fn claim_shared(phys: PhysAddr) -> Result<Self> {
         let _claiming = claiming()?;
         let (next, end) = pfn_range(phys, 1)?;
-        let (mut first, mut order) = shared_block(phys)?;
+        let block = shared_block(phys)?;
 
-        while order > 0 {
-            // SAFETY: There is a preserved block of that order, and nobody claims it in between, as
-            // claims wait for each other.
-            unsafe { bindings::kho_split_preserved((first << PAGE_SHIFT) as u64, order) };
-            order -= 1;
-            if next - first >= 1 << order {
-                first += 1 << order;
-            }
-        }
-
-        // SAFETY: By now there is a preserved block of this one page.
-        let page = unsafe { bindings::kho_restore_pages(phys.get(), 1) };
+        // SAFETY: The function takes any addresses. Nobody claims any of the block in between, as
+        // claims wait for each other.
+        let page = unsafe { bindings::kho_restore_page_of(block.get(), phys.get()) };
         if page.is_null() {
             return Err(ENOENT);
         }
