@@ -45,20 +45,27 @@ use crate::{
 /// # Errors
 ///
 /// What a driver or a subsystem returns; [`EOPNOTSUPP`] if the next kernel would find nothing of what is
-/// preserved. Nothing has changed then, except that subsystems which refuse at the last moment are
-/// cancelled.
+/// preserved; those of [`KexecLock::check_image`]. Nothing has changed then, except that subsystems
+/// which refuse at the last moment are cancelled.
 pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
+    let checked = kexec.check_image();
     let Some(luo) = luo() else {
-        return Ok(());
+        return checked.map_err(|(e, why)| {
+            pr_err!("kexec refused: {}\n", why);
+            e
+        });
     };
     let stamp = status::now();
     let begin = Instant::<Monotonic>::now();
 
     luo.context.refusal.clear();
-    let result = if kexec.image_finds_preserved_memory() {
-        hand_over(luo, stamp, begin)
-    } else {
-        hand_nothing_over(luo)
+    let result = match checked {
+        Ok(()) if kexec.image_finds_preserved_memory() => hand_over(luo, stamp, begin),
+        Ok(()) => hand_nothing_over(luo),
+        Err((e, why)) => {
+            luo.context.refusal.report(fmt!("{}", why));
+            Err(e)
+        }
     };
     result.inspect_err(|e| {
         luo.context.refusal.refused(*e);

@@ -8,6 +8,7 @@
 
 #include <linux/io.h>
 #include <linux/kexec.h>
+#include <linux/kexec_handover.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/timekeeping.h>
@@ -94,6 +95,12 @@ __rust_helper bool rust_helper_kho_read_clocks(u64 *cycles, u64 *khz, u64 *secon
 __rust_helper bool rust_helper_kexec_image_has_kho(void)
 {
 	return kexec_image && kexec_image->kho.fdt;
+}
+
+/* Whether it can take over what is preserved; else @why says why not. */
+__rust_helper int rust_helper_kho_check_loaded_image(const char **why)
+{
+	return kexec_image ? kho_check_image(kexec_image, why) : 0;
 }
 
 #endif /* CONFIG_LIVEUPDATE */

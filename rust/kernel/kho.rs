@@ -94,6 +94,27 @@ impl KexecLock<'_> {
         // type invariant the image stays.
         unsafe { bindings::kexec_image_has_kho() }
     }
+
+    /// Checks that the image, if it finds what this kernel preserved, will have that memory, and know
+    /// of all pages that are poisoned.
+    ///
+    /// # Errors
+    ///
+    /// With the reason, in words:
+    ///
+    /// - [`EOPNOTSUPP`] if the command line of the image leaves out, or overwrites, preserved memory.
+    /// - [`EHWPOISON`] if it would not know of all poisoned pages.
+    ///
+    /// C counterpart: `kho_check_image()`.
+    pub fn check_image(&self) -> Result<(), (Error, &'static CStr)> {
+        let mut why = core::ptr::null();
+
+        // SAFETY: By the type invariant the image stays. The reason is ours to write.
+        to_result(unsafe { bindings::kho_check_loaded_image(&mut why) }).map_err(|e| {
+            // SAFETY: After an error, this is a string constant.
+            (e, unsafe { CStr::from_char_ptr(why) })
+        })
+    }
 }
 
 /// A physical address that crosses a kexec. Never zero: in the handover formats zero means none.

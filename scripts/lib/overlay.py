@@ -24,6 +24,8 @@ SAMPLES = Path("samples/liveupdate")
 DOCUMENTS = Path("Documentation")
 # The tests from user space, with the crates that they need, as a workspace of their own.
 KSELFTEST = Path("tools/testing/selftests/liveupdate/rust")
+# Kexec Handover, to which files of ours are added.
+KHO = Path("kernel/liveupdate")
 MANIFEST = HOME / ".overlay"
 
 # What an in-tree build leaves in our folder.
@@ -62,6 +64,7 @@ def files() -> dict[Path, Path]:
     for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/*.rs",
                     "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
         add(pattern, HOME)
+    add("*", KHO, REPO / "kho")
     for pattern in ("samples/liveupdate/*", "include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs",
                     "rust/helpers/*.c"):
         add(pattern, Path())
@@ -215,6 +218,8 @@ def check_complete(table: dict[str, list[Hunk]], new: Iterable[Path]) -> None:
             wanted = f"   {path.stem}"
         elif path.parent.as_posix() == "mm":
             wanted = f"obj-$(CONFIG_LIVEUPDATE_MEMFD) += {path.stem}.o"
+        elif path.parent == KHO and path.suffix == ".c":
+            wanted = f"obj-$(CONFIG_KEXEC_HANDOVER)\t\t+= {path.stem}.o"
         if wanted and wanted not in added:
             raise Refused(f"{name} is not used: scripts/overlay.edits adds no `{wanted}'")
 
