@@ -11,15 +11,38 @@ use crate::{
 };
 
 /// Lays `function` (an `extern "C" fn() -> c_int` without name mangling) down as an early
-/// initcall: it runs once, in process context, before the other CPUs and all other initcalls.
+/// initcall: it runs once, in process context, before the other CPUs and all other initcalls. Most
+/// pages may not be initialised yet.
 ///
 /// C counterpart: `early_initcall()`.
 #[macro_export]
 macro_rules! early_initcall {
     ($function:ident) => {
+        $crate::__initcall!(".initcallearly.init", $function);
+    };
+}
+
+/// Lays `function` (an `extern "C" fn() -> c_int` without name mangling) down as an initcall of the
+/// first level: it runs once, in process context, before those of drivers and file systems, with all
+/// CPUs and all pages there.
+///
+/// C counterpart: `pure_initcall()`.
+#[macro_export]
+macro_rules! pure_initcall {
+    ($function:ident) => {
+        $crate::__initcall!(".initcall0.init", $function);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __initcall {
+    ($section:literal, $function:ident) => {
         #[cfg(CONFIG_HAVE_ARCH_PREL32_RELOCATIONS)]
         ::core::arch::global_asm!(concat!(
-            ".section \".initcallearly.init\", \"a\"\n",
+            ".section \"",
+            $section,
+            "\", \"a\"\n",
             ".balign 4\n",
             ".long ",
             stringify!($function),
@@ -29,7 +52,7 @@ macro_rules! early_initcall {
 
         #[cfg(not(CONFIG_HAVE_ARCH_PREL32_RELOCATIONS))]
         const _: () = {
-            #[link_section = ".initcallearly.init"]
+            #[link_section = $section]
             #[used(compiler)]
             static INITCALL: extern "C" fn() -> $crate::ffi::c_int = $function;
         };

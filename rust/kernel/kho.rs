@@ -45,8 +45,11 @@ use core::{
 mod clocks;
 mod pages;
 mod pool;
+mod release;
 mod unclaimed;
 mod words;
+
+use self::release::release;
 
 pub use self::clocks::Clocks;
 pub use self::pages::{
@@ -331,8 +334,8 @@ impl<T: FromBytes + IntoBytes> Deref for Restored<T> {
 
 impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant we own a reference to the folio.
-        unsafe { bindings::folio_put(self.folio.as_ptr()) };
+        // SAFETY: By the type invariant the folio is in the direct map, and this was for us alone.
+        unsafe { release(self.folio) };
     }
 }
 

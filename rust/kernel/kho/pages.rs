@@ -8,6 +8,7 @@ use super::{
     claiming,
     order_at,
     preserved_size,
+    release,
     PhysAddr, //
 };
 use crate::{
@@ -184,8 +185,9 @@ impl RestoredFolio {
 
 impl Drop for RestoredFolio {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant we own the reference.
-        unsafe { bindings::folio_put(self.folio.as_ptr()) };
+        // SAFETY: By the type invariant we own the only reference, and KHO restores nothing that is
+        // not in the direct map.
+        unsafe { release(self.folio) };
     }
 }
 
