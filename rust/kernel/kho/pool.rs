@@ -5,7 +5,9 @@
 //! Below [`Preserved`](super::Preserved). The next kernel reserves each preserved page in memblock,
 //! whose list of regions is an array: the more of them lie apart, the longer each takes, before
 //! anything else can run. Between pages that are allocated one by one lies what was allocated
-//! meanwhile. So several are allocated at once, the more are in use the more of them.
+//! meanwhile. So pages are allocated in blocks, the larger the more pages are in use, and a block is
+//! freed as what it was allocated as, when none of its pages is in use: pages that are freed one by
+//! one pile up in the page allocator's per-CPU lists.
 
 use super::{
     lock_late,
@@ -17,7 +19,10 @@ use crate::{
     bindings,
     error::to_result,
     new_mutex,
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*,
     sync::{
         MutexGuard,
@@ -25,20 +30,95 @@ use crate::{
     }, //
 };
 
-/// At most 2^n pages are allocated at once.
+/// At most 2^n pages are allocated at once. The per-CPU lists have no blocks of this order.
 const MAX_ORDER: u32 = 4;
 
-/// Pages that were allocated, and are not in use yet.
+/// Some pages that were allocated together.
 ///
 /// # Invariants
 ///
-/// The `left` pages from the number `next` on are zeroed, in the direct map, and each is a folio of
-/// its own to which the only reference is ours.
+/// The 2^`order` pages from the number `first` on are in the direct map, were allocated as one block,
+/// and are ours. Those whose bit in `free` is set are not in use; no other bits are set.
+struct Block {
+    first: usize,
+    order: u32,
+    free: u16,
+}
+
+impl Block {
+    /// Allocates a block.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    fn new(order: u32, flags: Flags) -> Result<Self> {
+        // SAFETY: The function has no requirements on its arguments.
+        let page = unsafe { bindings::kho_alloc_pages(flags.as_raw(), order) };
+        if page.is_null() {
+            return Err(ENOMEM);
+        }
+
+        // INVARIANT: They are in the direct map as there is no `__GFP_HIGHMEM`. None is in use.
+        Ok(Self {
+            // SAFETY: The page was allocated.
+            first: unsafe { bindings::page_to_pfn(page) },
+            order,
+            free: Self::all(order),
+        })
+    }
+
+    /// The bits of all pages of a block.
+    fn all(order: u32) -> u16 {
+        u16::MAX >> (u16::BITS - (1 << order))
+    }
+
+    /// How many pages there are.
+    fn pages(&self) -> usize {
+        1 << self.order
+    }
+
+    fn is_unused(&self) -> bool {
+        self.free == Self::all(self.order)
+    }
+
+    /// Takes a page that is not in use, and returns its number.
+    fn take(&mut self) -> Option<usize> {
+        let bit = self.free.checked_ilog2()?;
+
+        // INVARIANT: The page is in use from here on.
+        self.free &= !(1 << bit);
+        Some(self.first + bit as usize)
+    }
+
+    /// Takes a page back, by its number.
+    ///
+    /// # Safety
+    ///
+    /// The page comes from [`Block::take`] of this block, and nobody uses it any more.
+    unsafe fn put(&mut self, pfn: usize) {
+        // INVARIANT: By the requirement of this function the page is one of this block.
+        self.free |= 1 << (pfn - self.first);
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if self.is_unused() {
+            // SAFETY: By the type invariant the block was allocated like this, and no page is in use.
+            unsafe { bindings::__free_pages(bindings::pfn_to_page(self.first), self.order) };
+        }
+    }
+}
+
 struct Pool {
-    next: usize,
-    left: usize,
-    /// How many are in use.
+    /// In the order of their addresses.
+    blocks: KVVec<Block>,
+    /// How many pages are not in use.
+    free: usize,
+    /// How many are.
     used: usize,
+    /// Near this page there is probably one that is not in use.
+    near: usize,
 }
 
 static POOL: LateMutex<Pool> = SetOnce::new();
@@ -48,64 +128,84 @@ static POOL: LateMutex<Pool> = SetOnce::new();
 /// [`ENOMEM`], if it is asked for first.
 fn pool() -> Result<MutexGuard<'static, Pool>> {
     lock_late(&POOL, || {
-        // INVARIANT: There is no page.
         let pool = Pool {
-            next: 0,
-            left: 0,
+            blocks: KVVec::new(),
+            free: 0,
             used: 0,
+            near: 0,
         };
         new_mutex!(pool, "kho::POOL")
     })
 }
 
 impl Pool {
-    /// Allocates pages: one, or a quarter of those in use.
+    /// How many blocks begin before, or at, the page with this number.
+    fn blocks_up_to(&self, pfn: usize) -> usize {
+        self.blocks.partition_point(|block| block.first <= pfn)
+    }
+
+    /// Allocates a block: of one page, or of a quarter as many as are in use.
     fn refill(&mut self) -> Result {
         let order = (self.used / 4 + 1).ilog2().min(MAX_ORDER);
 
-        // Several only if they are to be had for nothing.
-        match order {
-            0 => self.allocate(0, GFP_KERNEL),
-            _ => self
-                .allocate(order, GFP_NOWAIT | __GFP_NOWARN)
-                .or_else(|_| self.allocate(0, GFP_KERNEL)),
-        }
+        self.blocks.reserve(1, GFP_KERNEL)?;
+        // Several pages only if they are to be had for nothing.
+        let block = match order {
+            0 => Block::new(0, GFP_KERNEL),
+            _ => {
+                Block::new(order, GFP_NOWAIT | __GFP_NOWARN).or_else(|_| Block::new(0, GFP_KERNEL))
+            }
+        }?;
+
+        self.near = block.first;
+        self.free += block.pages();
+        let place = self.blocks_up_to(block.first);
+        // There is room.
+        self.blocks
+            .insert_within_capacity(place, block)
+            .map_err(|_| ENOMEM)
     }
 
-    /// Puts 2^order pages into the pool, in which there is none.
-    fn allocate(&mut self, order: u32, flags: Flags) -> Result {
-        // SAFETY: The function has no requirements on its arguments.
-        let page = unsafe { bindings::alloc_pages((flags | __GFP_ZERO).as_raw(), order) };
-        if page.is_null() {
-            return Err(ENOMEM);
+    /// Takes a page that is not in use, and returns its number.
+    fn take(&mut self) -> Result<usize> {
+        if self.free == 0 {
+            self.refill()?;
         }
 
-        // INVARIANT: They are zeroed, and in the direct map as there is no `__GFP_HIGHMEM`. Split,
-        // they are single pages, with one reference to each.
-        // SAFETY: We have just allocated 2^order pages, not as one folio, and nobody knows them.
-        self.next = unsafe {
-            bindings::split_page(page, order);
-            bindings::page_to_pfn(page)
+        // Few blocks have free pages and are not near.
+        let near = self.blocks_up_to(self.near);
+        let (before, behind) = self.blocks.split_at_mut(near);
+        let mut blocks = Iterator::chain(before.iter_mut().rev(), behind);
+        let pfn = blocks.find_map(Block::take).ok_or(ENOMEM)?;
+        self.near = pfn;
+        self.free -= 1;
+        self.used += 1;
+        Ok(pfn)
+    }
+
+    /// Takes a page back, by its number.
+    ///
+    /// # Safety
+    ///
+    /// The page comes from [`Pool::take`], and nobody uses it any more.
+    unsafe fn put(&mut self, pfn: usize) {
+        let Some(place) = self.blocks_up_to(pfn).checked_sub(1) else {
+            return;
         };
-        self.left = 1 << order;
-        Ok(())
-    }
+        let Some(block) = self.blocks.get_mut(place) else {
+            return;
+        };
 
-    /// Gives the first page away.
-    fn skip(&mut self) {
-        // INVARIANT: There is one less.
-        self.next += 1;
-        self.left -= 1;
-    }
-
-    /// Frees what is left.
-    fn drain(&mut self) {
-        for pfn in self.next..self.next + self.left {
-            // SAFETY: By the type invariant the reference to this page is ours.
-            unsafe { bindings::folio_put(bindings::pfn_folio(pfn)) };
+        // SAFETY: By the requirement of this function the page is in some block, and so in the last
+        // that does not begin behind it.
+        unsafe { block.put(pfn) };
+        self.near = pfn;
+        self.free += 1;
+        self.used -= 1;
+        if block.is_unused() {
+            self.free -= block.pages();
+            drop(self.blocks.remove(place));
         }
-        // INVARIANT: There is none any more.
-        self.left = 0;
     }
 }
 
@@ -117,24 +217,26 @@ impl Pool {
 pub(super) fn take() -> Result<PhysAddr> {
     let mut pool = pool()?;
 
-    let phys = loop {
-        if pool.left == 0 {
-            pool.refill()?;
-        }
-        if let Some(phys) = PhysAddr::new((pool.next as u64) << PAGE_SHIFT) {
-            break phys;
-        }
+    let (pfn, phys) = loop {
+        let pfn = pool.take()?;
         // Memory at address zero could not be told from none by the next kernel. It is kept for
         // good, so that it does not come again.
-        pool.skip();
+        if let Some(phys) = PhysAddr::new((pfn as u64) << PAGE_SHIFT) {
+            break (pfn, phys);
+        }
     };
-    // SAFETY: By the type invariant the page is a folio, and ours.
-    to_result(unsafe { bindings::kho_preserve_folio(bindings::pfn_folio(pool.next)) })?;
 
-    // The reference goes to the caller.
-    pool.skip();
-    pool.used += 1;
-    Ok(phys)
+    // SAFETY: The page is ours, in the direct map, and not in use.
+    let result = to_result(unsafe {
+        let page: *mut u8 = bindings::phys_to_virt(phys.get()).cast();
+        page.write_bytes(0, PAGE_SIZE);
+        bindings::kho_preserve_pages(bindings::pfn_to_page(pfn), 1)
+    });
+    if result.is_err() {
+        // SAFETY: It was just taken.
+        unsafe { pool.put(pfn) };
+    }
+    result.map(|()| phys)
 }
 
 /// Takes the mark of a page away and frees it.
@@ -143,15 +245,13 @@ pub(super) fn take() -> Result<PhysAddr> {
 ///
 /// `phys` comes from [`take`], and nobody uses the page any more.
 pub(super) unsafe fn put(phys: PhysAddr) {
-    // SAFETY: The page is in the direct map, it is preserved, and the caller gives the only reference
-    // to it to us.
-    unsafe { bindings::kho_unpreserve_free(bindings::phys_to_virt(phys.get())) };
+    let pfn = (phys.get() >> PAGE_SHIFT) as usize;
 
+    // SAFETY: By the requirement of this function the page is preserved.
+    unsafe { bindings::kho_unpreserve_pages(bindings::pfn_to_page(pfn), 1) };
     if let Ok(mut pool) = pool() {
-        pool.used -= 1;
-        if pool.left > pool.used {
-            pool.drain();
-        }
+        // SAFETY: By the requirement of this function.
+        unsafe { pool.put(pfn) };
     }
 }
 
@@ -167,6 +267,8 @@ mod tests {
         }, //
     };
 
+    type OnePage = Preserved<[u8; PAGE_SIZE]>;
+
     #[test]
     fn pages_lie_beside_each_other() -> Result {
         const PAGES: usize = 200;
@@ -174,29 +276,53 @@ mod tests {
         let mut others = KVec::new();
 
         for _ in 0..PAGES {
-            preserved.push(Preserved::<[u8; PAGE_SIZE]>::new()?, GFP_KERNEL)?;
+            preserved.push(OnePage::new()?, GFP_KERNEL)?;
             others.push(Page::alloc_page(GFP_KERNEL)?, GFP_KERNEL)?;
         }
-        let mut near = 0;
-        let mut end = None;
+        let mut at: KVec<u64> = KVec::with_capacity(PAGES, GFP_KERNEL)?;
         for page in &preserved {
-            let at = page.phys().get();
-            near += usize::from(end == Some(at));
-            end = Some(at + PAGE_SIZE as u64);
+            at.push(page.phys().get(), GFP_KERNEL)?;
             assert!(page.iter().all(|byte| *byte == 0));
         }
-        assert!(near > PAGES / 4 * 3);
+        at.sort_unstable();
+        let near = at.iter().zip(at.iter().skip(1));
+        let near = near.filter(|(one, next)| **one + PAGE_SIZE as u64 == **next);
+        assert!(near.count() > PAGES / 4 * 3);
+        Ok(())
+    }
 
-        // As many as there can be are left over, and go with those that are in use.
-        while pool()?.left + 1 < 1 << MAX_ORDER {
-            preserved.push(Preserved::new()?, GFP_KERNEL)?;
-        }
-        let (used, count) = (pool()?.used, preserved.len());
-        while preserved.pop().is_some() {
+    #[test]
+    fn blocks_go_with_their_pages() -> Result {
+        const PAGES: usize = 200;
+        let (used, free, blocks) = {
             let pool = pool()?;
-            assert!(pool.left <= pool.used);
+            (pool.used, pool.free, pool.blocks.len())
+        };
+
+        let mut preserved = KVec::new();
+        for _ in 0..PAGES {
+            let mut page = OnePage::new()?;
+            page.fill(1);
+            preserved.push(Some(page), GFP_KERNEL)?;
         }
-        assert!(pool()?.used == used - count);
+        assert!(pool()?.used == used + PAGES);
+
+        // Of what is freed, pages are taken before new ones are allocated.
+        for page in preserved.iter_mut().step_by(2) {
+            *page = None;
+        }
+        let many = pool()?.blocks.len();
+        for page in preserved.iter_mut().step_by(2) {
+            let page = page.insert(OnePage::new()?);
+            assert!(page.iter().all(|byte| *byte == 0));
+        }
+        assert!(pool()?.blocks.len() <= many + 1);
+
+        drop(preserved);
+        let pool = pool()?;
+        assert!(pool.used == used);
+        assert!(pool.free < free + (1 << MAX_ORDER));
+        assert!(pool.blocks.len() <= blocks + 1);
         Ok(())
     }
 }
