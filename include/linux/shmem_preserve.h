@@ -10,6 +10,7 @@
 #ifndef _LINUX_SHMEM_PRESERVE_H
 #define _LINUX_SHMEM_PRESERVE_H
 
+#include <linux/kexec_handover.h>
 #include <linux/shmem_fs.h>
 #include <linux/xarray.h>
 
@@ -119,11 +120,17 @@ static inline void shmem_insertion_end(struct shmem_insertion *insertion)
 		__shmem_insertion_end(insertion);
 }
 
-/* New folios of a frozen mapping come from where they can stay pinned. */
+/*
+ * New folios of a frozen mapping come from where they can stay pinned. What has
+ * a recorder is not looked at again: then they come from memory that the next
+ * kernel will have.
+ */
 static inline gfp_t shmem_frozen_gfp(struct shmem_inode_info *info, gfp_t gfp)
 {
 	if (unlikely(shmem_is_frozen(info)))
 		gfp &= ~__GFP_MOVABLE;
+	if (unlikely(READ_ONCE(info->recorder)))
+		gfp = kho_gfp(gfp);
 	return gfp;
 }
 

@@ -299,7 +299,6 @@ impl FrozenMapping {
             at: usize::try_from(range.start)?,
             end: usize::try_from(end)?,
             present_until: 0,
-            batch: None,
             mover: None,
             moved_until: 0,
         })
@@ -322,7 +321,7 @@ impl Drop for FrozenMapping {
     }
 }
 
-/// How many folios are pinned at once.
+/// How many pages are made fit at once that need it.
 const BATCH: usize = 512;
 
 /// How many pages are looked at in one go.
@@ -356,14 +355,6 @@ fn pause() -> Result {
     Ok(())
 }
 
-/// What `shmem_pin_runs()` tells of what it pinned.
-#[repr(C)]
-struct Run {
-    pfn: usize,
-    pages: usize,
-    order: usize,
-}
-
 /// Goes through the pages that are there in a range of a memfd, and pins them.
 ///
 /// Each folio is first brought into a state in which the next kernel can take it over: what is on
@@ -371,7 +362,9 @@ struct Run {
 /// written is cleared, and all of it counts as dirty, so that no kernel takes it for something
 /// that can be read again from elsewhere. Holes stay holes.
 ///
-/// C counterpart: `memfd_pin_folios()`.
+/// Memory for this is asked for without killing anybody: a shortage is an error.
+///
+/// C counterparts: `shmem_pin_runs()`, `shmem_make_pinnable()`.
 pub struct Pins<'a> {
     mapping: &'a FrozenMapping,
     /// How many single pages may come as one.
@@ -380,9 +373,7 @@ pub struct Pins<'a> {
     end: usize,
     /// Up to here there were pages without a hole when we looked.
     present_until: usize,
-    /// What is to be given out next, in reverse order. Few files ever need it.
-    batch: Option<KVec<PinnedFolio>>,
-    /// Likewise.
+    /// Few files ever need it.
     mover: Option<KBox<Mover>>,
     /// Up to here the pages have been moved that can be, and had to.
     moved_until: usize,
@@ -446,32 +437,17 @@ impl Pins<'_> {
 
     /// Pins some pages, and gives them out in at most `N` extents. False at the end of the range.
     fn pin<const N: usize>(&mut self, mut give: impl FnMut(PinnedExtent)) -> Result<bool> {
-        if let Some(folio) = self.batch.as_mut().and_then(KVec::pop) {
-            match self.settle(folio) {
-                Some(extent) => {
-                    self.at = extent.end_index();
-                    give(extent);
-                }
-                None => {
-                    // It went to swap before it was pinned, and so did perhaps others: look again.
-                    self.batch = None;
-                    self.present_until = 0;
-                }
-            }
-            return Ok(true);
-        }
-
         pause()?;
         if self.pin_runs::<N>(&mut give) {
             return Ok(true);
         }
-        self.refill()
+        self.advance()
     }
 
     /// Pins pages at `at` that are fit for the next kernel as they are, as nearly all are. False if
     /// there are none.
     fn pin_runs<const N: usize>(&mut self, give: &mut impl FnMut(PinnedExtent)) -> bool {
-        let mut runs = [const { MaybeUninit::<Run>::uninit() }; N];
+        let mut runs = [const { MaybeUninit::<bindings::shmem_run>::uninit() }; N];
         let max = RUN.min(self.end.saturating_sub(self.at));
 
         // SAFETY: The mapping is valid, and belongs to shmem. There is room for `N` runs.
@@ -495,7 +471,7 @@ impl Pins<'_> {
                 pfn: run.pfn,
                 index: self.at,
                 // Lossless: there are at most `RUN`, or as many as a folio has.
-                pages: run.pages as u32,
+                pages: run.count as u32,
                 order: run.order as u32,
             };
             self.at = extent.end_index();
@@ -504,8 +480,9 @@ impl Pins<'_> {
         count > 0
     }
 
-    /// Skips a hole, or else pins some folios from `at` on. False at the end of the range.
-    fn refill(&mut self) -> Result<bool> {
+    /// Skips a hole, or else makes some pages from `at` on fit to be pinned. False at the end of the
+    /// range.
+    fn advance(&mut self) -> Result<bool> {
         if self.at >= self.present_until {
             return Ok(self.find());
         }
@@ -516,18 +493,27 @@ impl Pins<'_> {
         }
 
         for _ in 0..MOVES {
-            match self.pin_batch() {
-                // It says the same of a page that could not be moved because somebody was just
-                // using it, and of a lack of memory.
-                Err(ENOMEM) => {
+            match self.make_pinnable() {
+                Err(EAGAIN) => {
                     pause()?;
                     fsleep(USE_TIME);
                 }
                 result => return result.map(|()| true),
             }
         }
-        self.pin_batch()?;
-        Ok(true)
+        Err(ENOMEM)
+    }
+
+    /// Makes pages from `at` on fit to be pinned.
+    fn make_pinnable(&self) -> Result {
+        let end = self.end.min(self.present_until);
+        let pages = BATCH.min(end.saturating_sub(self.at));
+
+        // SAFETY: The mapping is valid, belongs to shmem, and is frozen: so there is still no hole
+        // before `present_until`. The current task may sleep, as all users of this module.
+        to_result(unsafe {
+            bindings::shmem_make_pinnable(self.mapping.memfd.mapping(), self.at, pages)
+        })
     }
 
     /// Moves pages from `at` on that cannot stay where they are.
@@ -539,38 +525,6 @@ impl Pins<'_> {
         let end = self.end.min(self.at.saturating_add(MOVED));
 
         self.moved_until = mover.move_away(self.mapping, self.at..end);
-        Ok(())
-    }
-
-    /// Pins the folios from `at` on, as many as fit into the batch.
-    fn pin_batch(&mut self) -> Result {
-        let memfd = &self.mapping.memfd;
-        let batch = self.batch.get_or_insert_with(KVec::new);
-
-        // The end of the file need not be the end of a page.
-        let start = (self.at as u64) << PAGE_SHIFT;
-        let end = memfd.size().min((self.present_until as u64) << PAGE_SHIFT);
-        let mut offset = 0;
-        batch.reserve(BATCH, GFP_KERNEL)?;
-
-        // SAFETY: The file is valid, and there is place for `BATCH` pointers.
-        let pinned = unsafe {
-            bindings::memfd_pin_folios(
-                memfd.as_ptr(),
-                start as bindings::loff_t,
-                end as bindings::loff_t - 1,
-                batch.spare_capacity_mut().as_mut_ptr().cast(),
-                BATCH as c_uint,
-                &mut offset,
-            )
-        };
-        if pinned < 0 {
-            return Err(Error::from_errno(pinned as c_int));
-        }
-
-        // SAFETY: That many folios were written behind the end, and the pins on them are ours.
-        unsafe { batch.inc_len(pinned as usize) };
-        batch.reverse();
         Ok(())
     }
 
@@ -598,70 +552,11 @@ impl Pins<'_> {
 
         // SAFETY: The mapping is valid, and belongs to shmem.
         let present =
-            unsafe { bindings::shmem_present(mapping, index, SCAN.min(self.end - index)) };
+            unsafe { bindings::shmem_count_present(mapping, index, SCAN.min(self.end - index)) };
 
         self.at = index;
         self.present_until = index + present.max(1);
         true
-    }
-
-    /// Makes a folio fit for the next kernel. [`None`] if it has left the file.
-    fn settle(&self, folio: PinnedFolio) -> Option<PinnedExtent> {
-        let raw = folio.0.as_ptr();
-
-        // SAFETY: The folio is pinned, so it is valid. All that needs the lock has it.
-        unsafe {
-            bindings::folio_lock(raw);
-            let ours = bindings::folio_mapping(raw) == self.mapping.memfd.mapping()
-                && bindings::folio_next_index(raw) > self.at;
-            if ours {
-                bindings::folio_mark_dirty(raw);
-                if !bindings::folio_test_uptodate(raw) {
-                    bindings::folio_zero_range(raw, 0, 1 << (folio.order() as usize + PAGE_SHIFT));
-                    bindings::flush_dcache_folio(raw);
-                    bindings::folio_mark_uptodate(raw);
-                }
-            }
-            bindings::folio_unlock(raw);
-            ours.then(|| folio.into_extent())
-        }
-    }
-}
-
-/// A folio in the page cache that stays where it is.
-///
-/// # Invariants
-///
-/// The folio is pinned, and the pin is ours.
-#[repr(transparent)]
-struct PinnedFolio(NonNull<bindings::folio>);
-
-impl PinnedFolio {
-    fn order(&self) -> u32 {
-        // SAFETY: The folio is valid by the type invariant, and is not split while it is pinned.
-        unsafe { bindings::folio_order(self.0.as_ptr()) }
-    }
-
-    /// # Safety
-    ///
-    /// The folio must be in the page cache of a frozen mapping.
-    unsafe fn into_extent(self) -> PinnedExtent {
-        let folio = core::mem::ManuallyDrop::new(self);
-        let pages = 1_usize << folio.order();
-
-        // SAFETY: The folio is valid, and the pin goes over. In a frozen mapping it stays at its
-        // index.
-        unsafe {
-            let index = bindings::folio_next_index(folio.0.as_ptr()) - pages;
-            PinnedExtent::of_folio(folio.0.as_ptr(), index)
-        }
-    }
-}
-
-impl Drop for PinnedFolio {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant the pin is ours.
-        unsafe { bindings::unpin_folio(self.0.as_ptr()) };
     }
 }
 

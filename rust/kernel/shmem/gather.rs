@@ -135,7 +135,7 @@ impl Mover {
         // SAFETY: The mapping is valid, and belongs to shmem. There is that much room, of which
         // that much has been written to.
         unsafe {
-            let found = bindings::shmem_find_restless(
+            let found = bindings::shmem_find_unpinnable(
                 mapping.memfd.mapping(),
                 range.start,
                 range.end,
