@@ -6,7 +6,8 @@ use kernel::{
     kho::KexecLock,
     liveupdate::{
         outgoing_abi,
-        OutgoingAbi, //
+        OutgoingAbi,
+        Rebooting, //
     },
     prelude::*,
     time::{
@@ -48,6 +49,7 @@ use crate::{
 /// preserved; those of [`KexecLock::check_image`]. Nothing has changed then, except that subsystems
 /// which refuse at the last moment are cancelled.
 pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
+    let _rebooting = Rebooting::begin(kexec);
     let checked = kexec.check_image();
     let Some(luo) = luo() else {
         return checked.map_err(|(e, why)| {

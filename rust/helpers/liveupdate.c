@@ -9,8 +9,10 @@
 #include <linux/io.h>
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/timekeeping.h>
 #ifdef CONFIG_X86_TSC
 #include <asm/msr.h>
@@ -67,6 +69,21 @@ __rust_helper void rust_helper___module_get(struct module *module)
 __rust_helper void rust_helper_module_put(struct module *module)
 {
 	module_put(module);
+}
+
+/* Has the current task charge to the root, and returns to whom it did before. */
+__rust_helper struct mem_cgroup *rust_helper_charge_to_root(void)
+{
+#ifdef CONFIG_MEMCG
+	return set_active_memcg(root_mem_cgroup);
+#else
+	return NULL;
+#endif
+}
+
+__rust_helper void rust_helper_charge_to(struct mem_cgroup *memcg)
+{
+	set_active_memcg(memcg);
 }
 
 /*

@@ -95,6 +95,7 @@ mod file;
 mod flb;
 mod handover;
 pub mod note;
+mod reboot;
 #[cfg(CONFIG_LIVEUPDATE_RUST)]
 mod subsystem;
 
@@ -115,7 +116,11 @@ pub use self::{
         FlbCell,
         FlbRef, //
     },
-    handover::Handover, //
+    handover::Handover,
+    reboot::{
+        is_rebooting,
+        Rebooting, //
+    }, //
 };
 
 #[cfg(CONFIG_LIVEUPDATE_RUST)]
