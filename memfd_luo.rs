@@ -262,6 +262,8 @@ struct Attributes<const NAME: usize = FILE_NAME_LEN> {
     owner: Option<(u32, u32)>,
     open: OpenFlags,
     name: Option<Name<NAME>>,
+    /// Whether some pages are poisoned.
+    poisoned: bool,
 }
 
 /// The flags of open files that are carried over, as they are known here and there.
@@ -328,7 +330,33 @@ impl<const NAME: usize> Attributes<NAME> {
             owner: Some(memfd.owner()),
             open,
             name: memfd.with_name(|name| Name::from_cstr(name).ok()),
+            poisoned: false,
         })
+    }
+
+    /// Looks at a file, all of whose pages are pinned, and at these.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Attributes::check`].
+    fn of_pinned(mapping: &FrozenMapping) -> Result<Self> {
+        Ok(Self {
+            poisoned: mapping.has_poison(),
+            ..Self::of(mapping)?
+        })
+    }
+
+    /// Refuses a file that this kernel would take for a good one.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if pages are poisoned, and this kernel knows nothing of such pages.
+    fn expect_readable(&self) -> Result {
+        if self.poisoned && !cfg!(CONFIG_MEMORY_FAILURE) {
+            malformed("memfd: pages are poisoned, which this kernel cannot tell (MEMORY_FAILURE)");
+            return Err(EOPNOTSUPP);
+        }
+        Ok(())
     }
 
     /// Makes a file that is all of this, and a hole.
@@ -404,24 +432,33 @@ impl Part {
     ///
     /// Whatever happens, it is claimed.
     fn fill(&self, file: &mut Filling, file_pages: u64) -> Result {
-        if self.folio && self.pages <= 1 << file.max_order() {
+        if self.stays_whole() && self.pages <= 1 << file.max_order() {
             return file.insert(RestoredFolio::claim(self.start)?, self.index, self.uptodate);
         }
 
-        let pages = match self.folio {
-            // A kernel without large folios takes one apart.
-            true => RestoredPages::claim(self.start, self.pages)?,
-            false => RestoredPages::claim_shared(self.start)?,
-        };
-        let pages = within(pages, self.index, file_pages);
+        let pages = within(self.claim_pages()?, self.index, file_pages);
         file.insert_pages(pages, self.index, self.uptodate)
+    }
+
+    /// Whether this is a folio that need not be taken apart, as one is that has a poisoned page: that
+    /// must never come to the page allocator, not even as a part of something.
+    fn stays_whole(&self) -> bool {
+        self.folio && !kho::is_poisoned(self.start, self.pages << PAGE_SHIFT)
+    }
+
+    /// Claims the pages, each by itself.
+    fn claim_pages(&self) -> Result<RestoredPages> {
+        match self.folio {
+            true => RestoredPages::claim(self.start, self.pages),
+            false => RestoredPages::claim_shared(self.start),
+        }
     }
 
     /// Frees the pages.
     fn free(&self) -> Result {
-        match self.folio {
+        match self.stays_whole() {
             true => RestoredFolio::claim(self.start).map(drop),
-            false => RestoredPages::claim_shared(self.start).map(drop),
+            false => self.claim_pages().map(drop),
         }
     }
 }
@@ -588,6 +625,7 @@ impl<L: Layout> State<L> {
             mapping.gather(&apart)?;
             extents.add(pin_all()?)?;
         }
+        expect_no_poison(&mapping)?;
 
         let parts = L::list(&extents)?;
         let mut header = Preserved::<Block>::new()?;
@@ -614,7 +652,7 @@ impl<L: Layout> State<L> {
             self.mapping.start(journal)?;
             self.catch_up()?;
         }
-        let attributes = Attributes::of(&self.mapping)?;
+        let attributes = Attributes::of_pinned(&self.mapping)?;
         L::check(&attributes)?;
         L::write(header, &attributes, &self.parts, late)
     }
@@ -645,6 +683,19 @@ impl<L: Layout> State<L> {
         self.parts = L::list(&self.extents)?;
         self.mapping.caught_up();
         Ok(())
+    }
+}
+
+/// Refuses a file of which a page is poisoned. At the reboot, when nobody could do something about
+/// it, such pages are handed over as what they are.
+///
+/// # Errors
+///
+/// [`EHWPOISON`].
+fn expect_no_poison(mapping: &FrozenMapping) -> Result {
+    match mapping.has_poison() && !liveupdate::is_rebooting() {
+        true => Err(EHWPOISON),
+        false => Ok(()),
     }
 }
 
@@ -1123,6 +1174,7 @@ impl Layout for Extents {
             nr_pages: parts.pages,
             extents: parts.blocks.first()?,
             late,
+            poisoned: attributes.poisoned,
         });
         Ok(())
     }
@@ -1138,7 +1190,9 @@ impl Layout for Extents {
             owner: Some((memfd.uid, memfd.gid)),
             open: memfd.open,
             name: memfd.name,
+            poisoned: memfd.poisoned,
         };
+        attributes.expect_readable()?;
         Ok((attributes, ExtentList::of(&memfd)))
     }
 
@@ -1247,6 +1301,10 @@ impl Layout for FoliosV2 {
     }
 
     fn check(attributes: &Attributes) -> Result {
+        // The C handler would read what is in the page.
+        if attributes.poisoned {
+            return Err(EHWPOISON);
+        }
         // It would come back open for both.
         if attributes.open.bits() & READ_WRITE != READ_WRITE {
             return Err(EOPNOTSUPP);
@@ -1309,6 +1367,7 @@ impl Layout for FoliosV2 {
             owner: None,
             open: OpenFlags::from_bits(READ_WRITE).ok_or(EINVAL)?,
             name: None,
+            poisoned: false,
         };
         Ok((attributes, memfd))
     }

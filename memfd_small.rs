@@ -46,6 +46,7 @@ use super::{
         Phys, //
     },
     bad_header,
+    expect_no_poison,
     extent_of,
     free_late,
     is_shortage,
@@ -115,7 +116,7 @@ fn content(mapping: &FrozenMapping) -> Result<Option<PinnedExtent>> {
 }
 
 fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<SmallRecord> {
-    let attributes = Attributes::of(mapping)?;
+    let attributes = Attributes::of_pinned(mapping)?;
     let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
     Ok(SmallRecord::new(&Description {
@@ -128,6 +129,7 @@ fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<S
         gid,
         name: attributes.name,
         extent: content.map(extent_of).transpose()?,
+        poisoned: attributes.poisoned,
     }))
 }
 
@@ -161,6 +163,7 @@ impl FileHandler for Small {
         Attributes::check(&mapping)?;
 
         let content = content(&mapping)?;
+        expect_no_poison(&mapping)?;
         let pages = content.as_ref().map_or(0, PinnedExtent::pages);
         let slot = Slot::new(content)?;
         let state = State { pages, mapping };
@@ -274,7 +277,9 @@ fn read(arrived: &Arrived) -> Result<Found> {
         owner: Some((memfd.uid, memfd.gid)),
         open: memfd.open,
         name: memfd.name,
+        poisoned: memfd.poisoned,
     };
+    attributes.expect_readable()?;
     Ok(Found {
         attributes,
         part,

@@ -12,7 +12,7 @@
 //!    16  u64  number of extents           16  u32  number of pages
 //!    24  u64  number of pages in them     20  u16  kind: 1 pages, 2 folio
 //!    32  u64  first block, or 0           22  u16  order of the folio, else 0
-//!    40  u32  flags: bit 0, there may be late folios
+//!    40  u32  flags: bit 0, there may be late folios; bit 1, pages are poisoned
 //!    44  u32  seals
 //!    48  u32  open flags, see OpenFlags
 //!    52  u32  mode, permissions only
@@ -167,6 +167,9 @@ pub struct MemfdHeader {
 /// [`Memfd::late`] is there.
 const FLAG_LATE: u32 = 1 << 0;
 
+/// [`Memfd::poisoned`]. A kernel that does not know this flag would read what is in these pages.
+pub(super) const FLAG_POISONED: u32 = 1 << 1;
+
 /// A memfd that was read, or is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memfd {
@@ -194,6 +197,8 @@ pub struct Memfd {
     pub extents: Option<Phys>,
     /// First page of the list of late folios, if there may be some in this file.
     pub late: Option<Phys>,
+    /// Whether some pages are poisoned. Which ones, KHO tells.
+    pub poisoned: bool,
 }
 
 impl MemfdHeader {
@@ -205,7 +210,8 @@ impl MemfdHeader {
             nr_extents: memfd.nr_extents,
             nr_pages: memfd.nr_pages,
             extents: Phys::raw(memfd.extents),
-            flags: if memfd.late.is_some() { FLAG_LATE } else { 0 },
+            flags: if memfd.late.is_some() { FLAG_LATE } else { 0 }
+                | if memfd.poisoned { FLAG_POISONED } else { 0 },
             seals: memfd.seals,
             open: memfd.open.bits(),
             mode: memfd.mode,
@@ -262,7 +268,7 @@ impl MemfdHeader {
     /// Any [`MemfdError`] about what this layout has.
     pub fn parse(&self) -> Result<Memfd, MemfdError> {
         check_common(self.pos, self.size, self.seals)?;
-        if self.flags & !FLAG_LATE != 0 {
+        if self.flags & !(FLAG_LATE | FLAG_POISONED) != 0 {
             return Err(MemfdError::Flags { flags: self.flags });
         }
         let open = check_rights(self.open, self.mode, self.uid, self.gid)?;
@@ -305,6 +311,7 @@ impl MemfdHeader {
             nr_pages: self.nr_pages,
             extents,
             late,
+            poisoned: self.flags & FLAG_POISONED != 0,
         })
     }
 }

@@ -11,7 +11,7 @@
 //!     4       0                            8  u64  size
 //!     8  u64  list of late folios, or 0   16  extent as in memfd-extents-v1; all 0 for a hole
 //!   128  31 slots
-//!                                         40  u32  flags, 0
+//!                                         40  u32  flags: bit 1, the page is poisoned
 //!                                         44  u32  seals
 //!                                         48  u32  open flags
 //!                                         52  u32  mode, permissions only
@@ -45,7 +45,8 @@ use super::{
         ExtentError,
         ExtentKind,
         ExtentRecord,
-        OpenFlags, //
+        OpenFlags,
+        FLAG_POISONED, //
     },
     name::{
         Name,
@@ -112,6 +113,8 @@ pub struct Small {
     pub name: Option<Name<SMALL_NAME_LEN>>,
     /// The page, or the folio that begins with it; none for a hole.
     pub extent: Option<Extent>,
+    /// Whether the page is poisoned.
+    pub poisoned: bool,
 }
 
 impl SmallRecord {
@@ -124,7 +127,7 @@ impl SmallRecord {
                 .extent
                 .as_ref()
                 .map_or(ExtentRecord::NONE, ExtentRecord::new),
-            flags: 0,
+            flags: if memfd.poisoned { FLAG_POISONED } else { 0 },
             seals: memfd.seals,
             open: memfd.open.bits(),
             mode: memfd.mode,
@@ -144,7 +147,8 @@ impl SmallRecord {
     /// Any [`SmallError`].
     pub fn parse(&self) -> Result<Small, SmallError> {
         check_common(self.pos, self.size, self.seals)?;
-        if self.flags != 0 {
+        let poisoned = self.flags & FLAG_POISONED;
+        if self.flags != poisoned {
             return Err(MemfdError::Flags { flags: self.flags }.into());
         }
         let open = check_rights(self.open, self.mode, self.uid, self.gid)?;
@@ -166,6 +170,7 @@ impl SmallRecord {
             gid: self.gid,
             name,
             extent: self.extent()?,
+            poisoned: poisoned != 0,
         })
     }
 

@@ -143,6 +143,17 @@ fn an_empty_file() {
 }
 
 #[test]
+fn a_file_with_a_poisoned_page() {
+    let memfd = Memfd {
+        poisoned: true,
+        ..memfd(1)
+    };
+    assert_eq!(reparse(&memfd), Ok(memfd));
+    // Kernels from before there was this flag look for any.
+    assert_eq!(MemfdHeader::new(&memfd).as_bytes()[40..44], [2, 0, 0, 0]);
+}
+
+#[test]
 fn the_longest_name() {
     let memfd = Memfd {
         name: Some(FileName::from_str_bytes(&[b'n'; 255]).unwrap()),
@@ -193,11 +204,11 @@ fn header_fields_out_of_range() {
     );
 
     let mut bytes = MemfdHeader::new(&good).as_bytes().to_vec();
-    bytes[40] = 2;
+    bytes[40] = 4;
     let header = MemfdHeader::read_from_bytes(&bytes[..]).unwrap();
     assert_eq!(
         header.parse().unwrap_err().to_string(),
-        "memfd flags 0x2 are not known"
+        "memfd flags 0x4 are not known"
     );
     bytes[40] = 0;
     bytes[48] = 0;

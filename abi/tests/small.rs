@@ -45,6 +45,7 @@ fn small() -> Small {
         gid: 2,
         name: Some(Name::from_str_bytes(b"memfd:test").unwrap()),
         extent: Some(extent(0, 1, ExtentKind::Pages)),
+        poisoned: false,
     }
 }
 
@@ -79,7 +80,11 @@ fn what_is_written_is_read() {
         extent: Some(extent(0, 512, ExtentKind::Folio { order: 9 })),
         ..small()
     };
-    for memfd in [small(), hole, folio] {
+    let poisoned = Small {
+        poisoned: true,
+        ..small()
+    };
+    for memfd in [small(), hole, folio, poisoned] {
         assert_eq!(reparse(&memfd), Ok(memfd));
     }
 }

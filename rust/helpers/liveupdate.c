@@ -9,6 +9,7 @@
 #include <linux/io.h>
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
+#include <linux/kexec_handover_poison.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -112,6 +113,12 @@ __rust_helper bool rust_helper_kho_read_clocks(u64 *cycles, u64 *khz, u64 *secon
 __rust_helper bool rust_helper_kexec_image_has_kho(void)
 {
 	return kexec_image && kexec_image->kho.fdt;
+}
+
+/* An inline function in kernels that do not know of poisoned pages. */
+__rust_helper bool rust_helper_kho_has_poison(phys_addr_t phys, u64 size)
+{
+	return kho_poisoned(phys, size);
 }
 
 /* Whether it can take over what is preserved; else @why says why not. */

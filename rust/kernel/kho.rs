@@ -287,6 +287,7 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
     /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
     /// - [`EMSGSIZE`] if the block that starts there is not as large as [`Preserved`] makes it for
     ///   a `T`.
+    /// - [`EHWPOISON`] if a page of it is poisoned.
     /// - [`ENOMEM`] for the first claim of all, if memory is short.
     ///
     /// C counterpart: `kho_restore_folio()`.
@@ -301,6 +302,9 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
         // Each owner preserves its values one by one, so the block is as large as this takes.
         if preserved_size(phys)? != size_of::<T>().next_power_of_two().max(PAGE_SIZE) {
             return Err(EMSGSIZE);
+        }
+        if is_poisoned(phys, size_of::<T>()) {
+            return Err(EHWPOISON);
         }
 
         // SAFETY: A preserved block starts at `phys`, as just checked, and nobody claims it in
@@ -398,6 +402,15 @@ fn order_at(phys: PhysAddr) -> Result<u32> {
     let order = unsafe { bindings::kho_preserved_order(phys.get()) };
 
     u32::try_from(order).map_err(|_| Error::from_errno(order))
+}
+
+/// Whether any page of `size` bytes of memory at `phys` is known to be poisoned: reading it may bring
+/// the machine down. The previous kernel has told which ones it knew of.
+///
+/// C counterpart: `kho_poisoned()`.
+pub fn is_poisoned(phys: PhysAddr, size: usize) -> bool {
+    // SAFETY: The function takes any numbers: it checks whether there are pages.
+    unsafe { bindings::kho_has_poison(phys.get(), size as u64) }
 }
 
 /// A value that the next kernel finds by a name: an entry in KHO's root tree.

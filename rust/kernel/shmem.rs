@@ -281,6 +281,12 @@ impl FrozenMapping {
         present.saturating_add(swapped) as u64
     }
 
+    /// Whether a page of the file is known to be poisoned. All that are there must be pinned.
+    pub fn has_poison(&self) -> bool {
+        // SAFETY: The mapping is valid, and belongs to shmem.
+        unsafe { bindings::shmem_has_poison(self.memfd.mapping()) }
+    }
+
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
     ///
     /// What lies behind the end of the file is left out. A folio that lies only partly in the

@@ -792,6 +792,7 @@ pub fn memfd(size: u64) -> Memfd {
         nr_pages: 0,
         extents: None,
         late: None,
+        poisoned: false,
     }
 }
 

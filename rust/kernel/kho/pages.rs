@@ -6,6 +6,7 @@
 
 use super::{
     claiming,
+    is_poisoned,
     order_at,
     preserved_size,
     release,
@@ -31,6 +32,7 @@ use core::{
 /// - [`EINVAL`] if `phys` is not the start of a page.
 /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
 /// - [`EMSGSIZE`] if the block that starts there is too small for a `T`.
+/// - [`EHWPOISON`] if a page of it is poisoned.
 /// - [`ENOMEM`] if there is no memory for the copy.
 pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     let mut copy = KBox::<T>::new_uninit(GFP_KERNEL)?;
@@ -40,6 +42,9 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     let _claiming = claiming()?;
     if preserved_size(phys)? < size_of::<T>() {
         return Err(EMSGSIZE);
+    }
+    if is_poisoned(phys, size_of::<T>()) {
+        return Err(EHWPOISON);
     }
 
     // SAFETY: A preserved block of that size starts at `phys`, as just checked, and stays preserved,
