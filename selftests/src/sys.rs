@@ -40,9 +40,16 @@ use nix::{
             setrlimit,
             Resource, //
         },
+        signal::Signal,
+        wait::{
+            waitpid,
+            WaitStatus, //
+        },
     },
     unistd::{
+        fork,
         seteuid,
+        ForkResult,
         Uid, //
     },
 };
@@ -548,6 +555,39 @@ pub fn page_out(file: &File, len: usize) -> Outcome {
     // SAFETY: It changes nothing about the content.
     unsafe { madvise(mapping.start, len, MmapAdvise::MADV_PAGEOUT)? };
     Ok(())
+}
+
+/// Has the kernel take a page of a file for poisoned, as after an error of the memory.
+pub fn poison(file: &File, page: usize) -> Outcome {
+    let len = NonZeroUsize::new(PAGE).expect("not zero");
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let at = (page * PAGE) as i64;
+
+    // SAFETY: A new shared mapping of one page, which is there and has no reference to it.
+    unsafe {
+        let start = mmap(None, len, protection, MapFlags::MAP_SHARED, file, at)?;
+        start.cast::<u8>().read_volatile();
+        madvise(start, PAGE, MmapAdvise::MADV_HWPOISON)?;
+        munmap(start, PAGE)?;
+    }
+    Ok(())
+}
+
+/// Does something in a child. False if that was killed as there is no good memory where it looked.
+pub fn survives(f: impl FnOnce() -> Outcome) -> Outcome<bool> {
+    // SAFETY: The processes of tests have one thread.
+    match unsafe { fork()? } {
+        ForkResult::Child => {
+            let failed = f().is_err();
+            // SAFETY: Ends the process. What it has inherited is closed, not dropped.
+            unsafe { libc::_exit(failed.into()) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(true),
+            WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok(false),
+            other => Err(Failure::here(format_args!("the child ended: {other:?}"))),
+        },
+    }
 }
 
 /// A counter of `/proc/vmstat`.

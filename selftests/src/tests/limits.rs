@@ -41,7 +41,10 @@ use std::{
         OpenOptions,
         Permissions, //
     },
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{
+        FileExt,
+        PermissionsExt, //
+    },
     path::{
         Path,
         PathBuf, //
@@ -265,4 +268,84 @@ pub fn retrieved_after(stage: &mut Stage) -> Outcome {
         Ok(())
     })?
     .join()
+}
+
+/// Sizes of the files of [`full_retriever_before`].
+const LARGE: [usize; 2] = [128 << 20, 1 << 20];
+
+/// How much memory the group of [`full_retriever_after`] may have.
+const LITTLE: usize = 32 << 20;
+
+/// Much more than one who retrieves it may have.
+pub fn full_retriever_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    for (token, size) in (0..).zip(LARGE) {
+        let file = sys::memfd("memory")?;
+        for part in 0..size >> 20 {
+            let bytes = sys::pattern(token + part as u64, 1 << 20);
+            sys::write_at(&file, (part << 20) as u64, &bytes)?;
+        }
+        session.preserve(&file, token)?;
+    }
+    stage.keep(session);
+    Ok(())
+}
+
+/// Memory that is there already is neither reclaimed for nor is anybody killed for it: what the group
+/// of whoever retrieves it has no room for is charged to the one above.
+///
+/// At bd974ac the process was killed in the middle of `RETRIEVE_FD`, each time.
+pub fn full_retriever_after(stage: &mut Stage) -> Outcome {
+    let outer = Group::new("outer")?;
+    fs::write(outer.0.join("cgroup.subtree_control"), "+memory")?;
+    let group = Group(outer.0.join("inner"));
+    fs::create_dir(&group.0)?;
+    fs::write(group.0.join("memory.max"), LITTLE.to_string())?;
+    let device = Device::open()?;
+    let mut bytes = vec![0; 1 << 20];
+    bytes.fill(1);
+
+    Agent::start(|| {
+        group.enter()?;
+        let session = device.retrieve_session(stage.name)?;
+        let mut files = Vec::new();
+        for (token, size) in (0..).zip(LARGE) {
+            let file = File::from(session.retrieve(token)?);
+            // It has room left for what it needs itself: page tables, and memory of its own.
+            let mapping = sys::SharedWords::of(&file, size)?;
+            let own = vec![1_u8; 1 << 20];
+            for part in 0..size >> 20 {
+                file.read_exact_at(&mut bytes, (part << 20) as u64)?;
+                ensure!(
+                    bytes == sys::pattern(token + part as u64, 1 << 20),
+                    "file {token}: MiB {part} is not what it was"
+                );
+            }
+            files.push((file, mapping, own));
+        }
+        session.finish()?;
+
+        let (inner, all) = (group.bytes("shmem")?, outer.bytes("shmem")?);
+        let size = LARGE.iter().sum::<usize>() as u64;
+        ensure!(
+            inner < LITTLE as u64,
+            "the group is charged for {inner} bytes"
+        );
+        ensure!(
+            inner > LITTLE as u64 / 2,
+            "the group is charged for {inner} bytes"
+        );
+        let off = all.abs_diff(size);
+        ensure!(off < size / 16, "the one above is charged for {all} bytes");
+        Ok(())
+    })?
+    .join()?;
+
+    let events = fs::read_to_string(group.0.join("memory.events"))?;
+    ensure!(events.contains("oom_kill 0"), "{events}");
+    // They go with the files.
+    let left = outer.bytes("shmem")?;
+    ensure!(left < LITTLE as u64 / 16, "{left} bytes are left");
+    Ok(())
 }

@@ -725,21 +725,29 @@ const FOLIO_SIZES: [usize; 4] = [8 << 20, (5 << 20) + 100, (2 << 20) + 1, 64 << 
 /// The token of the file that says how much of them is in huge pages.
 const HUGE_NOTE: u64 = 200;
 
+/// Has files made of folios as large as the kernel makes them. False if it has small ones only.
+pub fn use_huge_pages() -> Outcome<bool> {
+    let settings = Path::new("/sys/kernel/mm/transparent_hugepage");
+
+    if !settings.exists() {
+        return Ok(false);
+    }
+    fs::write(settings.join("shmem_enabled"), "always")?;
+    for entry in fs::read_dir(settings)? {
+        // Each size has a switch of its own.
+        let switch = entry?.path().join("shmem_enabled");
+        if switch.exists() {
+            fs::write(switch, "inherit")?;
+        }
+    }
+    Ok(true)
+}
+
 /// Memory in folios as large as the kernel makes them.
 ///
 /// A kernel without huge pages for shared memory runs the test with small ones.
 pub fn folios_before(stage: &mut Stage) -> Outcome {
-    let settings = Path::new("/sys/kernel/mm/transparent_hugepage");
-    if settings.exists() {
-        fs::write(settings.join("shmem_enabled"), "always")?;
-        for entry in fs::read_dir(settings)? {
-            // Each size has a switch of its own.
-            let switch = entry?.path().join("shmem_enabled");
-            if switch.exists() {
-                fs::write(switch, "inherit")?;
-            }
-        }
-    }
+    let huge_pages = use_huge_pages()?;
     let session = Device::open()?.create_session(stage.name)?;
 
     for (token, size) in (0..).zip(FOLIO_SIZES) {
@@ -761,7 +769,7 @@ pub fn folios_before(stage: &mut Stage) -> Outcome {
     let note = sys::memfd_of("note", &[0; 8])?;
     session.preserve(&note, HUGE_NOTE)?;
     let [_, huge] = shared()?;
-    ensure!(huge > 0 || !settings.exists());
+    ensure!(huge > 0 || !huge_pages);
     sys::write_at(&note, 0, &huge.to_le_bytes())?;
     stage.keep(session);
     Ok(())

@@ -13,6 +13,7 @@ mod lifetime;
 mod limits;
 mod look;
 mod memfd;
+mod poison;
 mod preserve;
 mod race;
 mod reboot;
@@ -163,6 +164,27 @@ const TESTS: &[Test] = &[
         &[limits::retrieved_before, limits::retrieved_after],
     )
     .needs("MEMCG"),
+    Test::new(
+        "limits-retrieved-full",
+        &[limits::full_retriever_before, limits::full_retriever_after],
+    )
+    .needs("MEMCG")
+    .rust_memfd()
+    .alone(),
+    Test::new("poison", &[poison::before, poison::middle, poison::after])
+        .needs("MEMORY_FAILURE")
+        .c_differs()
+        .rust_memfd()
+        .alone(),
+    Test::new("poison-refused", &[poison::refused])
+        .needs("MEMORY_FAILURE")
+        .rust_memfd()
+        .alone(),
+    Test::new("poison-luo-v5", &[poison::told_before, poison::told_after])
+        .needs("MEMORY_FAILURE")
+        .c_differs()
+        .rust_memfd()
+        .alone(),
     Test::new("endurance", &endurance::SHORT)
         .c_differs()
         .alone(),
@@ -307,6 +329,12 @@ const TESTS: &[Test] = &[
     Test::new(
         "reboot-no-handover",
         &[reboot::no_handover_before, reboot::no_handover_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "reboot-memory",
+        &[reboot::memory_before, reboot::memory_after],
     )
     .c_differs()
     .alone(),

@@ -14,7 +14,8 @@ use crate::{
     init, module, sys,
     tests::{
         kexec::three_after,
-        lifetime::wait_forever, //
+        lifetime::wait_forever,
+        sysfs, //
     },
 };
 use liveupdate::{
@@ -360,4 +361,51 @@ pub fn abi_after(stage: &mut Stage) -> Outcome {
     fs::write(ABI, "luo-v5")?;
     fs::write(ABI, "fdt")?;
     Ok(())
+}
+
+/// A next kernel that would not have what is preserved, or would overwrite it, is refused, and nothing
+/// changes by that.
+///
+/// At bd974ac it died before it said a word.
+pub fn memory_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    let memory = sys::memfd_of("m", &sys::pattern(1, 3 * sys::PAGE))?;
+    session.preserve(&memory, 1)?;
+    let frames = sys::frames(&memory, 3)?;
+    let page = frames[1] * sys::PAGE as u64;
+    let around = page >> 20 << 20;
+
+    let kernel = init::kernel_of(&CommandLine::read()?, stage.number + 1).to_owned();
+    for (option, value) in [
+        ("mem", "64M".to_string()),
+        ("memmap", "64M".into()),
+        ("memmap", format!("4K${page:#x}")),
+        ("memmap", format!("64K!{around:#x},1M#{around:#x}")),
+        ("memmap", format!("1M%{around:#x}+2")),
+        ("memmap", "exactmap,640K@0,63M@1M".into()),
+        ("memtest", "1".into()),
+    ] {
+        let mut cmdline = CommandLine::read()?;
+        cmdline.set(option, &value);
+        init::load(&kernel, &cmdline)?;
+        let what = format!("{option}={value}");
+        ensure_eq!(kexec::jump().errno(), Errno::EOPNOTSUPP, "{what}");
+        let reason = sysfs::show("refused")?;
+        ensure!(reason.contains(option), "{what}: {reason}");
+        usable(&device, stage.number, 0)?;
+        ensure_errno!(memory.set_len(0), EPERM);
+    }
+    ensure!(sys::content(&memory)? == sys::pattern(1, 3 * sys::PAGE));
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`memory_before`].
+pub fn memory_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    let content = sys::content(&session.retrieve(1)?.into())?;
+    ensure!(content == sys::pattern(1, 3 * sys::PAGE));
+    Ok(session.finish()?)
 }
