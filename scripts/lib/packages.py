@@ -134,11 +134,13 @@ def needed_libraries(staged: Path) -> str:
         for name in re.findall(r"\(NEEDED\).*\[(.*)\]", text):
             found = subprocess.run(["dpkg-query", "--search", f"*/{name}"], stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, text=True)
-            owners = {line.split(":")[0] for line in found.stdout.splitlines()}
+            owners = {line.split(":")[0] for line in found.stdout.splitlines()
+                      if not line.startswith("diversion by ")}
             if len(owners) != 1:
                 raise Failed(f"{path.name} needs {name}, which is of "
                              f"{', '.join(sorted(owners)) or 'no package'}")
             packages |= owners
+
     def with_version(name: str) -> str:
         text = quiet(["dpkg-query", "--show", "--showformat=${Version}", name], "asking for a version")
         # Up to the upstream version: a Debian revision more or less does not matter.
