@@ -70,7 +70,8 @@ SCENES = ("no-systemd", "systemd-262", "systemd-257")
 LONG = ("systemd-257",)
 DEBIAN = {"systemd-262": "sid", "systemd-257": "trixie"}
 # The acts, in order. Each begins where the one before ended.
-ACTS = ("start", "never-ready", "dies", "fails", "over-limit", "image-refused", "killed-before-commit",
+ACTS = ("start", "never-ready", "dies", "fails", "over-limit", "image-refused", "kexec-refused",
+        "killed-before-commit",
         "first-kexec", "unclaimed-listed", "foreign-claim-refused", "killed-in-new-kernel",
         "claimed-again-after-death", "second-kexec", "unclaimed-again", "claimed-at-last", "all-over")
 
@@ -320,9 +321,8 @@ class LuodTests:
         except Failed as why:
             self.results.add("luod/build", str(why), group="luod")
             return
-        for scene in scenes:
-            say(f"running the tests of luod: {scene}")
-            self.scene(scene)
+        say(f"running the tests of luod: {', '.join(scenes)}")
+        guest.side_by_side([lambda scene=scene: self.scene(scene) for scene in scenes])
 
     def scene(self, name: str) -> None:
         """Runs all acts of a scene, until one fails."""
@@ -424,6 +424,12 @@ class Acts:
             raise Wrong(f"luoctl update --dry-run: {done}")
         if scene.count("start") != before:
             raise Wrong("clients were told of an update that could not succeed")
+
+    @staticmethod
+    def kexec_refused(scene: Scene) -> None:
+        """Where the kexec fails after all, everybody goes on."""
+        Acts._one_that_fails(scene, "saboteur", "--class vm --fault unloads",
+                             "the kexec did not happen")
 
     @staticmethod
     def killed_before_commit(scene: Scene) -> None:

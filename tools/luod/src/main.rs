@@ -306,6 +306,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let boot = boot.trim().to_owned();
     let state_file = Path::new(RUNTIME).join("state.json");
     let memory = read_state(&state_file).filter(|memory| memory.boot == boot);
+    let loaded = memory.as_ref().is_some_and(|memory| memory.image);
     let own = Own::take(inherited.own, memory.is_none());
     let mut found: Vec<_> = inherited.sessions.iter().map(kernel::look).collect();
     if let Own::Outgoing(session) = &own {
@@ -344,7 +345,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let server = Server {
         clock,
         core,
-        worker: Worker::start(own)?,
+        worker: Worker::start(own, loaded)?,
         listener,
         signals,
         sessions,

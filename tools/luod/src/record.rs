@@ -80,6 +80,8 @@ pub struct Memory {
     pub updating: bool,
     /// Whether the kexec follows.
     pub committed: bool,
+    /// Whether luod has loaded the next kernel, or is about to.
+    pub image: bool,
     /// How the last update ended.
     pub last: Option<Last>,
 }
@@ -95,6 +97,7 @@ impl Memory {
             outgoing: Vec::new(),
             updating: false,
             committed: false,
+            image: false,
             last: None,
         }
     }

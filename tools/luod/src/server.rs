@@ -442,9 +442,9 @@ impl Server {
                 self.worker.give(Job::Discard(id, name, session));
             }
             Action::Measure(id, name) => self.worker.give(Job::Measure(id, name)),
-            Action::Check { dry_run, .. } => {
+            Action::Check { number, dry_run } => {
                 let image = running.image.take();
-                self.worker.give(Job::Check(image, dry_run));
+                self.worker.give(Job::Check(number, image, dry_run));
             }
             Action::Write(map) => self.worker.give(Job::Write(map)),
             Action::Kexec => self.worker.give(Job::Kexec(self.method.clone())),

@@ -69,7 +69,7 @@ pub enum Job {
     /// Find out how much a session holds.
     Measure(Id, String),
     /// Look whether an update can succeed, and load the image unless it is a dry run.
-    Check(Option<Image>, bool),
+    Check(u64, Option<Image>, bool),
     /// Hand over the map.
     Write(Map),
     /// Start the next kernel.
@@ -98,15 +98,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it.
-    pub fn start(own: Own) -> nix::Result<Self> {
+    /// Starts it. `loaded`: whether luod may have loaded the next kernel before.
+    pub fn start(own: Own, loaded: bool) -> nix::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let (jobs, todo) = channel();
         let (tell, done) = channel();
         let thread = Thread {
             own,
-            loaded: false,
+            loaded,
             todo,
             tell,
             bell: bell.clone(),
@@ -204,10 +204,10 @@ impl Thread {
                 Some(Input::Discarded(id, result))
             }
             Job::Measure(id, name) => Some(Input::Measured(id, kernel::measure(&name))),
-            Job::Check(image, dry_run) => {
+            Job::Check(number, image, dry_run) => {
                 let found = self.check(image, dry_run);
                 crash::point("checked");
-                Some(Input::Checked(Ok(found)))
+                Some(Input::Checked(number, found))
             }
             Job::Write(map) => {
                 let result = self.own.write(&map);

@@ -77,7 +77,10 @@ use std::{
             net::UnixStream, //
         },
     },
-    process::ExitCode,
+    process::{
+        Command,
+        ExitCode, //
+    },
     thread,
     time::Duration, //
 };
@@ -125,6 +128,8 @@ enum Fault {
     Fails,
     /// It ends when it has said that it is ready.
     DiesReady,
+    /// It unloads the next kernel behind luod's back.
+    Unloads,
 }
 
 fn main() -> ExitCode {
@@ -334,6 +339,12 @@ fn take_part(arguments: &Arguments, state: &mut State) -> Outcome<bool> {
                     Some(Fault::Fails) => {
                         luod.say(&json!({"cmd": "FAILED", "message": "out of paint"}))?;
                         continue;
+                    }
+                    Some(Fault::Unloads) => {
+                        let done = Command::new("luoctl").arg("unload").status()?;
+                        if !done.success() {
+                            return Err(format!("luoctl unload: {done}").into());
+                        }
                     }
                     Some(Fault::DiesReady) | None => {}
                 }

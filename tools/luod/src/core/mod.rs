@@ -102,8 +102,8 @@ pub enum Input {
     Measured(Id, Result<Content, String>),
     /// [`Action::Discard`] is done.
     Discarded(Id, Result<(), String>),
-    /// [`Action::Check`] is done.
-    Checked(Result<Vec<Finding>, String>),
+    /// The [`Action::Check`] of this number is done.
+    Checked(u64, Vec<Finding>),
     /// [`Action::Write`] is done.
     Written(Result<(), String>),
     /// [`Action::Kexec`] did not happen.
@@ -158,8 +158,8 @@ pub enum Action {
     /// Look whether an update can succeed; load the image that came with the command. Gives
     /// [`Input::Checked`].
     Check {
-        /// The command line for that image.
-        cmdline: Option<String>,
+        /// Which one it is.
+        number: u64,
         /// Whether nothing is to be loaded.
         dry_run: bool,
     },
@@ -217,6 +217,10 @@ pub struct Core {
     /// Whether luod's own session of the last update is still there.
     own: bool,
     phase: Phase,
+    /// How many checks there have been.
+    checks: u64,
+    /// Whether luod has loaded the next kernel, or is about to.
+    image: bool,
     last: Option<Last>,
     actions: Vec<Action>,
     /// Whether monitors are to be told the status.
@@ -236,7 +240,7 @@ impl Core {
             Input::Probed(id, result) => self.probed(&id, result),
             Input::Measured(id, result) => self.measured(&id, result),
             Input::Discarded(id, result) => self.discarded(&id, result),
-            Input::Checked(result) => self.checked(result),
+            Input::Checked(number, findings) => self.checked(number, findings),
             Input::Written(result) => self.written(result),
             Input::KexecFailed(reason) => self.kexec_failed(&reason),
             Input::NewPolicy(policy) => self.policy = policy,
@@ -282,6 +286,7 @@ impl Core {
             .collect();
         memory.updating = !matches!(self.phase, Phase::Idle | Phase::Checking { .. });
         memory.committed = self.phase == Phase::Committed;
+        memory.image = self.image;
         memory.last.clone_from(&self.last);
         memory
     }
@@ -374,7 +379,7 @@ impl Core {
                 dry_run,
             } => {
                 self.operator(conn)?;
-                self.update(conn, cmdline, dry_run)
+                self.update(conn, cmdline.is_some(), dry_run)
             }
             Command::Cancel => {
                 self.operator(conn)?;

@@ -82,6 +82,8 @@ impl Core {
             sessions: BTreeMap::new(),
             own: false,
             phase: Phase::Idle,
+            checks: 0,
+            image: false,
             last: None,
             actions: Vec::new(),
             changed: false,
@@ -202,6 +204,7 @@ impl Core {
                     "luod was restarted after the update was committed; the kexec follows",
                 );
                 self.phase = Phase::Committed;
+                self.image = memory.image;
                 self.own = false;
                 for entry in &memory.outgoing {
                     self.clients
@@ -230,6 +233,8 @@ impl Core {
                 reason: Some(reason.to_owned()),
                 time: self.now.time,
             });
+        }
+        if memory.is_some_and(|memory| memory.image) {
             self.actions.push(Action::Unload);
         }
     }

@@ -42,7 +42,7 @@ struct World {
     next: ConnId,
     loaded: bool,
     /// What the jobs are to answer.
-    check: Result<Vec<Finding>, String>,
+    check: Vec<Finding>,
     create: Result<(), String>,
     content: Content,
     log: Vec<String>,
@@ -84,7 +84,7 @@ impl World {
             closed: BTreeSet::new(),
             next: 0,
             loaded: false,
-            check: Ok(Vec::new()),
+            check: Vec::new(),
             create: Ok(()),
             content: Content { files: 1, bytes: 1 },
             log: Vec::new(),
@@ -171,9 +171,9 @@ impl World {
                 Input::Discarded(id, Ok(()))
             }
             Action::Measure(id, _) => Input::Measured(id, Ok(self.content)),
-            Action::Check { dry_run, .. } => {
-                self.loaded |= !dry_run && self.check.is_ok();
-                Input::Checked(self.check.clone())
+            Action::Check { number, dry_run } => {
+                self.loaded |= !dry_run && self.check.is_empty();
+                Input::Checked(number, self.check.clone())
             }
             Action::Write(map) => {
                 self.own_in = None;
@@ -720,16 +720,16 @@ fn a_check_that_fails_tells_no_client() {
     let mut world = World::new("");
     let conn = world.subscribe("a", "vm");
     world.heard.clear();
-    world.check = Ok(vec![Finding {
+    world.check = vec![Finding {
         level: Level::Error,
         text: "no".into(),
-    }]);
+    }];
     world.update();
     assert!(!world.heard.contains_key(&conn));
     assert_eq!(world.core.state(), State::Idle);
 
     // A dry run tells nobody either.
-    world.check = Ok(Vec::new());
+    world.check = Vec::new();
     world.loaded = false;
     let operator = world.hello(0);
     world.say(operator, r#"{"cmd":"UPDATE","cmdline":"x","dry-run":true}"#);
@@ -807,6 +807,42 @@ fn cancelled_while_a_session_is_being_made() {
     );
     world.update();
     assert!(matches!(world.last(conn), Event::StartPreservation { .. }));
+}
+
+#[test]
+fn a_check_of_an_update_that_was_cancelled() {
+    let mut world = World::new("");
+    let conn = world.subscribe("a", "vm");
+    let operator = world.hello(0);
+    world.say(operator, r#"{"cmd":"UPDATE","cmdline":"good"}"#);
+    world.say(operator, r#"{"cmd":"CANCEL"}"#);
+    world.say(operator, r#"{"cmd":"UPDATE","cmdline":"bad"}"#);
+    // The first check is good, and not the one that counts.
+    assert!(world.work_one());
+    assert_eq!(world.core.state(), State::Checking);
+    world.check = vec![Finding {
+        level: Level::Error,
+        text: "no".into(),
+    }];
+    world.work();
+    assert_eq!(world.core.state(), State::Idle);
+    assert!(!world.loaded);
+    let started = |event: &Event| matches!(event, Event::StartPreservation { .. });
+    assert_eq!(world.count(conn, started), 0);
+}
+
+#[test]
+fn restarted_with_an_image_loaded() {
+    let mut world = World::new("");
+    let operator = world.hello(0);
+    world.say(operator, r#"{"cmd":"UPDATE","cmdline":"x"}"#);
+    world.start(true);
+    assert_eq!(world.jobs.pop_front(), Some(Action::Unload));
+    // One that was loaded by somebody else stays.
+    let operator = world.hello(0);
+    world.say(operator, r#"{"cmd":"UPDATE"}"#);
+    world.start(true);
+    assert_eq!(world.jobs.pop_front(), None);
 }
 
 #[test]

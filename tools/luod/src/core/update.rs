@@ -58,7 +58,7 @@ impl Core {
     pub(super) fn update(
         &mut self,
         conn: ConnId,
-        cmdline: Option<String>,
+        with_image: bool,
         dry_run: bool,
     ) -> Result<Answer, Refusal> {
         if self.phase != Phase::Idle {
@@ -66,29 +66,28 @@ impl Core {
         }
         self.conn_mut(conn).monitors = true;
         self.phase = Phase::Checking { dry_run };
+        self.image = with_image && !dry_run;
         self.accept(conn, "UPDATE");
         self.tell_progress(None);
         // Their answers come before that of the check.
         self.probe_claimed();
-        self.actions.push(Action::Check { cmdline, dry_run });
+        self.checks += 1;
+        self.actions.push(Action::Check {
+            number: self.checks,
+            dry_run,
+        });
         Ok(Answer::Said)
     }
 
-    pub(super) fn checked(&mut self, result: Result<Vec<Finding>, String>) {
+    pub(super) fn checked(&mut self, number: u64, mut findings: Vec<Finding>) {
         let Phase::Checking { dry_run } = self.phase else {
-            // It was cancelled; what it loaded goes.
-            if self.phase == Phase::Idle {
-                self.actions.push(Action::Unload);
-            }
+            // It was cancelled.
             return;
         };
-        let mut findings = match result {
-            Ok(findings) => findings,
-            Err(why) => vec![Finding {
-                level: Level::Error,
-                text: why,
-            }],
-        };
+        if number != self.checks {
+            // That one was, and another update began at once.
+            return;
+        }
         findings.extend(self.claimed().map(|held| Finding {
             level: Level::Error,
             text: format!(
@@ -278,6 +277,7 @@ impl Core {
 
     fn end(&mut self, outcome: Outcome, reason: Option<&str>, findings: Vec<Finding>) {
         self.phase = Phase::Idle;
+        self.image = false;
         if outcome == Outcome::Aborted {
             let why = reason.unwrap_or_default();
             self.log(Severity::Error, format!("update aborted: {why}"));
