@@ -17,6 +17,9 @@ import guest
 from common import JOBS, Failed, say
 
 GROWTH = (0, 100, 1_000, 10_000)        # as in bench/src/stages.rs
+# What one more may take with the most there, as a multiple of what it takes with few: instructions
+# repeat exactly, and a tree of ten thousand is seven levels deeper than one of a hundred.
+GROWTH_LIMIT = 1.1
 MIB = 256                               # pages
 
 
@@ -249,7 +252,7 @@ def growth_trouble(kernel: Kernel) -> dict[str, str]:
         first, last = (kernel.figure(load, f"{figure}@{n}") for n in (few, many))
         if first is None or last is None:
             trouble[figure] = str(kernel.found[load])
-        elif last > 1.5 * first:
+        elif last > GROWTH_LIMIT * first:
             trouble[figure] = f"{first:.0f} instructions with {few} there, {last:.0f} with {many}"
         else:
             trouble[figure] = ""
