@@ -882,8 +882,8 @@ pub fn shown_before(stage: &mut Stage) -> Outcome {
 /// As [`three_after`], with a look at what the kernel shows at every step.
 pub fn shown_after(stage: &mut Stage) -> Outcome {
     // Memory that is given back must not be shown as the old kernel's any more.
-    let root = || fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO").ok();
-    let first = root();
+    let root = || fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO");
+    let first = root()?;
     shown(stage)?;
     let session = Device::open()?.retrieve_session(stage.name)?;
     shown(stage)?;
@@ -894,7 +894,7 @@ pub fn shown_after(stage: &mut Stage) -> Outcome {
     shown(stage)?;
     // Whatever was freed is somebody else's now.
     drop(sys::memfd_of("m", &sys::pattern(1, 16 << 20))?);
-    ensure!(root() == first);
+    ensure!(root()? == first);
     ensure_eq!(sys::content(&file)?, three_content(7));
     Ok(())
 }

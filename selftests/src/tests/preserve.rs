@@ -126,40 +126,27 @@ pub fn unsupported(stage: &mut Stage) -> Outcome {
     files.push(("regular file", File::open("/proc/self/exe")?.into()));
     files.push(("session", other.into()));
     files.push(("device", device.into()));
-    // What the kernel may have been built without.
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
-    files.extend(epoll.map(|it| ("epoll", it.0)).ok());
-    files.extend(EventFd::new().map(|it| ("eventfd", it.into())).ok());
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC);
-    files.extend(inotify.map(|it| ("inotify", it.into())).ok());
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC);
-    files.extend(timer.and_then(|it| dup(&it).map(|it| ("timerfd", it))).ok());
-    let signal = SignalFd::new(&SigSet::empty());
-    files.extend(
-        signal
-            .and_then(|it| dup(&it).map(|it| ("signalfd", it)))
-            .ok(),
-    );
-    let sockets = socketpair(
+    files.push(("epoll", Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0));
+    files.push(("eventfd", EventFd::new()?.into()));
+    files.push(("inotify", Inotify::init(InitFlags::IN_CLOEXEC)?.into()));
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+    files.push(("timerfd", dup(&timer)?));
+    files.push(("signalfd", dup(&SignalFd::new(&SigSet::empty())?)?));
+    let (socket, _) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
         None,
         SockFlag::SOCK_CLOEXEC,
-    );
-    files.extend(sockets.map(|it| ("socket", it.0)).ok());
-    let huge = sys::memfd_with("huge", MFdFlags::MFD_HUGETLB);
-    files.extend(huge.map(|it| ("hugetlb memfd", it.into())).ok());
+    )?;
+    files.push(("socket", socket));
+    let huge = sys::memfd_with("huge", MFdFlags::MFD_HUGETLB)?;
+    files.push(("hugetlb memfd", huge.into()));
     // SAFETY: The system call takes flags only.
-    let secret = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) });
+    let secret = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) })?;
     // SAFETY: The kernel has just made this descriptor for us.
-    files.extend(
-        secret
-            .map(|fd| ("secret memory", unsafe { OwnedFd::from_raw_fd(fd as i32) }))
-            .ok(),
-    );
+    let secret = unsafe { OwnedFd::from_raw_fd(secret as i32) };
+    files.push(("secret memory", secret));
 
-    let kinds: Vec<_> = files.iter().map(|(kind, _)| *kind).collect();
-    stage.note(format!("tried: {}", kinds.join(", ")));
     for (token, (kind, file)) in (0..).zip(&files) {
         match session.preserve(file, token) {
             Err(err) if err.errno() == Errno::ENOENT => {}

@@ -179,8 +179,10 @@ pub fn refuse_before(stage: &mut Stage) -> Outcome {
         ] {
             who.set("fail", &event.to_string())?;
             if by_hand {
-                let result = store("prepare", "1");
-                ensure_eq!(result.is_err(), event == 0);
+                match event {
+                    0 => ensure_errno!(store("prepare", "1"), ENXIO),
+                    _ => store("prepare", "1")?,
+                }
             }
             if !by_hand || event == 1 {
                 ensure_eq!(kexec::jump().errno(), Errno::ENXIO);
