@@ -37,7 +37,8 @@ help:
 #:                              file's bytes carried through it
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
 #: make test [T=patterns]       the whole test suite, or the tests whose names
-#:                              match; the last line is `N passed, N failed'
+#:                              match; the last line is `N passed, N failed,
+#:                              N skipped'
 #: make test-long               the same, on a kernel that looks for mistakes,
 #:                              and with 200 ways of damage
 #: make bench [B=pattern]       what live updates cost, in instructions, beside the

@@ -104,6 +104,8 @@ def read_lines(path: Path) -> list[str]:
 # How long a guest may take from power on to its first program, in seconds.
 START = 40
 NOT_STARTED = "no first program"
+# What the consoles of guests said last that were booted once more, see `boot`.
+restarts: list[str] = []
 
 
 def started(console: Path) -> bool:
@@ -115,12 +117,15 @@ def boot(*arguments, start: float = START, **options) -> Outcome:
 
     On a busy host it happens, once in thousands, that an emulated machine hangs after power
     on, when its processors measure their timers. Nothing has been tested then: it is switched
-    off and on again. If that is no help, it is the kernel's fault.
+    off and on again, and `restarts` knows of it. The kernel could be at fault all the same: a
+    guest that does not start the second time either has failed, and so has a run of the suite
+    in which this happens twice.
     """
     outcome = run(*arguments, start=start, **options)
     if outcome.trouble.startswith(NOT_STARTED):
         last = next(filter(None, reversed(outcome.console)), "nothing said")
         say(f"a guest did not start ({last[:80]}): once more")
+        restarts.append(last)
         outcome = run(*arguments, start=start, **options)
     return outcome
 

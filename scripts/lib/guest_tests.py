@@ -37,11 +37,23 @@ reboot -f
 
 def story(outcome: guest.Outcome) -> list[str]:
     """What to show of a guest that failed."""
-    alarms = outcome.alarms()
-    if alarms:
-        return [*([outcome.trouble] if outcome.trouble else []), "the kernel's log has:", *alarms]
+    words = [outcome.trouble] if outcome.trouble else []
+    words += [line for line in outcome.report if line.startswith("Bail out!")]
+    if alarms := outcome.alarms():
+        return [*words, "the kernel's log has:", *alarms]
     tail = [line for line in outcome.console if line.strip()][-15:]
-    return [outcome.trouble or "the guest ended early", "the end of the kernel's log:", *tail]
+    return [*(words or ["the guest ended early"]), "the end of the kernel's log:", *tail]
+
+
+def log_trouble(found: dict[str, list[str] | None], outcome: guest.Outcome) -> list[str] | None:
+    """What is wrong with the kernel's log of a guest that ran our tests, of all its boots.
+
+    The guest's word counts, as it knows of lost memory; and what its console says, as that has
+    the earliest boot and the way down, too.
+    """
+    if outcome.alarms() or outcome.trouble:
+        return story(outcome)
+    return found.get("kernel-log", ["the guest has not told"])
 
 
 def ktap(lines: list[str]) -> list[tuple[str, str, list[str]]]:
@@ -49,9 +61,11 @@ def ktap(lines: list[str]) -> list[tuple[str, str, list[str]]]:
     results: list[tuple[str, str, list[str]]] = []
     remarks: list[str] = []
     for line in lines:
-        if match := re.match(r"\s*(ok|not ok) \d+ (?:- )?(\S+)(?:\s+#\s*(.*))?$", line):
-            how = "skip" if (match[3] or "").upper().startswith("SKIP") else match[1]
-            results.append((how, match[2], remarks + ([match[3]] if match[3] else [])))
+        if match := re.match(r"\s*(ok|not ok) (\d+)(?: - | |$)(.*?)(?:\s+#\s*(.*))?$", line):
+            how = "skip" if (match[4] or "").upper().startswith("SKIP") else match[1]
+            # A test need not have a name, and a name may have blanks.
+            results.append((how, match[3].strip() or match[2],
+                            remarks + ([match[4]] if match[4] else [])))
             remarks = []
         elif match := re.match(r"\s*#\s+(.*)", line):
             remarks.append(match[1])
@@ -111,8 +125,8 @@ class Bench:
             how, remarks = found.get(name, ("", []))
             why = None if how == "ok" else remarks or story(outcome)
             self.results.add(prefix + name, why)
-        self.results.add(f"{prefix}kernel-log", story(outcome) if alarms or outcome.trouble else None,
-                         outcome.seconds)
+        self.results.verdict(f"{prefix}kernel-log",
+                             story(outcome) if alarms or outcome.trouble else None, outcome.seconds)
 
     def kselftest(self, program: Path) -> None:
         """Our tests as an ordinary process runs them, which tells KTAP and a status."""
@@ -212,7 +226,7 @@ class Bench:
         why = story(outcome) if alarms or outcome.trouble else None
         if not count:
             why = ["no KUnit test ran", *story(outcome)]
-        self.results.add(f"{group}/kernel-log", why, outcome.seconds, group=group)
+        self.results.verdict(f"{group}/kernel-log", why, outcome.seconds)
 
     def own(self, program: Path, listed: list["OwnTest"], group: str = "",
             then: Sequence["Bench"] = (), options: str = "",
@@ -249,17 +263,14 @@ class Bench:
             # A command line has no room for the names of many.
             whole = tests == [test for test in able if test.boot == boot]
             names = boot if whole else ",".join(test.name for test in tests)
-            seen: set[str] = set()
+            found: dict[str, list[str] | None] = {}
 
             def result(line: str) -> None:
                 for how, name, remarks in ktap([line]):
-                    seen.add(name)
-                    if name == "kernel-log":
-                        if how != "ok":
-                            self.results.add(f"{prefix}{boot}/kernel-log", remarks)
-                    else:
-                        self.results.add(prefix + name, None if how == "ok" else
-                                         remarks or [how])
+                    found[name] = None if how == "ok" else remarks or [how]
+                    # With one alone, what is said of the kernel's log is said of the test.
+                    if name != "kernel-log" and len(tests) > 1:
+                        self.results.add(prefix + name, found[name])
 
             with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder:
                 outcome = self.boot(Path(folder), on_line=result,
@@ -267,12 +278,16 @@ class Bench:
                                     memory=max(test.memory for test in tests),
                                     timeout=60 + sum(test.timeout for test in tests),
                                     silence=20 + max(test.timeout for test in tests))
-            missing = [test.name for test in tests if test.name not in seen]
+            missing = [test.name for test in tests if test.name not in found]
+            bad_log = ["see above"] if missing else log_trouble(found, outcome)
             for number, name in enumerate(missing):
                 self.results.add(prefix + name, story(outcome) if not number else
                                  ["did not run: the guest ended before"])
-            if not missing and outcome.alarms():
-                self.results.add(f"{prefix}{boot}/console", story(outcome))
+            if len(tests) > 1:
+                self.results.verdict(f"{prefix}{boot}/kernel-log", bad_log, outcome.seconds)
+            elif not missing:
+                self.results.add(prefix + tests[0].name, found[tests[0].name] or bad_log,
+                                 outcome.seconds)
 
         # The longest first, so that none is left to run alone.
         longest = sorted(boots.items(), key=lambda boot: -sum(test.timeout for test in boot[1]))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+import unittest
 from pathlib import Path
 
 import kernel
@@ -50,7 +51,9 @@ def crates(results: Results) -> None:
             name = f"{group}/{crate}/{match[1].replace(' ', '-')}"
             if match[2] == "ok":
                 results.add(name, group=group)
-            elif match[2] == "FAILED":
+            elif match[2] == "ignored":
+                results.skip(name, "marked as to be ignored")
+            else:
                 failed.append((name, f"{crate}/{match[1]}"))
         elif match := re.match(r"---- (.+) stdout ----", line):
             current = details.setdefault(f"{crate}/{match[1]}", [])
@@ -64,6 +67,40 @@ def crates(results: Results) -> None:
     if process.returncode and not failed:
         results.add(f"{group}/cargo-test", [f"cargo test ended with {process.returncode}"],
                     group=group)
+
+
+# ---- the scripts themselves ----
+
+class Reported(unittest.TestResult):
+    """Passes each result on."""
+
+    def __init__(self, results: Results):
+        super().__init__()
+        self.results, self.trouble = results, {}
+
+    def addError(self, test, err):  # noqa: N802
+        super().addError(test, err)
+        self.trouble[test] = self.errors[-1][1]
+
+    def addFailure(self, test, err):  # noqa: N802
+        super().addFailure(test, err)
+        self.trouble[test] = self.failures[-1][1]
+
+    def addSubTest(self, test, subtest, err):  # noqa: N802
+        super().addSubTest(test, subtest, err)
+        if err:
+            self.trouble[test] = str(err[1])
+
+    def stopTest(self, test):  # noqa: N802
+        super().stopTest(test)
+        name = test.id().split(".")[-1].removeprefix("test_").replace("_", "-")
+        self.results.add(f"source/scripts/{name}", self.trouble.get(test), group="source/scripts")
+
+
+def scripts(results: Results) -> None:
+    """What the suite itself decides (test_scripts.py)."""
+    if results.asks_for("source/scripts"):
+        unittest.defaultTestLoader.loadTestsFromName("test_scripts").run(Reported(results))
 
 
 # ---- unsafe ----

@@ -56,6 +56,9 @@ class Results:
         self.patterns = [Pattern(text) for text in (pattern or "").split()]
         self.passed = self.failed = 0
         self.told: list[junit.Result] = []
+        # Names of tests that did not run, by the reason.
+        self.skipped: dict[str, list[str]] = {}
+        self.remarks: list[str] = []
         self.lock = threading.Lock()
         self.begin = time.monotonic()
 
@@ -73,11 +76,33 @@ class Results:
 
     def add(self, name: str, why: str | list[str] | None = None, seconds: float | None = None,
             group: str = "") -> None:
-        """Takes in one result; `why` is empty if the test passed."""
-        if not (self.wants(name) or group and self.wants(group)):
-            return
+        """Takes in the result of a test; `why` is empty if it passed.
+
+        Not that of a test that nobody asked for, by its name or by that of its group.
+        """
+        if self.wants(name) or group and self.wants(group):
+            self.verdict(name, why, seconds)
+
+    def verdict(self, name: str, why: str | list[str] | None = None,
+                seconds: float | None = None) -> None:
+        """Takes in a result that counts whatever tests were asked for.
+
+        So do those on what wanted tests stand on: the boots that they share, a build.
+        """
         with self.lock:
             self.show(name, why, seconds)
+
+    def skip(self, name: str, why: str) -> None:
+        """Notes that a wanted test did not run."""
+        if self.wants(name):
+            with self.lock:
+                self.told.append(junit.Result(name, "skip", why))
+                self.skipped.setdefault(why, []).append(name)
+
+    def remark(self, text: str) -> None:
+        """Notes what the user is to read at the end."""
+        with self.lock:
+            self.remarks.append(text)
 
     def show(self, name: str, why: str | list[str] | None, seconds: float | None) -> None:
         text = why if isinstance(why, str) else "\n".join(why or ())
@@ -97,12 +122,18 @@ class Results:
 
     def end(self) -> int:
         """Says the last words; returns the exit status."""
+        for why, names in self.skipped.items():
+            for name in names:
+                print(f"skip  {name}  ({why})")
         minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
         report = CACHE / "log/junit.xml"
         junit.write(report, self.told)
         print(f"\nas JUnit has it: {report}")
         print(f"{minutes} min {seconds} s on {os.cpu_count()} processors")
+        for text in self.remarks:
+            print(text)
         if self.pattern and not self.passed + self.failed:
             print(f"no test has a name like `{self.pattern}'")
-        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        skipped = sum(map(len, self.skipped.values()))
+        print(f"{self.passed} passed, {self.failed} failed, {skipped} skipped", flush=True)
         return 1 if self.failed or not self.passed else 0
