@@ -24,7 +24,7 @@ ALARMS = re.compile(
     r"WARNING:|BUG:|Oops:|Kernel panic|INFO: task|INFO: rcu|KASAN:|KFENCE:|UBSAN:|KCSAN:|"
     r"general protection fault|unable to handle|refcount_t:|list_(?:add|del) corruption|"
     r"possible (?:circular|recursive) locking|page allocation failure|INFO: trying to register|"
-    r"new suspected memory leaks"
+    r"new suspected memory leaks|invoked oom-killer|page dumped because"
 )
 
 

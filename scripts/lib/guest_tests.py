@@ -10,12 +10,27 @@ from functools import partial
 from pathlib import Path
 
 import guest
+import hold
 import overlay
 import programs
 from kernel import STOCK_TESTS, Kernel, read_config
 from report import Results
 
 BUSYBOX = Path(shutil.which("busybox") or "/usr/bin/busybox")
+# Virtual machines that a test may ask for, as options of QEMU, where {memory} is what it has in MiB.
+MACHINES = {
+    "": "",
+    # With a module of memory that came later, and room for another.
+    "hotplug": "-m {memory}M,slots=4,maxmem=16G -object memory-backend-ram,id=later,size=512M "
+               "-device pc-dimm,id=module,memdev=later",
+    # Two nodes with a half of the memory and of the processors each, and one with nothing.
+    "numa": "-smp 4,sockets=2 -object memory-backend-ram,id=one,size={half}M "
+            "-object memory-backend-ram,id=other,size={half}M "
+            "-numa node,nodeid=0,memdev=one,cpus=0-1 -numa node,nodeid=1,memdev=other,cpus=2-3 "
+            "-numa node,nodeid=2",
+    # A processor with all that the emulator has.
+    "max": "-cpu max",
+}
 FLBS = [f"liveupdate-test-flb-v{number}" for number in range(3)]
 
 
@@ -86,6 +101,8 @@ class Bench:
     name: str
     built: Kernel
     modules: list[Path]
+    system_map: Path
+    client32: Path | None
     folder: Path
     results: Results
 
@@ -250,6 +267,8 @@ class Bench:
                 boots.setdefault(test.boot, []).append(test)
         with self.archive() as archive:
             archive.file("init", program, 0o755)
+            if self.client32:
+                archive.file("boot/client32", self.client32, 0o755)
             kernels = {"kernel": self, **{bench.name: bench for bench in then}}
             for name, bench in kernels.items():
                 archive.file(f"boot/{name}", bench.built.image)
@@ -272,12 +291,15 @@ class Bench:
                     if name != "kernel-log" and len(tests) > 1:
                         self.results.add(prefix + name, found[name])
 
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder:
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder, \
+                    hold.Holder(self.system_map, tests[0].hold) as holder:
                 outcome = self.boot(Path(folder), on_line=result,
-                                    command_line=f"{impl} luo.test={names}",
+                                    command_line=f"{impl} luo.test={names} {tests[0].parameters}",
                                     memory=max(test.memory for test in tests),
+                                    processors=max(test.processors for test in tests),
                                     timeout=60 + sum(test.timeout for test in tests),
-                                    silence=20 + max(test.timeout for test in tests))
+                                    silence=20 + max(test.timeout for test in tests),
+                                    options=[*tests[0].machine_options, *holder.options])
             missing = [test.name for test in tests if test.name not in found]
             bad_log = ["see above"] if missing else log_trouble(found, outcome)
             for number, name in enumerate(missing):
@@ -286,7 +308,8 @@ class Bench:
             if len(tests) > 1:
                 self.results.verdict(f"{prefix}{boot}/kernel-log", bad_log, outcome.seconds)
             elif not missing:
-                self.results.add(prefix + tests[0].name, found[tests[0].name] or bad_log,
+                self.results.add(prefix + tests[0].name,
+                                 found[tests[0].name] or bad_log or holder.trouble,
                                  outcome.seconds)
 
         # The longest first, so that none is left to run alone.
@@ -306,6 +329,15 @@ class OwnTest:
     rust_memfd: bool
     long: bool
     needs: str
+    processors: int
+    hold: str                   # in which function of the kernel to hold the first processor
+    machine: str                # see MACHINES; such a test is alone in its boot, as
+    parameters: str             # one with parameters for the kernel
+
+    @property
+    def machine_options(self) -> list[str]:
+        """What QEMU needs to be told for its machine."""
+        return MACHINES[self.machine].format(memory=self.memory, half=self.memory // 2).split()
 
     def passes(self, core: str, memfd: str) -> bool:
         """Whether it should pass under these implementations."""
@@ -313,9 +345,11 @@ class OwnTest:
 
     @staticmethod
     def parse(line: str) -> "OwnTest":
+        line, _, parameters = line.partition(" -- ")
         name, *words = line.split()
         word = dict(item.split("=", 1) for item in words if "=" in item)
         return OwnTest(name, word.get("boot", name), int(word.get("mem", 1024)),
                        int(word.get("timeout", 60)), word.get("c") == "differs",
                        word.get("memfd") == "rust", word.get("when") == "long",
-                       word.get("needs", ""))
+                       word.get("needs", ""), int(word.get("cpus", 2)),
+                       word.get("hold", ""), word.get("machine", ""), parameters)

@@ -35,6 +35,16 @@ def kselftest(built: kernel.Kernel, into: Path) -> Path:
     return into / "liveupdate/rust/luo-selftest"
 
 
+def client32(built: kernel.Kernel, headers: Path, into: Path) -> Path:
+    """Builds the client of 32 bits, which needs no library beside it. Needs the lock."""
+    path = into / "client32"
+    quiet(["clang", "-m32", "-static", "-O2", "-Wall", "-Werror", "-nostdinc", "-nostdlib",
+           "-fno-builtin", "-fno-stack-protector", "-fuse-ld=lld", f"-I{headers}",
+           f"-I{built.tree}/tools/include/nolibc", str(REPO / "selftests/client32.c"),
+           "-o", str(path)], "building client32.c")
+    return path
+
+
 class Stock:
     """The tree's own live update tests, built unchanged, as its vmtest.sh does."""
 

@@ -99,8 +99,11 @@ class Read(unittest.TestCase):
 
     def test_own_tests(self):
         test = guest_tests.OwnTest.parse(
-            "a-test kexecs=1 mem=2048 timeout=90 boot=a-test c=differs needs=MEMCG")
+            "a-test kexecs=1 mem=2048 timeout=90 boot=a-test c=differs needs=MEMCG cpus=4 "
+            "-- preempt=full kho_scratch=16M,1M,1M")
         self.assertEqual((test.name, test.memory, test.timeout), ("a-test", 2048, 90))
+        self.assertEqual((test.processors, test.parameters),
+                         (4, "preempt=full kho_scratch=16M,1M,1M"))
         self.assertFalse(test.passes("c", "c"))
         self.assertTrue(test.passes("rust", "c"))
 

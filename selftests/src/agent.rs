@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes that a test starts: agents that end by themselves, or are killed.
+//! Processes that a test starts: agents that end by themselves, or are killed, and those that go on
+//! until the kexec.
 
-use crate::harness::{
-    Failure,
-    Outcome, //
+use crate::{
+    harness::{
+        ensure,
+        Failure,
+        Outcome,
+        Stage, //
+    },
+    sys::{
+        self,
+        SharedWords,
+        PAGE, //
+    }, //
 };
+use liveupdate::Device;
 use nix::{
     sys::{
         signal::{
@@ -19,6 +30,7 @@ use nix::{
     },
     unistd::{
         fork,
+        pause,
         pipe,
         setgroups,
         setresgid,
@@ -35,7 +47,11 @@ use std::{
         Read,
         Write, //
     },
-    os::fd::OwnedFd, //
+    os::{
+        fd::OwnedFd,
+        unix::fs::FileExt, //
+    },
+    sync::atomic::AtomicU64, //
 };
 
 /// A child with something to do. Dropping it kills it.
@@ -58,6 +74,7 @@ impl Agent {
                     Ok(()) => String::new(),
                     Err(Failure::Failed(why)) => why,
                     Err(Failure::Skipped(why)) => format!("skipped: {why}"),
+                    Err(Failure::Over) => "over".to_owned(),
                 };
                 let _ = File::from(writer).write_all(word.as_bytes());
                 // SAFETY: Ends the process. What it has inherited is closed, not dropped.
@@ -126,4 +143,86 @@ pub fn unprivileged(f: impl FnOnce() -> Outcome) -> Outcome {
         f()
     })?
     .join()
+}
+
+/// What processes that work until the kexec leave for the next kernel: numbers, and what went wrong.
+pub struct Notes {
+    file: File,
+    words: SharedWords,
+}
+
+impl Notes {
+    /// Where there is an error, if there is one.
+    const ERROR: usize = PAGE;
+
+    fn session(stage: &Stage) -> String {
+        format!("{}-notes", stage.name)
+    }
+
+    /// Empty ones, preserved in a session of their own.
+    pub fn new(device: &Device, stage: &mut Stage) -> Outcome<Self> {
+        // Of two pages, so that it has nothing to do with small files.
+        let file = sys::memfd_of("notes", &[0; 2 * PAGE])?;
+        let session = device.create_session(&Self::session(stage))?;
+
+        session.preserve(&file, 0)?;
+        stage.keep(session);
+        let words = SharedWords::of(&file, 2 * PAGE)?;
+        Ok(Self { file, words })
+    }
+
+    /// A number.
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < PAGE / 8);
+        self.words.word(index * 8)
+    }
+
+    /// Starts a child that does something, and then stays until the kexec with all that it has.
+    ///
+    /// What the closure owns is the child's alone.
+    pub fn child(&self, f: impl FnOnce() -> Outcome) -> Outcome<Pid> {
+        // SAFETY: This process has one thread.
+        match unsafe { fork()? } {
+            ForkResult::Child => {
+                if let Err(Failure::Failed(why) | Failure::Skipped(why)) = f() {
+                    let _ = self.file.write_all_at(why.as_bytes(), Self::ERROR as u64);
+                }
+                loop {
+                    pause();
+                }
+            }
+            ForkResult::Parent { child } => Ok(child),
+        }
+    }
+
+    /// In the next kernel: the numbers, if nothing went wrong.
+    pub fn read(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
+        let session = device.retrieve_session(&Self::session(stage))?;
+        let bytes = sys::content(&session.retrieve(0)?.into())?;
+
+        session.finish()?;
+        let (words, error) = bytes.split_at(Self::ERROR);
+        let error = error.split(|&byte| byte == 0).next().unwrap_or_default();
+        ensure!(
+            error.is_empty(),
+            "in the old kernel: {}",
+            String::from_utf8_lossy(error)
+        );
+        Ok(words
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")))
+            .collect())
+    }
+}
+
+/// Waits until a process is dead, whoever its parent is: all that it had is closed then.
+pub fn await_death(process: Pid) -> Outcome {
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        let state = stat.rsplit_once(") ").map(|(_, state)| state);
+        if state.is_some_and(|state| state.starts_with(['Z', 'X'])) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }

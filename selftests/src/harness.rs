@@ -17,6 +17,8 @@ pub enum Failure {
     Failed(String),
     /// What the kernel lacks to run the test.
     Skipped(String),
+    /// Nothing: what the parts that follow would look at has been prevented, and rightly so.
+    Over,
 }
 
 /// What a test returns.
@@ -34,6 +36,12 @@ impl Failure {
         let file = place.file().rsplit('/').next().unwrap_or_default();
 
         Self::Failed(format!("{file}:{}: {what}", place.line()))
+    }
+
+    /// Ends a test well before its last part, as the kernel has refused to go on in a way that is as
+    /// good as going on.
+    pub fn over() -> Self {
+        Self::Over
     }
 
     /// Ends a test that cannot run on this kernel.
@@ -174,6 +182,7 @@ pub struct Stage {
     pub number: usize,
     kept: Vec<OwnedFd>,
     notes: Vec<String>,
+    next: Vec<String>,
 }
 
 impl Stage {
@@ -184,6 +193,7 @@ impl Stage {
             number,
             kept: Vec::new(),
             notes: Vec::new(),
+            next: Vec::new(),
         }
     }
 
@@ -195,6 +205,17 @@ impl Stage {
     /// Records something worth knowing, such as a time that was measured.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
+    }
+
+    /// Adds parameters to the command line of the next boot, and only of that. The test must be alone
+    /// in its machine.
+    pub fn next_boot(&mut self, parameters: impl Into<String>) {
+        self.next.push(parameters.into());
+    }
+
+    /// What is to be added.
+    pub fn for_next_boot(&self) -> &[String] {
+        &self.next
     }
 
     /// What was recorded.
@@ -229,6 +250,15 @@ pub struct Test {
     pub needs: Option<&'static str>,
     /// What to change on the command line of the boot that follows the first.
     pub next_parameters: &'static [(&'static str, &'static str)],
+    /// How many processors the virtual machine should have.
+    pub processors: u32,
+    /// Parameters of the kernel in all boots, as on its command line.
+    pub parameters: &'static str,
+    /// A function of the kernel, by the beginning of its name, in which the first processor is held
+    /// from outside, wherever it is in it.
+    pub hold: Option<&'static str>,
+    /// What is special about the virtual machine, by a name that the suite knows.
+    pub machine: Option<&'static str>,
 }
 
 impl Test {
@@ -245,6 +275,10 @@ impl Test {
             long: false,
             needs: None,
             next_parameters: &[],
+            processors: 2,
+            parameters: "",
+            hold: None,
+            machine: None,
         }
     }
 
@@ -299,6 +333,32 @@ impl Test {
         self.alone()
     }
 
+    /// Sets how many processors there should be.
+    pub const fn processors(mut self, number: u32) -> Self {
+        self.processors = number;
+        self.alone()
+    }
+
+    /// Sets parameters of the kernel in all boots.
+    pub const fn parameters(mut self, parameters: &'static str) -> Self {
+        self.parameters = parameters;
+        self.alone()
+    }
+
+    /// Has the first processor held up in a function of the kernel. (Its address must be known: the
+    /// kernel's parameters need `nokaslr`.)
+    pub const fn hold(mut self, function: &'static str) -> Self {
+        self.hold = Some(function);
+        self.alone()
+    }
+
+    /// Has the virtual machine be one of a special kind: see `MACHINES` in
+    /// `scripts/lib/guest_tests.py`.
+    pub const fn machine(mut self, kind: &'static str) -> Self {
+        self.machine = Some(kind);
+        self.alone()
+    }
+
     /// Number of kexecs.
     pub fn kexecs(&self) -> usize {
         self.parts.len() - 1
@@ -340,6 +400,18 @@ impl fmt::Display for Test {
         }
         if let Some(option) = self.needs {
             write!(f, " needs={option}")?;
+        }
+        if self.processors != 2 {
+            write!(f, " cpus={}", self.processors)?;
+        }
+        if let Some(function) = self.hold {
+            write!(f, " hold={function}")?;
+        }
+        if let Some(kind) = self.machine {
+            write!(f, " machine={kind}")?;
+        }
+        if !self.parameters.is_empty() {
+            write!(f, " -- {}", self.parameters)?;
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ use std::{
 };
 
 /// Words in the kernel's log that no test may bring about.
-const ALARMS: [&str; 18] = [
+const ALARMS: [&str; 20] = [
     "WARNING:",
     "BUG:",
     "Oops:",
@@ -91,6 +91,8 @@ const ALARMS: [&str; 18] = [
     "page allocation failure",
     "INFO: trying to register",
     "new suspected memory leaks",
+    "invoked oom-killer",
+    "page dumped because",
 ];
 
 /// Runs what the command line asks for, and never returns.
@@ -149,6 +151,8 @@ pub struct Report {
     count: usize,
     /// How many tests have failed so far.
     pub failed: usize,
+    /// Parameters that tests want for the next boot, and only for that.
+    once: Vec<String>,
 }
 
 impl Report {
@@ -158,6 +162,7 @@ impl Report {
             out,
             count: 0,
             failed: 0,
+            once: Vec::new(),
         }
     }
 
@@ -172,7 +177,7 @@ impl Report {
         self.count += 1;
         let number = self.count;
         match outcome {
-            Ok(()) => self.line(&format!("ok {number} {name}")),
+            Ok(()) | Err(Failure::Over) => self.line(&format!("ok {number} {name}")),
             Err(Failure::Skipped(why)) => self.line(&format!("ok {number} {name} # SKIP {why}")),
             Err(Failure::Failed(why)) => {
                 self.failed += 1;
@@ -216,7 +221,7 @@ fn select(cmdline: &CommandLine) -> Result<Vec<&'static Test>, String> {
 
 /// Does one boot's share of the work. Returns when all is done.
 fn stage(report: &mut Report) -> Result<(), String> {
-    let mut cmdline = CommandLine::read().map_err(|err| err.to_string())?;
+    let mut cmdline = command_line().map_err(|err| err.to_string())?;
     let number: usize = match cmdline.get("luo.stage") {
         Some(text) => text.parse().map_err(|_| "luo.stage= is not a number")?,
         None => 1,
@@ -293,7 +298,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
     for (key, value) in next_parameters {
         cmdline.set(key, value);
     }
-    let err = next_kernel(&cmdline, number);
+    let err = next_kernel(&cmdline, number, &report.once);
     // Whoever is left has failed.
     for test in selected {
         if test.parts.len() > number && !state.contains(test.name) {
@@ -345,7 +350,9 @@ pub fn run_part(test: &Test, number: usize, limit: Duration, report: &mut Report
     let outcome = in_child(test, number, limit, report);
 
     match (outcome, alarm_in(&luo_guest::kernel_log(first)?)) {
-        (Ok(()), Some(alarm)) => Err(Failure::Failed(format!("kernel log: {alarm}"))),
+        (Ok(()) | Err(Failure::Over), Some(alarm)) => {
+            Err(Failure::Failed(format!("kernel log: {alarm}")))
+        }
         (Err(Failure::Failed(why)), Some(alarm)) => {
             Err(Failure::Failed(format!("{why}; kernel log: {alarm}")))
         }
@@ -375,8 +382,12 @@ fn in_child(test: &Test, number: usize, limit: Duration, report: &mut Report) ->
             for note in stage.notes() {
                 message += &format!("note {}\n", one_line(note));
             }
+            for parameters in stage.for_next_boot() {
+                message += &format!("once {parameters}\n");
+            }
             message += &match &outcome {
                 Ok(()) => "ok\n".to_owned(),
+                Err(Failure::Over) => "over\n".to_owned(),
                 Err(Failure::Failed(why)) => format!("failed {}\n", one_line(why)),
                 Err(Failure::Skipped(why)) => format!("skipped {}\n", one_line(why)),
             };
@@ -426,7 +437,9 @@ fn in_child(test: &Test, number: usize, limit: Duration, report: &mut Report) ->
             for line in message.lines() {
                 match line.split_once(' ').unwrap_or((line, "")) {
                     ("note", note) => report.line(&format!("# {}: {note}", test.name)),
+                    ("once", parameters) => report.once.push(parameters.to_owned()),
                     ("ok", _) => outcome = Some(Ok(())),
+                    ("over", _) => outcome = Some(Err(Failure::Over)),
                     ("failed", why) => outcome = Some(Err(Failure::Failed(why.into()))),
                     ("skipped", why) => outcome = Some(Err(Failure::Skipped(why.into()))),
                     _ => {}
@@ -449,7 +462,7 @@ fn is_complete(message: &str) -> bool {
     let last = message.lines().next_back().unwrap_or_default();
     let verdict = last.split(' ').next().unwrap_or_default();
 
-    message.ends_with('\n') && ["ok", "failed", "skipped"].contains(&verdict)
+    message.ends_with('\n') && ["ok", "over", "failed", "skipped"].contains(&verdict)
 }
 
 /// Where in the kernel a process is.
@@ -521,21 +534,52 @@ pub fn kernel_of(cmdline: &CommandLine, boot: usize) -> &str {
 }
 
 /// Boots what follows; returns why that did not work.
-fn next_kernel(cmdline: &CommandLine, number: usize) -> String {
+fn next_kernel(cmdline: &CommandLine, number: usize, once: &[String]) -> String {
     let kernel = kernel_of(cmdline, number + 1);
 
-    match load(kernel, cmdline) {
+    match load_with(kernel, cmdline, once) {
         Ok(()) => kexec::jump().to_string(),
         Err(err) => format!("{kernel}: {err}"),
     }
 }
 
+/// Behind this are the parameters that are for one boot only.
+const ONCE: &str = " luo.once= ";
+
+/// The command line of a boot, without what is for that one only.
+fn command_line() -> liveupdate::Result<CommandLine> {
+    let all = CommandLine::read()?;
+    let lasting = all.as_str().split(ONCE.trim_end()).next();
+
+    Ok(CommandLine::new(lasting.unwrap_or_default()))
+}
+
+/// Loads the kernel of the boot that follows `stage`, for a test that is alone in its machine and
+/// starts the kexec itself.
+pub fn load_next(stage: &Stage) -> Outcome {
+    let mut cmdline = command_line()?;
+
+    cmdline.set("luo.stage", &(stage.number + 1).to_string());
+    let kernel = kernel_of(&cmdline, stage.number + 1);
+    Ok(load_with(kernel, &cmdline, stage.for_next_boot())?)
+}
+
 /// Loads a kernel with this initramfs.
 pub fn load(kernel: &str, cmdline: &CommandLine) -> liveupdate::Result {
+    load_with(kernel, cmdline, &[])
+}
+
+/// The same, with parameters for that boot only.
+fn load_with(kernel: &str, cmdline: &CommandLine, once: &[String]) -> liveupdate::Result {
     let kernel = File::open(kernel).context(|| "open the next kernel")?;
     let initrd = pack().context(|| "pack the next initramfs")?;
+    let mut line = cmdline.as_str().to_owned();
 
-    kexec::load(kernel.as_fd(), Some(initrd.as_fd()), cmdline.as_str())
+    if !once.is_empty() {
+        line += ONCE;
+        line += &once.join(" ");
+    }
+    kexec::load(kernel.as_fd(), Some(initrd.as_fd()), &line)
 }
 
 /// Packs an initramfs like the one that this kernel was booted with.

@@ -80,6 +80,7 @@ use std::{
     },
     ptr::NonNull,
     slice,
+    sync::atomic::AtomicU64,
     thread,
     time::Duration, //
 };
@@ -482,11 +483,104 @@ impl SharedWords {
         Ok(Self { start, len })
     }
 
+    /// A word that other processes may change at any time.
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at % 8 == 0 && at + 8 <= self.len);
+        // SAFETY: In bounds of the mapping, which lives as long as `self`, and aligned.
+        unsafe { AtomicU64::from_ptr(self.start.byte_add(at).cast().as_ptr()) }
+    }
+
+    /// The address of a part of it, for the kernel.
+    fn address(&self, at: usize, len: usize) -> *mut c_void {
+        assert!(at + len <= self.len);
+        // SAFETY: In bounds of the mapping.
+        unsafe { self.start.byte_add(at) }.as_ptr()
+    }
+
+    /// Has the kernel read from here, and write to a file.
+    pub fn write_to(&self, at: usize, len: usize, file: &File, offset: u64) -> nix::Result<usize> {
+        let from = self.address(at, len);
+        // SAFETY: The kernel copies from the mapping.
+        let done = unsafe { libc::pwrite(file.as_raw_fd(), from, len, offset as i64) };
+        Errno::result(done).map(|done| done as usize)
+    }
+
+    /// Has the kernel read from a file, and write here.
+    pub fn read_from(&self, at: usize, len: usize, file: &impl AsRawFd) -> nix::Result<usize> {
+        let to = self.address(at, len);
+        // SAFETY: The kernel copies into the mapping, of which no reference but to atomics exists.
+        let done = unsafe { libc::read(file.as_raw_fd(), to, len) };
+        Errno::result(done).map(|done| done as usize)
+    }
+
+    /// Has the kernel pin the pages here, as for a device, and write the bytes into them.
+    pub fn write_pinned(&self, at: usize, bytes: &[u8]) -> nix::Result<usize> {
+        let from = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let to = libc::iovec {
+            iov_base: self.address(at, bytes.len()),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: The kernel copies from `bytes` into the mapping, of which no reference but to
+        // atomics exists.
+        let done = unsafe { libc::process_vm_writev(libc::getpid(), &from, 1, &to, 1, 0) };
+        Errno::result(done).map(|done| done as usize)
+    }
+
+    /// Gives advice about a part of it.
+    pub fn advise(&self, at: usize, len: usize, advice: i32) -> nix::Result<()> {
+        // SAFETY: In bounds of the mapping; none of the advice that is given here unmaps it.
+        Errno::result(unsafe { libc::madvise(self.address(at, len), len, advice) }).map(drop)
+    }
+
     /// Writes a word.
     pub fn write(&mut self, at: usize, value: u64) {
         assert!(at % 8 == 0 && at + 8 <= self.len);
         // SAFETY: In bounds of the mapping, and aligned.
         unsafe { self.start.byte_add(at).cast::<u64>().write_volatile(value) };
+    }
+}
+
+/// Pages that come into a mapping by `UFFDIO_COPY`, as those of a guest that is migrated after it was
+/// started.
+pub struct Postcopy {
+    fd: OwnedFd,
+}
+
+impl Postcopy {
+    /// Takes over all holes of a mapping.
+    pub fn of(mapping: &SharedWords) -> Outcome<Self> {
+        const API: u64 = 0xC018_AA3F;
+        const REGISTER: u64 = 0xC020_AA00;
+        const MISSING: u64 = 1;
+
+        // SAFETY: The system call takes flags only.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })?;
+        // SAFETY: The kernel has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // Version; features and requests are the answer.
+        let mut api = [0xAA_u64, 0, 0];
+        // SAFETY: The kernel reads and writes the three words.
+        Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), API, api.as_mut_ptr()) })?;
+        let start = mapping.start.as_ptr() as u64;
+        let mut register = [start, mapping.len as u64, MISSING, 0];
+        // SAFETY: The kernel reads and writes the four words.
+        Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), REGISTER, register.as_mut_ptr()) })?;
+        Ok(Self { fd })
+    }
+
+    /// Puts a page into the hole at `at`.
+    pub fn copy(&self, mapping: &SharedWords, at: usize, page: &[u8; PAGE]) -> nix::Result<()> {
+        const COPY: u64 = 0xC028_AA03;
+
+        let to = mapping.address(at, PAGE) as u64;
+        let mut copy = [to, page.as_ptr() as u64, PAGE as u64, 0, 0];
+        // SAFETY: The kernel reads and writes the five words, reads the page, and puts a page where
+        // the mapping has none.
+        Errno::result(unsafe { libc::ioctl(self.fd.as_raw_fd(), COPY, copy.as_mut_ptr()) })
+            .map(drop)
     }
 }
 
