@@ -4,7 +4,8 @@
 //!
 //! `/dev/luo-test` makes toys: files that are a kind and a key. There are two handlers for toys, and
 //! three FLBs on which both depend. Every callback is written down, to be read from the device; any
-//! can be told to fail. See `selftests/src/tests/driver.rs` for the other side.
+//! can be told to fail, or to wait at a gate until a test has done what it wants to do meanwhile. See
+//! `selftests/src/tests/driver.rs` for the other side.
 
 use kernel::{
     anon_inode::{
@@ -44,9 +45,14 @@ use kernel::{
         aref::ARef,
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -200,9 +206,39 @@ fn set_fault(event: usize, count: u16, errno: u16) -> Result {
     Ok(())
 }
 
-/// Writes an event down, and fails if it was told to.
+/// There is no gate, or it is open.
+const OPEN: u32 = 0;
+/// Somebody waits at the gate.
+const WAITING: u32 = 1;
+/// The next event of a kind will wait: this, and its number.
+const CLOSED: u32 = 2;
+/// The gate.
+static GATE: Atomic<u32> = Atomic::new(OPEN);
+/// How many milliseconds the gate holds an event up at most. No test fails by hanging the machine.
+const PATIENCE: u32 = 20_000;
+
+/// Waits while the gate is closed for such an event.
+fn pass_gate(event: Event) {
+    if GATE
+        .cmpxchg(CLOSED + u32::from(event as u8), WAITING, Full)
+        .is_err()
+    {
+        return;
+    }
+    for _ in 0..PATIENCE {
+        if GATE.load(Relaxed) != WAITING {
+            return;
+        }
+        fsleep(Delta::from_millis(1));
+    }
+    // For nothing if it has just been opened.
+    let _ = GATE.cmpxchg(WAITING, OPEN, Full);
+}
+
+/// Writes an event down, waits at the gate, and fails if it was told to.
 fn happens(who: u8, event: Event, key: u32) -> Result {
     log(who, event, key);
+    pass_gate(event);
 
     let Some(fault) = FAULTS.get(usize::from(event as u8)) else {
         return Ok(());
@@ -386,6 +422,12 @@ const CREATE: u32 = _IO(0xBC, 0x00);
 const FAIL: u32 = _IO(0xBC, 0x01);
 /// Fetches shared state and returns it: 1 to 3, for the incoming one; 11 to 13, for the outgoing.
 const FETCH: u32 = _IO(0xBC, 0x02);
+/// Closes the gate for the next event of a kind: its number.
+const CLOSE_GATE: u32 = _IO(0xBC, 0x03);
+/// Opens the gate. Returns whether somebody waited.
+const OPEN_GATE: u32 = _IO(0xBC, 0x04);
+/// Returns whether somebody waits at the gate.
+const WAITS: u32 = _IO(0xBC, 0x05);
 
 #[vtable]
 impl MiscDevice for Device {
@@ -441,6 +483,13 @@ impl MiscDevice for Device {
                 device.fetched.lock().push(object, GFP_KERNEL)?;
                 Ok(value)
             }
+            CLOSE_GATE => {
+                EVENTS.get(usize::from(low)).ok_or(EINVAL)?;
+                GATE.store(CLOSED + u32::from(low), Relaxed);
+                Ok(0)
+            }
+            OPEN_GATE => Ok((GATE.xchg(OPEN, Full) == WAITING).into()),
+            WAITS => Ok((GATE.load(Relaxed) == WAITING).into()),
             _ => Err(ENOTTY),
         }
     }

@@ -31,6 +31,7 @@ use nix::{
 };
 use std::{
     fs::{
+        self,
         File,
         OpenOptions, //
     },
@@ -39,6 +40,11 @@ use std::{
         AsRawFd,
         FromRawFd,
         OwnedFd, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
     }, //
 };
 
@@ -114,6 +120,33 @@ impl Driver {
         ioctl(&self.device, 2, 10 + which)
     }
 
+    /// Has the next such event wait at the gate.
+    pub fn close_gate(&self, event: Event) -> Outcome {
+        ioctl(&self.device, 3, event as u64)?;
+        Ok(())
+    }
+
+    /// Lets it go on. Returns whether something waited.
+    pub fn open_gate(&self) -> Outcome<bool> {
+        Ok(ioctl(&self.device, 4, 0)? == 1)
+    }
+
+    /// Whether something waits at the gate.
+    pub fn waits(&self) -> Outcome<bool> {
+        Ok(ioctl(&self.device, 5, 0)? == 1)
+    }
+
+    /// Waits until something waits at the gate.
+    pub fn await_gate(&self) -> Outcome {
+        let end = Instant::now() + Duration::from_secs(60);
+
+        while !self.waits()? {
+            ensure!(Instant::now() < end, "nobody comes to the gate");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// What happened since it was asked last.
     pub fn log(&self) -> Outcome<Vec<String>> {
         let mut text = vec![0; 1 << 16];
@@ -157,29 +190,49 @@ fn next_record() -> Outcome<u64> {
         .map_or(0, |last| last.sequence + 1))
 }
 
-/// The kernel's log from now on. Until this is dropped, the kernel says all that there is to be said,
-/// however much others in the same boot have made it say.
-struct Log {
+/// The kernel's log from now on.
+pub struct Log {
     first: u64,
-    _unlimited: sys::Sysctl,
+    _unlimited: Option<sys::Sysctl>,
 }
 
 impl Log {
-    fn from_now() -> Outcome<Self> {
+    /// Until this is dropped, the kernel says all that there is to be said, however much others in the
+    /// same boot have made it say.
+    pub fn from_now() -> Outcome<Self> {
         Ok(Self {
-            _unlimited: sys::Sysctl::set("kernel/printk_ratelimit", "0")?,
+            _unlimited: Some(sys::Sysctl::set("kernel/printk_ratelimit", "0")?),
             first: next_record()?,
         })
     }
 
+    /// The kernel says as much as it usually does.
+    pub fn next() -> Outcome<Self> {
+        Ok(Self {
+            _unlimited: None,
+            first: next_record()?,
+        })
+    }
+
+    /// The first line that has a text.
+    pub fn find(&self, text: &str) -> Outcome<Option<String>> {
+        let log = luo_guest::kernel_log(self.first)?;
+        let found = log.into_iter().find(|record| record.text.contains(text));
+
+        Ok(found.map(|record| record.text))
+    }
+
+    /// How many lines have a text.
+    pub fn count(&self, text: &str) -> Outcome<usize> {
+        let log = luo_guest::kernel_log(self.first)?;
+        let found = log.iter().filter(|record| record.text.contains(text));
+
+        Ok(found.count())
+    }
+
     /// Checks that the kernel has said something since (the C core has words of its own).
     fn says(&self, text: &str) -> Outcome {
-        let log = luo_guest::kernel_log(self.first)?;
-
-        ensure!(
-            is_c()? || log.iter().any(|record| record.text.contains(text)),
-            "no word of: {text}"
-        );
+        ensure!(is_c()? || self.find(text)?.is_some(), "no word of: {text}");
         Ok(())
     }
 }
@@ -302,6 +355,47 @@ pub fn preserve_fails(stage: &mut Stage) -> Outcome {
     driver.unload()
 }
 
+/// A driver's `EAGAIN` is an error like any other: it is asked once, and the caller has the answer.
+pub fn preserve_again(stage: &mut Stage) -> Outcome {
+    let driver = Driver::load()?;
+    let session = Device::open()?.create_session(stage.name)?;
+    let toy = driver.toy(Kind::First, 1)?;
+    session.preserve(&driver.toy(Kind::First, 2)?, 2)?;
+    driver.log()?;
+
+    driver.fail(Event::Preserve, 1, Errno::EAGAIN)?;
+    ensure_errno!(session.preserve(&toy, 1), EAGAIN);
+    ensure_eq!(driver.log()?, ["handler-1 preserve 1"]);
+    session.preserve(&toy, 1)?;
+    drop(session);
+    drop(toy);
+    driver.unload()
+}
+
+/// Of several handlers that accept a file, one that is being unloaded is passed over.
+pub fn choice_unloading(stage: &mut Stage) -> Outcome {
+    const GREEDY: &str = "luo_test_greedy";
+
+    module::load(GREEDY, "milliseconds=2000")?;
+    let driver = Driver::load()?;
+    let session = Device::open()?.create_session(stage.name)?;
+    let toy = driver.toy(Kind::First, 1)?;
+    ensure_errno!(session.preserve(&toy, 1), EXDEV);
+
+    let unloading = thread::spawn(|| module::unload(GREEDY));
+    let state = format!("/sys/module/{GREEDY}/initstate");
+    while fs::read_to_string(&state)? != "going\n" {
+        thread::sleep(Duration::from_millis(1));
+    }
+    session.preserve(&toy, 1)?;
+    ensure_eq!(fs::read_to_string(&state)?, "going\n");
+    let unloaded = unloading.join();
+    unloaded.map_err(|_| Failure::here("a thread panicked"))??;
+    drop(session);
+    drop(toy);
+    driver.unload()
+}
+
 /// Whoever fails at will does not fill the log.
 pub fn quiet(stage: &mut Stage) -> Outcome {
     // Not more than the log holds of what others say to it, too.
@@ -310,14 +404,12 @@ pub fn quiet(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?;
     let session = Device::open()?.create_session(stage.name)?;
     let toy = driver.toy(Kind::First, 1)?;
-    let first = next_record()?;
+    let log = Log::next()?;
     for _ in 0..FAILURES {
         driver.fail(Event::Preserve, 1, Errno::EDOM)?;
         ensure_errno!(session.preserve(&toy, 1), EDOM);
     }
-    let log = luo_guest::kernel_log(first)?;
-    let own = log.iter().filter(|record| record.text.starts_with("luo:"));
-    let lines = own.count();
+    let lines = log.count("luo: ")?;
     stage.note(format!("{lines} lines for {FAILURES} failures"));
     ensure!(lines > 0 && lines < FAILURES / 2, "{lines} lines");
     drop(session);

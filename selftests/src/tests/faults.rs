@@ -52,12 +52,12 @@ use std::{
 };
 
 /// The faults of this thread.
-struct Faults {
+pub struct Faults {
     nth: File,
 }
 
 impl Faults {
-    fn new() -> Outcome<Self> {
+    pub fn new() -> Outcome<Self> {
         let path = "/proc/thread-self/fail-nth";
         let nth = match OpenOptions::new().read(true).write(true).open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -92,7 +92,7 @@ impl Faults {
     }
 
     /// Runs `f` with its `nth` allocation or copy failing, and says whether there was one.
-    fn hit<T>(&self, nth: u32, f: impl FnOnce() -> T) -> (T, bool) {
+    pub fn hit<T>(&self, nth: u32, f: impl FnOnce() -> T) -> (T, bool) {
         let mut left = [0; 16];
 
         self.set(nth);

@@ -729,11 +729,14 @@ pub fn finished_after(stage: &mut Stage) -> Outcome {
 
 /// A session for [`three_before`]'s files, whichever kernel they come from.
 pub fn three_after(stage: &mut Stage) -> Outcome {
-    let session = Device::open()?.retrieve_session(stage.name)?;
+    check_three(&Device::open()?.retrieve_session(stage.name)?)
+}
 
+/// Retrieves [`three_before`]'s files, and finishes their session.
+pub fn check_three(session: &Session<Incoming>) -> Outcome {
     for token in [0, 7, u64::MAX] {
         ensure_eq!(
-            sys::content(&retrieve(&session, token)?)?,
+            sys::content(&retrieve(session, token)?)?,
             three_content(token)
         );
     }

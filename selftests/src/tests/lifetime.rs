@@ -77,14 +77,14 @@ use std::{
 };
 
 /// A child that waits until it is told to go on.
-struct Waiting {
+pub struct Waiting {
     process: Pid,
     go: Option<OwnedFd>,
 }
 
 impl Waiting {
     /// Forks a child that does `first`, says so, waits, and ends.
-    fn fork(first: impl FnOnce() -> Outcome) -> Outcome<Self> {
+    pub fn fork(first: impl FnOnce() -> Outcome) -> Outcome<Self> {
         let (ready_reader, ready_writer) = pipe()?;
         let (go_reader, go_writer) = pipe()?;
 
@@ -113,14 +113,14 @@ impl Waiting {
     }
 
     /// Lets it end.
-    fn finish(mut self) -> Outcome {
+    pub fn finish(mut self) -> Outcome {
         self.go = None;
         waitpid(self.process, None)?;
         Ok(())
     }
 
     /// Kills it.
-    fn kill(self) -> Outcome {
+    pub fn kill(self) -> Outcome {
         kill(self.process, Signal::SIGKILL)?;
         waitpid(self.process, None)?;
         Ok(())

@@ -5,7 +5,8 @@
 use crate::{
     agent::{
         self,
-        Agent, //
+        Agent,
+        Notes, //
     },
     harness::{
         ensure,
@@ -15,7 +16,11 @@ use crate::{
         Outcome,
         Stage, //
     },
-    sys,
+    sys::{
+        self,
+        SharedWords, //
+    },
+    tests::memfd::start_swapping, //
 };
 use liveupdate::{
     kexec,
@@ -48,7 +53,10 @@ use std::{
     path::{
         Path,
         PathBuf, //
-    }, //
+    },
+    sync::atomic::Ordering,
+    thread,
+    time::Duration, //
 };
 
 /// With a session, a user without privileges can do what the session is for, and nothing else.
@@ -132,11 +140,11 @@ pub fn handed_after(stage: &mut Stage) -> Outcome {
 }
 
 /// A memory control group.
-struct Group(PathBuf);
+pub struct Group(PathBuf);
 
 impl Group {
     /// Makes one.
-    fn new(name: &str) -> Outcome<Self> {
+    pub fn new(name: &str) -> Outcome<Self> {
         let root = Path::new("/cgroup");
 
         fs::create_dir_all(root)?;
@@ -154,11 +162,16 @@ impl Group {
     }
 
     /// Takes the current process in.
-    fn enter(&self) -> Outcome {
+    pub fn enter(&self) -> Outcome {
         Ok(fs::write(
             self.0.join("cgroup.procs"),
             getpid().to_string(),
         )?)
+    }
+
+    /// Sets one of its limits.
+    pub fn set(&self, limit: &str, bytes: u64) -> Outcome {
+        Ok(fs::write(self.0.join(limit), bytes.to_string())?)
     }
 
     /// For how many bytes of some kind it is charged.
@@ -216,6 +229,66 @@ pub fn charged(stage: &mut Stage) -> Outcome {
         fs::read_to_string(group.0.join("memory.peak"))?.trim()
     ));
     result
+}
+
+/// How many pages of [`full_before`] are written when the file is preserved.
+const LATE: usize = 48 << 8;
+
+/// A file of which much more is written late than its memory cgroup may have at a time: most of it
+/// is in swap at the reboot.
+pub fn full_before(stage: &mut Stage) -> Outcome {
+    start_swapping()?;
+    let group = Group::new("full")?;
+    group.set("memory.max", 16 << 20)?;
+    let device = Device::open()?;
+    let notes = Notes::new(&device, stage)?;
+    let session = device.create_session(stage.name)?;
+    let memory = sys::memfd("memory")?;
+    memory.set_len((LATE * sys::PAGE) as u64)?;
+    session.preserve(&memory, 1)?;
+    stage.keep(session);
+
+    notes.child(|| {
+        group.enter()?;
+        let mapping = SharedWords::of(&memory, LATE * sys::PAGE)?;
+        for page in 0..LATE {
+            mapping
+                .word(page * sys::PAGE)
+                .store(page as u64 + 1, Ordering::Release);
+            notes.word(0).store(page as u64 + 1, Ordering::Release);
+        }
+        // It lives on, and says so.
+        loop {
+            notes.word(1).fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(10));
+        }
+    })?;
+    while notes.word(0).load(Ordering::Acquire) < LATE as u64 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let out = sys::vmstat("pswpout")?;
+    stage.note(format!("{out} pages went to swap"));
+    ensure!(out as usize > LATE / 2);
+    Ok(())
+}
+
+/// A memory cgroup that is full does not stop the machine's update, nor is anybody in it killed.
+///
+/// At bd974ac the group's processes were killed and the reboot failed, each time.
+pub fn full_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let notes = Notes::read(&device, stage)?;
+    let session = device.retrieve_session(stage.name)?;
+    let file = File::from(session.retrieve(1)?);
+
+    ensure_eq!(notes[0], LATE as u64);
+    ensure!(notes[1] > 0);
+    for page in 0..LATE {
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, (page * sys::PAGE) as u64)?;
+        ensure_eq!(u64::from_ne_bytes(word), page as u64 + 1, "page {page}");
+    }
+    Ok(session.finish()?)
 }
 
 /// Size of the file of [`retrieved_before`].

@@ -1171,7 +1171,7 @@ pub fn scattered_after(stage: &mut Stage) -> Outcome {
 }
 
 /// Puts a swap area onto a RAM disk.
-fn start_swapping() -> Outcome {
+pub fn start_swapping() -> Outcome {
     let disk = "/dev/ram0";
     let Ok(mut disk_file) = OpenOptions::new().write(true).open(disk) else {
         return Err(Failure::skip("no RAM disk to swap to"));

@@ -3,18 +3,23 @@
 //! All tests. Those that the C LUO of Linux 7.3 is known to fail are marked so; what it does
 //! instead stands in the documentation of this project as a difference.
 
+mod client32;
 mod corrupt;
 mod device;
 mod driver;
 mod endurance;
 mod faults;
+mod freeze;
 mod kexec;
+mod killed;
+mod late;
 mod lifetime;
 mod limits;
 mod look;
 mod memfd;
 mod poison;
 mod preserve;
+mod pressure;
 mod race;
 mod reboot;
 mod sample;
@@ -67,6 +72,9 @@ const TESTS: &[Test] = &[
     Test::new("preserve-frozen", &[preserve::frozen]),
     Test::new("preserve-many", &[preserve::many]).timeout(120),
     Test::new("preserve-no-leak", &[preserve::no_leak]),
+    Test::new("preserve-rounds", &[preserve::rounds])
+        .timeout(180)
+        .alone(),
     Test::new("preserve-killed", &[preserve::killed]),
     Test::new("preserve-sealed", &[preserve::sealed]),
     Test::new("preserve-access-modes", &[preserve::access_modes]),
@@ -91,12 +99,17 @@ const TESTS: &[Test] = &[
     Test::new("driver-unload", &[driver::unload]),
     Test::new("driver-choice", &[driver::choice]),
     Test::new("driver-same-file", &[driver::same_file]),
+    Test::new("driver-preserve-again", &[driver::preserve_again]),
+    Test::new("driver-choice-unloading", &[driver::choice_unloading]).c_differs(),
     Test::new("driver-preserve-fails", &[driver::preserve_fails]),
     // Alone, as what others made the kernel say counts as well.
     Test::new("driver-quiet", &[driver::quiet])
         .c_differs()
         .alone(),
     Test::new("driver-shared-undone", &[driver::shared_undone]),
+    Test::new("killed-outgoing", &[killed::outgoing])
+        .c_differs()
+        .alone(),
     Test::new("sysfs-files", &[sysfs::files])
         .c_differs()
         .alone(),
@@ -185,6 +198,116 @@ const TESTS: &[Test] = &[
         .c_differs()
         .rust_memfd()
         .alone(),
+    Test::new("freeze-close", &[freeze::close_before, freeze::ended_after])
+        .timeout(30)
+        .alone(),
+    Test::new("freeze-die", &[freeze::die_before, freeze::ended_after])
+        .timeout(30)
+        .alone(),
+    Test::new(
+        "freeze-preserve-fails",
+        &[freeze::preserve_fails_before, freeze::preserve_fails_after],
+    )
+    .timeout(30)
+    .needs("FAULT_INJECTION")
+    .c_differs()
+    .alone(),
+    Test::new(
+        "freeze-same-name",
+        &[
+            kexec::three_before,
+            freeze::same_name_middle,
+            freeze::same_name_after,
+        ],
+    )
+    .timeout(30)
+    .c_differs()
+    .alone(),
+    Test::new("freeze-touch", &[freeze::touch_before, freeze::touch_after])
+        .timeout(30)
+        .processors(4)
+        .needs("USERFAULTFD")
+        .rust_memfd(),
+    Test::new(
+        "freeze-touch-huge",
+        &[freeze::touch_huge_before, freeze::touch_huge_after],
+    )
+    .timeout(30)
+    .rust_memfd()
+    .alone(),
+    Test::new("freeze-write", &[freeze::write_before, freeze::write_after])
+        .timeout(30)
+        .alone(),
+    Test::new(
+        "freeze-driver",
+        &[freeze::driver_before, freeze::driver_after],
+    )
+    .timeout(30)
+    .alone(),
+    Test::new(
+        "freeze-shutdown",
+        &[freeze::shutdown_before, freeze::shutdown_after],
+    )
+    .timeout(30)
+    .alone(),
+    Test::new(
+        "freeze-state",
+        &[
+            freeze::state_before,
+            freeze::state_middle,
+            freeze::state_after,
+        ],
+    )
+    .timeout(30)
+    .c_differs()
+    .alone(),
+    Test::new("late-preempted", &[late::preempted_before, late::after])
+        .memory(2048)
+        .processors(4)
+        .parameters("preempt=full")
+        .rust_memfd(),
+    Test::new("late-outranked", &[late::outranked_before, late::after])
+        .memory(2048)
+        .processors(4)
+        .rust_memfd(),
+    Test::new("late-throttled", &[late::throttled_before, late::after])
+        .memory(2048)
+        .processors(4)
+        .parameters("brd.rd_nr=1 brd.rd_size=262144")
+        .needs("MEMCG")
+        .rust_memfd(),
+    Test::new(
+        "killed-incoming",
+        &[
+            killed::incoming_before,
+            killed::incoming_middle,
+            killed::incoming_after,
+        ],
+    )
+    .c_differs(),
+    Test::new(
+        "pressure-retrieve",
+        &[pressure::before, pressure::all_after],
+    )
+    .timeout(180)
+    .memory(1536)
+    .processors(4),
+    Test::new(
+        "pressure-held",
+        &[pressure::before, pressure::dropped_after],
+    )
+    .timeout(180)
+    .processors(4)
+    .parameters("nokaslr")
+    .hold("rust_helper_shmem_insert_pages")
+    .rust_memfd(),
+    Test::new("limits-full", &[limits::full_before, limits::full_after])
+        .parameters("brd.rd_nr=1 brd.rd_size=65536")
+        .needs("MEMCG")
+        .rust_memfd(),
+    Test::new("client32", &[client32::before, client32::after])
+        .c_differs()
+        .needs("IA32_EMULATION"),
     Test::new("endurance", &endurance::SHORT)
         .c_differs()
         .alone(),

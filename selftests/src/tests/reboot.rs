@@ -19,7 +19,6 @@ use crate::{
     },
 };
 use liveupdate::{
-    cmdline::CommandLine,
     kexec,
     Device,
     Incoming,
@@ -124,6 +123,8 @@ pub fn no_handover_before(stage: &mut Stage) -> Outcome {
         let err = kexec::jump();
         stage.note(format!("{err}"));
         ensure_eq!(err.errno(), Errno::EOPNOTSUPP);
+        let reason = sysfs::show("refused")?;
+        ensure!(reason.contains("would be lost"), "{reason}");
         usable(&device, stage.number, round)?;
         session.preserve(&sys::memfd_of("n", &[round as u8; 10])?, 10 + round)?;
     }
@@ -188,9 +189,7 @@ pub fn refused_middle(stage: &mut Stage) -> Outcome {
     let claimed = device.create_session("refused-other")?;
     claimed.preserve(&sys::memfd_of("o", b"x")?, 1)?;
 
-    let mut cmdline = CommandLine::read()?;
-    cmdline.set("luo.stage", &(stage.number + 1).to_string());
-    init::load("/boot/kernel", &cmdline)?;
+    init::load_next(stage)?;
     for round in 0..3 {
         let err = kexec::jump();
         stage.note(format!("{err}"));

@@ -44,7 +44,7 @@ const GET_NUMBER: u64 = 0x8008_bb01;
 const MAX: usize = 4080;
 
 /// Makes a pad with a text.
-fn pad(text: &[u8]) -> Outcome<File> {
+pub fn pad(text: &[u8]) -> Outcome<File> {
     let device = OpenOptions::new().read(true).open("/dev/luo-pad")?;
     // SAFETY: The request has no argument.
     let fd = Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), CREATE, 0) })?;
@@ -62,10 +62,16 @@ fn number(pad: &File) -> Outcome<u64> {
     Ok(number)
 }
 
-fn text(mut pad: &File) -> Outcome<Vec<u8>> {
+/// What is on a pad.
+pub fn text(mut pad: &File) -> Outcome<Vec<u8>> {
     let mut text = Vec::new();
     pad.read_to_end(&mut text)?;
     Ok(text)
+}
+
+/// Loads the one in Rust.
+pub fn load_rust() -> Outcome {
+    load(RUST)
 }
 
 /// Loads one of the two. The other is refused while it is there.

@@ -192,6 +192,8 @@ fn all_say(state: &str, number: u64, came_as: &str) -> Outcome {
         blackout.is_empty() || blackout.trim_end().parse::<u64>().is_ok(),
         "{blackout}"
     );
+    ensure_eq!(show("lost_sessions")?, "0\n");
+    ensure_eq!(show("refused")?, "");
     for name in WRITABLE {
         ensure_errno!(fs::read_to_string(path(name)), EACCES);
     }
