@@ -292,6 +292,11 @@ fn extents_with_holes() {
         check(&memfd, &more),
         Err(ExtentError::Totals { extents: 4, .. })
     ));
+    let narrower = [extents[0], pages(0x500, 1, 3), extents[2]];
+    assert!(matches!(
+        check(&memfd, &narrower),
+        Err(ExtentError::Totals { pages: 516, .. })
+    ));
     let wider = [pages(1, 0, 518)];
     assert!(matches!(
         check(&memfd, &wider),

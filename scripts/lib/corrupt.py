@@ -35,6 +35,7 @@ class Place:
     checked: bool = True        # False: luo-v5, which has no checksums
     first: str = ""             # for the command line of the second kernel
     panics: bool = False
+    memory: int = 1024          # of the guest, in MiB
 
 
 def session_byte(number: int, offset: int) -> int:
@@ -83,6 +84,11 @@ PLACES = (
     Place("v5-files-count", f"sessions:{session_byte(3, 72)}:9", "3 files where 9 are counted",
           False),
     Place("v5-files-nowhere", f"sessions:{session_byte(3, 72)}:0", "files at", False),
+    # Just behind the last page that there is, in a machine with memory above 4 GiB.
+    Place("v5-root-behind-ram", "root:20:3", "sessions from here on are lost: session block 0: "
+          "no preserved page at", False, memory=9216),
+    Place("v5-files-behind-ram", f"sessions:{session_byte(3, 68)}:3",
+          "file block 0: no preserved page at", False, memory=9216),
     Place("v5-token-twice", f"files:{HEADER + 56}:1", "is there twice", False),
 )
 
@@ -166,18 +172,19 @@ class Corrupt:
             archive.file("init", program, 0o755)
             archive.file("boot/kernel", bench.built.image)
 
-    def boot(self, name: str, test: str, options: str) -> guest.Outcome:
+    def boot(self, name: str, test: str, options: str, memory: int = 1024) -> guest.Outcome:
         folder = self.bench.folder / f"corrupt-{name}"
         folder.mkdir(exist_ok=True)
         return guest.boot(self.bench.built.image, self.bench.folder / "corrupt.cpio", folder,
-                          command_line=f"luo.test={test} {options}", timeout=180, processors=1)
+                          command_line=f"luo.test={test} {options}", memory=memory, timeout=180,
+                          processors=1)
 
     def place(self, place: Place) -> None:
         test = "corrupt-checked" if place.checked else "corrupt-unchecked"
         options = f"liveupdate.corrupt={place.where} {place.first}"
         if not place.checked:
             options += " liveupdate.abi=luo-v5"
-        outcome = self.boot(place.name, test, options)
+        outcome = self.boot(place.name, test, options, place.memory)
         if place.panics:
             panic = f"Kernel panic - not syncing: luo: {place.words}"
             why = None if any(panic in line for line in outcome.console) else story(outcome)

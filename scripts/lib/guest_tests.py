@@ -13,6 +13,7 @@ import guest
 import hold
 import overlay
 import programs
+from common import Failed
 from kernel import STOCK_TESTS, Kernel, read_config
 from report import Results
 
@@ -112,7 +113,7 @@ class Bench:
     @property
     def slow(self) -> int:
         """How much slower it may be than an ordinary kernel."""
-        return 8 if self.built.variant.purpose == "debug" else 1
+        return 8 if self.built.variant.purpose in ("debug", "kcsan") else 1
 
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
              timeout: float, silence: float = 0, start: float = guest.START, **options) -> guest.Outcome:
@@ -283,6 +284,11 @@ class Bench:
             whole = tests == [test for test in able if test.boot == boot]
             names = boot if whole else ",".join(test.name for test in tests)
             found: dict[str, list[str] | None] = {}
+            try:
+                holder = hold.Holder(self.system_map, tests[0].hold)
+            except Failed as why:
+                self.results.add(prefix + tests[0].name, str(why))
+                return
 
             def result(line: str) -> None:
                 for how, name, remarks in ktap([line]):
@@ -291,8 +297,7 @@ class Bench:
                     if name != "kernel-log" and len(tests) > 1:
                         self.results.add(prefix + name, found[name])
 
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder, \
-                    hold.Holder(self.system_map, tests[0].hold) as holder:
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix="boot-") as folder, holder:
                 outcome = self.boot(Path(folder), on_line=result,
                                     command_line=f"{impl} luo.test={names} {tests[0].parameters}",
                                     memory=max(test.memory for test in tests),
@@ -330,7 +335,7 @@ class OwnTest:
     long: bool
     needs: str
     processors: int
-    hold: str                   # in which function of the kernel to hold the first processor
+    hold: list[str]             # in which functions of the kernel to hold the first processor
     machine: str                # see MACHINES; such a test is alone in its boot, as
     parameters: str             # one with parameters for the kernel
 
@@ -352,4 +357,4 @@ class OwnTest:
                        int(word.get("timeout", 60)), word.get("c") == "differs",
                        word.get("memfd") == "rust", word.get("when") == "long",
                        word.get("needs", ""), int(word.get("cpus", 2)),
-                       word.get("hold", ""), word.get("machine", ""), parameters)
+                       list(filter(None, word.get("hold", "").split(","))), word.get("machine", ""), parameters)

@@ -21,17 +21,21 @@ from common import Failed
 HOLD, AT_MOST = 0.15, 3
 # How long the function may not be called before its time is over, in seconds.
 PATIENCE = 10
-# How many instructions are looked at to learn the function's way.
-STEPS = 4000
+# How many instructions are looked at, at most, to learn the function's way.
+STEPS = 20_000
+# The protocol's numbers of two registers.
+SP, PC = 7, 16
 
 
-def function(system_map: Path, name: str) -> range:
-    """Where the kernel's function is whose name begins so."""
+def functions(system_map: Path, names: list[str]) -> list[range]:
+    """Where those of the kernel's functions are that are not part of others: at least one."""
     lines = [line.split() for line in system_map.read_text().splitlines()]
-    for (start, kind, symbol), (end, _, _) in zip(lines, lines[1:]):
-        if symbol.startswith(name) and kind in "tT":
-            return range(int(start, 16), int(end, 16))
-    raise Failed(f"the kernel has no function {name}...")
+    found = [range(int(start, 16), int(end, 16))
+             for (start, kind, symbol), (end, _, _) in zip(lines, lines[1:])
+             if symbol in names and kind in "tT"]
+    if not found:
+        raise Failed(f"the kernel has none of the functions {', '.join(names)}")
+    return found
 
 
 class Gone(Exception):
@@ -113,29 +117,41 @@ class Stub:
         """Lets processors run, by default all."""
         self.send("vCont;" + (";".join(f"c:{thread}" for thread in threads) if threads else "c"))
 
-    def address(self, thread: str) -> int:
-        """Where a processor is."""
+    def threads(self) -> list[str]:
+        """The processors."""
+        found, answer = [], self.ask("qfThreadInfo")
+        while answer.startswith("m"):
+            found += answer[1:].split(",")
+            answer = self.ask("qsThreadInfo")
+        return found
+
+    def register(self, thread: str, number: int) -> int:
+        """A register of a processor."""
         self.ask(f"Hg{thread}")
-        # The seventeenth register, in the guest's order of bytes.
-        return int.from_bytes(bytes.fromhex(self.ask("g")[16 * 16:17 * 16]), "little")
+        return int.from_bytes(bytes.fromhex(self.ask(f"p{number:x}")), "little")
+
+    def word(self, address: int) -> int:
+        """A word of memory."""
+        answer = self.ask(f"m{address:x},8")
+        return 0 if answer.startswith("E") else int.from_bytes(bytes.fromhex(answer), "little")
 
 
 class Holder(threading.Thread):
-    """Holds the first processor at each instruction of a function, from the first call on.
+    """Holds the first processor at each instruction of some functions, from the first call on.
 
-    Where the name of the function is empty, it does nothing.
+    Where no function is named, it does nothing.
     """
 
-    def __init__(self, system_map: Path, name: str):
+    def __init__(self, system_map: Path, names: list[str]):
         super().__init__(daemon=True)
-        self.where = function(system_map, name) if name else range(0)
-        self.function = name
+        self.names = names
+        self.functions = functions(system_map, names) if names else []
         self.held = 0
 
     @property
     def options(self) -> list[str]:
         """What QEMU must be started with. It begins when this thread has come."""
-        if not self.function:
+        if not self.names:
             return []
         return ["-S", "-gdb", "chardev:gdb", "-chardev",
                 f"socket,id=gdb,path={self.path},server=on,wait=off"]
@@ -143,12 +159,12 @@ class Holder(threading.Thread):
     @property
     def trouble(self) -> str:
         """Why it did not do its work."""
-        if self.function and not self.held:
-            return f"nobody was held: {self.function}... was not called, or not where it was looked for"
+        if self.names and not self.held:
+            return f"nobody was held: none of {', '.join(self.names)} was called"
         return ""
 
     def __enter__(self) -> "Holder":
-        if self.function:
+        if self.names:
             # Where paths are short enough for a socket.
             self.temporary = tempfile.TemporaryDirectory()
             self.path = Path(self.temporary.name) / "gdb"
@@ -156,7 +172,7 @@ class Holder(threading.Thread):
         return self
 
     def __exit__(self, *_) -> None:
-        if self.function:
+        if self.names:
             # QEMU has ended, and with it the socket.
             self.join()
             self.temporary.cleanup()
@@ -183,26 +199,34 @@ class Holder(threading.Thread):
         stub.ask(f"z1,{address:x},1")
         return came
 
-    def way(self, stub: Stub, thread: str) -> list[int]:
-        """The instructions of the function on its way from here, in order."""
+    def way(self, stub: Stub, function: range, thread: str) -> list[int]:
+        """The instructions of a function on its way from here to its end, each once."""
         seen: dict[int, None] = {}
         for _ in range(STEPS):
-            address = stub.address(thread)
-            if address in self.where:
+            address = stub.register(thread, PC)
+            if address in function:
                 seen[address] = None
-            stub.ask(f"vCont;s:{thread}")
+                stub.ask(f"vCont;s:{thread}")
+                continue
+            # It has called another function, which returns here, and may have to wait for other
+            # processors; or it has returned itself.
+            back = stub.word(stub.register(thread, SP))
+            if back not in function or not self.come_by(stub, back, PATIENCE):
+                break
         return list(seen)
 
     def hold(self, stub: Stub) -> None:
-        # However long it takes to boot.
-        self.come_by(stub, self.where.start, None)
-        threads = stub.ask("qfThreadInfo").removeprefix("m").split(",")
-        for address in self.way(stub, threads[0]):
-            if not self.come_by(stub, address, PATIENCE):
-                return
-            begin, used = time.monotonic(), stub.used()
-            stub.go(threads[1:])
-            while stub.used() - used < HOLD and time.monotonic() - begin < AT_MOST:
-                time.sleep(0.01)
-            stub.stop()
-            self.held += 1
+        threads = stub.threads()
+        for function in self.functions:
+            # However long it takes to boot.
+            if not self.come_by(stub, function.start, PATIENCE if self.held else None):
+                continue
+            for address in self.way(stub, function, threads[0]):
+                if not self.come_by(stub, address, PATIENCE):
+                    break
+                begin, used = time.monotonic(), stub.used()
+                stub.go(threads[1:])
+                while stub.used() - used < HOLD and time.monotonic() - begin < AT_MOST:
+                    time.sleep(0.01)
+                stub.stop()
+                self.held += 1

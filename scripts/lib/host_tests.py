@@ -35,7 +35,7 @@ def crates(results: Results) -> None:
         run([*command, "--no-run"], "building the crates' tests", CACHE / "log/cargo-test.log",
             step=r"^ +(Compiling|Downloaded)", cwd=REPO)
     except Failed as why:
-        results.add(f"{group}/build", str(why), group=group)
+        results.verdict(f"{group}/build", str(why))
         return
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
@@ -65,8 +65,7 @@ def crates(results: Results) -> None:
     for name, key in failed:
         results.add(name, details.get(key) or ["failed"], group=group)
     if process.returncode and not failed:
-        results.add(f"{group}/cargo-test", [f"cargo test ended with {process.returncode}"],
-                    group=group)
+        results.verdict(f"{group}/cargo-test", [f"cargo test ended with {process.returncode}"])
 
 
 # ---- the scripts themselves ----

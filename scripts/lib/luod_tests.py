@@ -319,7 +319,7 @@ class LuodTests:
                     self.files[program] = programs.crate_program(package, program, self.folder,
                                                                  features)
         except Failed as why:
-            self.results.add("luod/build", str(why), group="luod")
+            self.results.verdict("luod/build", str(why))
             return
         say(f"running the tests of luod: {', '.join(scenes)}")
         guest.side_by_side([lambda scene=scene: self.scene(scene) for scene in scenes])
@@ -330,7 +330,7 @@ class LuodTests:
         try:
             scene = Scene(name, self)
         except Failed as why:
-            self.results.add(f"luod/{name}/start", str(why), group="luod")
+            self.results.verdict(f"luod/{name}/start", str(why))
             return
         with scene.guest:
             for number, act in enumerate(ACTS):
@@ -347,7 +347,7 @@ class LuodTests:
                         self.results.add(f"luod/{name}/{rest}", "did not run: one before it failed")
                     return
             alarms = scene.guest.outcome().alarms()
-            self.results.add(f"luod/{name}/console", alarms or None)
+            self.results.verdict(f"luod/{name}/console", alarms or None)
 
 
 def everybody(scene: Scene, check: Callable[[str], bool], what: str) -> None:

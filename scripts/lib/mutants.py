@@ -2,7 +2,9 @@
 """Mutants: ways to break the code, each with the tests that must notice.
 
 They are in selftests/mutants/, in one file those that are made together, in
-one kernel: what one of them breaks must not hide what another does.
+one kernel: what one of them breaks must not hide what another does. The tests
+are ours from user space, by their names alone on the kernel `rust', on another
+kernel as `distro/NAME'.
 """
 
 import tomllib
@@ -26,17 +28,17 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class Brood:
+class MutationSet:
     """The mutants of one kernel."""
 
     name: str
     mutants: tuple[Mutant, ...]
 
     @staticmethod
-    def read(path: Path) -> "Brood":
+    def read(path: Path) -> "MutationSet":
         try:
             table = tomllib.loads(path.read_text())
-            return Brood(path.stem, tuple(
+            return MutationSet(path.stem, tuple(
                 Mutant(entry["what"], entry["file"], entry["old"], entry["new"],
                        tuple(entry["caught-by"].split()))
                 for entry in table["mutant"]))
@@ -59,17 +61,29 @@ class Brood:
         return texts
 
 
-def broods() -> list[Brood]:
-    return [Brood.read(path) for path in sorted(FOLDER.glob("*.toml"))]
+def pattern(test: str) -> str:
+    """What selects a test in the suite."""
+    group, _, name = test.rpartition("/")
+    return f"{group or 'rust'}/self/{name}"
+
+
+def test_of(result: str) -> str:
+    """The test that a result of the suite is about; the opposite of `pattern`."""
+    group, _, name = result.partition("/self/")
+    return name if group == "rust" else f"{group}/{name}"
+
+
+def mutation_sets() -> list[MutationSet]:
+    return [MutationSet.read(path) for path in sorted(FOLDER.glob("*.toml"))]
 
 
 def trouble(tests: set[str]) -> list[str]:
     """What is wrong with the mutants of a suite that has these tests: none may be left out."""
     caught: set[str] = set()
     try:
-        for brood in broods():
-            brood.broken()
-            caught.update(brood.tests())
+        for each in mutation_sets():
+            each.broken()
+            caught.update(test.rpartition("/")[2] for test in each.tests())
     except Failed as why:
         return [str(why)]
     return [*(f"mutants name {test}, which is no test" for test in sorted(caught - tests)),

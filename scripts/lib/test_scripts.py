@@ -7,6 +7,7 @@ The suite runs them as `source/scripts/...` (host_tests.scripts).
 import contextlib
 import io
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import bench
@@ -14,6 +15,7 @@ import corrupt
 import guest
 import guest_tests
 import kernel
+import mutants
 from report import Pattern, Results
 
 
@@ -27,7 +29,8 @@ class Counted(unittest.TestCase):
 
     def words(self, results: Results, status: int) -> list[str]:
         """The words at the end, of a run that must end with this status."""
-        with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stdout(io.StringIO()) as out, \
+                unittest.mock.patch("report.junit.write"):
             self.assertEqual(results.end(), status)
         return out.getvalue().splitlines()
 
@@ -84,8 +87,12 @@ class Read(unittest.TestCase):
         good = {"kernel-log": None}
         self.assertIsNone(guest_tests.log_trouble(good, outcome("[ 0.1] fine")))
         # Before the guest's first program, or after its last word.
-        for line in ("WARNING: mm/page_alloc.c:852", "BUG: KCSAN: data-race in luo_core"):
+        for line in ("WARNING: mm/page_alloc.c:852", "BUG: KCSAN: data-race in shmem_record / f",
+                     "BUG: unable to handle page fault", "Kernel panic - not syncing: Fatal"):
             self.assertTrue(guest_tests.log_trouble(good, outcome(line)), line)
+        for line in ("BUG: KCSAN: data-race in tick_sched_do_timer / tick_nohz_next_event",
+                     "Kernel panic - not syncing: sysrq triggered crash"):
+            self.assertIsNone(guest_tests.log_trouble(good, outcome(line)), line)
         self.assertTrue(guest_tests.log_trouble({"kernel-log": ["boot 1: lost"]}, outcome()))
         self.assertTrue(guest_tests.log_trouble({}, outcome()))
 
@@ -119,6 +126,18 @@ class Read(unittest.TestCase):
         self.assertTrue(judge(hit, ""))
         self.assertTrue(judge(hit, "session 3, session 4"))
         self.assertTrue(judge("nothing", ""))
+
+
+class Mutants(unittest.TestCase):
+    """mutants: names of tests."""
+
+    def test_names_of_mutants_tests(self):
+        for test, pattern, result in (
+                ("race-killed", "rust/self/race-killed", "rust/self/race-killed"),
+                ("distro/client32", "distro/self/client32", "distro/self/client32")):
+            self.assertEqual(mutants.pattern(test), pattern)
+            self.assertTrue(Pattern(pattern).takes(result))
+            self.assertEqual(mutants.test_of(result), test)
 
 
 class Measured(unittest.TestCase):

@@ -102,8 +102,7 @@ class Tools:
             self.results.add(f"{self.prefix}kexec", found["kexec"][1])
         trouble = [f"the output of {name} is no JSON" for name in broken]
         trouble += story(outcome) if outcome.alarms() or outcome.trouble else []
-        self.results.add(f"{self.prefix}{boot}-log", trouble, outcome.seconds,
-                         group=self.prefix + wanted[0])
+        self.results.verdict(f"{self.prefix}{boot}-log", trouble, outcome.seconds)
 
 
 # What is known of the kernels that the suite builds: roots that they read, and how that is known.

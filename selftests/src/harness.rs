@@ -254,8 +254,8 @@ pub struct Test {
     pub processors: u32,
     /// Parameters of the kernel in all boots, as on its command line.
     pub parameters: &'static str,
-    /// A function of the kernel, by the beginning of its name, in which the first processor is held
-    /// from outside, wherever it is in it.
+    /// Functions of the kernel, with commas between them, in which the first processor is held from
+    /// outside, wherever it is in them. (A compiler may make one function a part of another.)
     pub hold: Option<&'static str>,
     /// What is special about the virtual machine, by a name that the suite knows.
     pub machine: Option<&'static str>,
@@ -345,10 +345,10 @@ impl Test {
         self.alone()
     }
 
-    /// Has the first processor held up in a function of the kernel. (Its address must be known: the
+    /// Has the first processor held up in functions of the kernel. (Their addresses must be known: the
     /// kernel's parameters need `nokaslr`.)
-    pub const fn hold(mut self, function: &'static str) -> Self {
-        self.hold = Some(function);
+    pub const fn hold(mut self, functions: &'static str) -> Self {
+        self.hold = Some(functions);
         self.alone()
     }
 
@@ -404,8 +404,8 @@ impl fmt::Display for Test {
         if self.processors != 2 {
             write!(f, " cpus={}", self.processors)?;
         }
-        if let Some(function) = self.hold {
-            write!(f, " hold={function}")?;
+        if let Some(functions) = self.hold {
+            write!(f, " hold={functions}")?;
         }
         if let Some(kind) = self.machine {
             write!(f, " machine={kind}")?;

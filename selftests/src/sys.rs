@@ -513,6 +513,43 @@ impl SharedWords {
         Errno::result(done).map(|done| done as usize)
     }
 
+    /// The same from a place in the file.
+    pub fn read_from_at(
+        &self,
+        at: usize,
+        len: usize,
+        file: &impl AsRawFd,
+        offset: u64,
+    ) -> nix::Result<usize> {
+        let to = self.address(at, len);
+        // SAFETY: As above.
+        let done = unsafe { libc::pread(file.as_raw_fd(), to, len, offset as i64) };
+        Errno::result(done).map(|done| done as usize)
+    }
+
+    /// The same memory at another address.
+    pub fn moved(self) -> nix::Result<Self> {
+        // SAFETY: The mapping is ours, and no reference into it is alive, as it is consumed.
+        let start = unsafe {
+            let new = libc::mremap(
+                self.start.as_ptr(),
+                self.len,
+                self.len,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP,
+            );
+            if new == libc::MAP_FAILED {
+                return Err(Errno::last());
+            }
+            new
+        };
+        let start = NonNull::new(start).ok_or(Errno::EFAULT)?;
+        // What it was before is unmapped when `self` is dropped.
+        Ok(Self {
+            start,
+            len: self.len,
+        })
+    }
+
     /// Has the kernel pin the pages here, as for a device, and write the bytes into them.
     pub fn write_pinned(&self, at: usize, bytes: &[u8]) -> nix::Result<usize> {
         let from = libc::iovec {
@@ -533,6 +570,30 @@ impl SharedWords {
     pub fn advise(&self, at: usize, len: usize, advice: i32) -> nix::Result<()> {
         // SAFETY: In bounds of the mapping; none of the advice that is given here unmaps it.
         Errno::result(unsafe { libc::madvise(self.address(at, len), len, advice) }).map(drop)
+    }
+
+    /// The node of memory that the page at `at` lies on.
+    pub fn node(&self, at: usize) -> nix::Result<i32> {
+        let page = self.address(at, PAGE);
+        let mut node = 0;
+        // SAFETY: The kernel reads the address, and writes a number.
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_move_pages, 0, 1, &page, 0, &mut node, 0)
+        })?;
+        match node {
+            0.. => Ok(node),
+            errno => Err(Errno::from_raw(-errno)),
+        }
+    }
+
+    /// Says on which nodes of memory new pages are to be.
+    pub fn set_policy(&self, policy: i32, nodes: u64) -> nix::Result<()> {
+        let start = self.address(0, self.len);
+        // SAFETY: The kernel reads the set of nodes.
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_mbind, start, self.len, policy, &nodes, 64, 0)
+        })
+        .map(drop)
     }
 
     /// Writes a word.
@@ -581,6 +642,41 @@ impl Postcopy {
         // the mapping has none.
         Errno::result(unsafe { libc::ioctl(self.fd.as_raw_fd(), COPY, copy.as_mut_ptr()) })
             .map(drop)
+    }
+}
+
+/// An `io_uring` that has a part of a mapping registered: its pages are pinned as long.
+pub struct Ring {
+    _fd: OwnedFd,
+}
+
+impl Ring {
+    /// Makes one.
+    pub fn with_buffer(mapping: &SharedWords, at: usize, len: usize) -> Outcome<Self> {
+        const REGISTER_BUFFERS: i32 = 0;
+
+        let mut parameters = [0_u64; 15];
+        let buffer = libc::iovec {
+            iov_base: mapping.address(at, len),
+            iov_len: len,
+        };
+        // SAFETY: The kernel reads and writes the parameters, which have the 120 bytes.
+        let fd = Errno::result(unsafe {
+            libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr())
+        })?;
+        // SAFETY: The kernel has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // SAFETY: The kernel reads the one buffer. It is never read or written by the ring.
+        Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                fd.as_raw_fd(),
+                REGISTER_BUFFERS,
+                &buffer,
+                1,
+            )
+        })?;
+        Ok(Self { _fd: fd })
     }
 }
 

@@ -69,7 +69,10 @@ use std::{
         Write, //
     },
     mem::size_of,
-    os::fd::OwnedFd,
+    os::fd::{
+        AsRawFd,
+        OwnedFd, //
+    },
     path::{
         Path,
         PathBuf, //
@@ -337,7 +340,6 @@ pub fn incoming_after(stage: &mut Stage) -> Outcome {
     let memory = sys::memfd_of("m", b"x")?;
 
     let preserve = |fd: i32, token| sys::request(&session, sys::preserve_fd(fd, token));
-    use std::os::fd::AsRawFd;
     ensure_errno!(preserve(memory.as_raw_fd(), 1), EINVAL);
     ensure_errno!(preserve(memory.as_raw_fd(), 7), EINVAL);
     ensure_errno!(preserve(-1, 1), EINVAL);
@@ -741,6 +743,70 @@ pub fn check_three(session: &Session<Incoming>) -> Outcome {
         );
     }
     session.finish()?;
+    Ok(())
+}
+
+/// Names with all that a name may have. They are shown in `/proc`, too.
+const NAMES: [&[u8]; 6] = [
+    b"with a blank",
+    b"%s%n",
+    b"]",
+    b"two\nlines",
+    b"\xff\xfe/..",
+    &[b'x'; 63],
+];
+
+/// Sessions of these names.
+pub fn names_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for name in NAMES {
+        let session = sys::request_fd(&device, sys::create_session(name))?;
+        let memory = sys::memfd_of("m", name)?;
+        sys::request(&session, sys::preserve_fd(memory.as_raw_fd(), 1))?;
+        stage.keep(session);
+    }
+    Ok(())
+}
+
+/// See [`NAMES`].
+pub fn names_after(_: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    for name in NAMES {
+        let session = sys::request_fd(&device, sys::retrieve_session(name))?;
+        ensure!(sys::link_of(&session)?.starts_with("anon_inode:"));
+        let session = Session::<Incoming>::adopt(session)?;
+        ensure_eq!(session.name().as_bytes(), name);
+        ensure_eq!(sys::content(&retrieve(&session, 1)?)?, name);
+        session.finish()?;
+    }
+    Ok(())
+}
+
+/// What was retrieved is preserved once more, in a session of its own.
+pub fn once_more_middle(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let old = device.retrieve_session(stage.name)?;
+    let file = retrieve(&old, 7)?;
+
+    old.finish()?;
+    drop(old);
+    let new = device.create_session(stage.name)?;
+    new.preserve(&file, 8)?;
+    stage.keep(new);
+    Ok(())
+}
+
+/// And discarded without a look, in the kernel after that.
+pub fn once_more_after(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.retrieve_session(stage.name)?;
+
+    session.finish()?;
+    ensure_errno!(session.retrieve(8), ENOENT);
+    drop(session);
+    ensure_errno!(device.retrieve_session(stage.name), ENOENT);
     Ok(())
 }
 

@@ -31,6 +31,8 @@ use nix::{
         prctl,
         signal::{
             raise,
+            signal,
+            SigHandler,
             Signal, //
         },
         wait::{
@@ -73,8 +75,11 @@ fn in_child(f: impl FnOnce() -> Outcome) -> Outcome<WaitStatus> {
 }
 
 /// Dies by a signal.
-fn die(signal: Signal) -> Outcome {
-    raise(signal)?;
+fn die(by: Signal) -> Outcome {
+    // The runtime has a handler for some, which returns.
+    // SAFETY: The default one is always sound.
+    unsafe { signal(by, SigHandler::SigDfl)? };
+    raise(by)?;
     Err(Failure::here("still alive"))
 }
 

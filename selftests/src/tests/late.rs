@@ -55,8 +55,10 @@ use std::{
 /// How many processes write: on each of three processors so many that one who is held up stays so for
 /// some milliseconds.
 const WRITERS: usize = 93;
-/// How many pages each of their files has. They do not come that far.
-const PAGES: usize = 8192;
+/// How many pages each of their files has: there is memory for all of them. They do not come that far.
+const PAGES: usize = 3000;
+/// The note that has the writers begin.
+const BEGIN: usize = 500;
 
 /// Keeps this process on one of the processors behind the first, which the reboot has for itself.
 pub fn on_processor(number: usize) -> Outcome {
@@ -144,6 +146,9 @@ fn start_writer(
         on_processor(number)?;
         take_short_turns()?;
         let mapping = SharedWords::of(file, PAGES * PAGE)?;
+        while notes.word(BEGIN).load(Ordering::Acquire) == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
         for page in 1..PAGES {
             mapping
                 .word(page * PAGE)
@@ -158,9 +163,12 @@ fn start_writer(
     Ok(())
 }
 
-/// Lets the writers get going, and reboots.
-fn jump() -> Outcome {
+/// Lets the writers begin, and reboots soon.
+fn jump(notes: &Notes) -> Outcome {
     on_first_processor()?;
+    // They are where they wait, whoever was slow to get there.
+    thread::sleep(Duration::from_millis(500));
+    notes.word(BEGIN).store(1, Ordering::Release);
     // At another moment each time.
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let jitter = now.map_or(0, |now| now.subsec_nanos() % 50);
@@ -180,7 +188,7 @@ pub fn preempted_before(stage: &mut Stage) -> Outcome {
     for (number, file) in files.iter().enumerate() {
         start_writer(&notes, number, file, Duration::ZERO, None)?;
     }
-    jump()
+    jump(&notes)
 }
 
 /// The same, with processes that have the right of way on each of these processors.
@@ -201,7 +209,7 @@ pub fn outranked_before(stage: &mut Stage) -> Outcome {
             have_right_of_way()
         })?;
     }
-    jump()
+    jump(&notes)
 }
 
 /// Processes in a memory cgroup that is full: each page has to be waited for.
@@ -229,7 +237,7 @@ pub fn throttled_before(stage: &mut Stage) -> Outcome {
     for (number, file) in files.iter().enumerate() {
         start_writer(&notes, number, file, Duration::from_millis(1), Some(&group))?;
     }
-    jump()
+    jump(&notes)
 }
 
 /// Nothing that was written is missing.

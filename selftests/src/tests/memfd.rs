@@ -1172,9 +1172,13 @@ pub fn scattered_after(stage: &mut Stage) -> Outcome {
 
 /// Puts a swap area onto a RAM disk.
 pub fn start_swapping() -> Outcome {
-    let disk = "/dev/ram0";
+    start_swapping_on("/dev/ram0")
+}
+
+/// Puts a swap area onto a disk.
+pub fn start_swapping_on(disk: &str) -> Outcome {
     let Ok(mut disk_file) = OpenOptions::new().write(true).open(disk) else {
-        return Err(Failure::skip("no RAM disk to swap to"));
+        return Err(Failure::skip(format!("no {disk} to swap to")));
     };
     let pages = match disk_file.seek(SeekFrom::End(0)) {
         Ok(size) => u32::try_from(size / PAGE as u64).expect("a small disk"),

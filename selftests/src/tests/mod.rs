@@ -3,6 +3,7 @@
 //! All tests. Those that the C LUO of Linux 7.3 is known to fail are marked so; what it does
 //! instead stands in the documentation of this project as a difference.
 
+mod borders;
 mod client32;
 mod corrupt;
 mod device;
@@ -16,7 +17,9 @@ mod late;
 mod lifetime;
 mod limits;
 mod look;
+mod machine;
 mod memfd;
+mod memfd_use;
 mod poison;
 mod preserve;
 mod pressure;
@@ -28,6 +31,9 @@ mod subsystem;
 mod sysfs;
 
 use crate::harness::Test;
+
+/// An option that only the suite's kernel `distro` has, for what is only to run there.
+const DISTRO: &str = "NUMA";
 
 /// The table.
 pub fn all() -> &'static [Test] {
@@ -299,7 +305,7 @@ const TESTS: &[Test] = &[
     .timeout(180)
     .processors(4)
     .parameters("nokaslr")
-    .hold("rust_helper_shmem_insert_pages")
+    .hold("shmem_restore_pages,store_pages,rust_helper_shmem_insert_pages")
     .rust_memfd(),
     Test::new("limits-full", &[limits::full_before, limits::full_after])
         .parameters("brd.rd_nr=1 brd.rd_size=65536")
@@ -308,6 +314,185 @@ const TESTS: &[Test] = &[
     Test::new("client32", &[client32::before, client32::after])
         .c_differs()
         .needs("IA32_EMULATION"),
+    Test::new(
+        "machine-later",
+        &[machine::later_before, machine::later_after],
+    )
+    .machine("hotplug")
+    .parameters("memhp_default_state=offline")
+    .needs("MEMORY_HOTPLUG")
+    .c_differs()
+    .rust_memfd(),
+    Test::new(
+        "machine-records",
+        &[machine::records_before, machine::records_after],
+    )
+    .memory(8192)
+    .needs("DEFERRED_STRUCT_PAGE_INIT")
+    .alone(),
+    Test::new("machine-movable", &[machine::movable])
+        .memory(1280)
+        .parameters("movablecore=800M")
+        .needs("MEMORY_HOTPLUG")
+        .rust_memfd(),
+    Test::new(
+        "machine-scratch-odd",
+        &[machine::scratch_before, machine::scratch_after],
+    )
+    .parameters("kho_scratch=17M,3M,5M")
+    .needs(DISTRO),
+    Test::new(
+        "machine-scratch-none",
+        &[machine::scratch_before, machine::scratch_after],
+    )
+    .parameters("kho_scratch=0M,0M,0M")
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "machine-scratch-much",
+        &[machine::scratch_before, machine::scratch_after],
+    )
+    .parameters("kho_scratch=16G,16G,16G")
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "machine-scratch-nonsense",
+        &[machine::scratch_before, machine::scratch_after],
+    )
+    .parameters("kho_scratch=all")
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "machine-nodes",
+        &[machine::nodes_before, machine::nodes_after],
+    )
+    .machine("numa")
+    .processors(4)
+    .needs(DISTRO),
+    Test::new(
+        "machine-nodes-off",
+        &[machine::nodes_off_before, machine::nodes_off_after],
+    )
+    .machine("numa")
+    .processors(4)
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "machine-crash",
+        &[machine::crash_before, machine::crash_after],
+    )
+    .memory(1536)
+    .parameters("crashkernel=320M")
+    .needs("CRASH_DUMP"),
+    Test::new("machine-comes-back", &[machine::comes_back])
+        .needs("KEXEC_JUMP")
+        .alone(),
+    Test::new(
+        "machine-unplugged",
+        &[machine::unplugged_before, machine::unplugged_after],
+    )
+    .needs("HIBERNATION")
+    .timeout(120)
+    .alone(),
+    Test::new("machine-told", &machine::TOLD)
+        .needs(DISTRO)
+        .alone(),
+    Test::new(
+        "machine-off",
+        &[
+            machine::off_before,
+            machine::off_between,
+            machine::off_after,
+        ],
+    )
+    .needs(DISTRO)
+    .alone(),
+    Test::new(
+        "machine-no-handover",
+        &[
+            machine::no_handover_before,
+            machine::off_between,
+            machine::off_after,
+        ],
+    )
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "machine-levels",
+        &[
+            machine::levels_before,
+            machine::levels_between,
+            machine::levels_after,
+        ],
+    )
+    .machine("max")
+    .needs(DISTRO)
+    .c_differs()
+    .long(),
+    Test::new(
+        "machine-early",
+        &[machine::early_before, machine::early_after],
+    )
+    .memory(4096)
+    .timeout(240)
+    .processors(4)
+    .needs("DEFERRED_STRUCT_PAGE_INIT")
+    .long(),
+    Test::new(
+        "machine-many-processors",
+        &[kexec::busy_before, kexec::busy_after],
+    )
+    .processors(8)
+    .needs(DISTRO)
+    .long(),
+    Test::new(
+        "memfd-advised",
+        &[memfd_use::advised_before, memfd_use::advised_after],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-collapsed",
+        &[memfd_use::collapsed_before, memfd_use::collapsed_after],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-used",
+        &[memfd_use::used_before, memfd_use::used_after],
+    )
+    .rust_memfd()
+    .alone(),
+    Test::new(
+        "memfd-compressed",
+        &[memfd_use::compressed_before, memfd_use::compressed_after],
+    )
+    .needs("ZRAM")
+    .rust_memfd()
+    .alone(),
+    Test::new("kexec-names", &[kexec::names_before, kexec::names_after]),
+    Test::new(
+        "kexec-once-more",
+        &[
+            kexec::three_before,
+            kexec::once_more_middle,
+            kexec::once_more_after,
+        ],
+    )
+    .parameters("panic_on_warn=1"),
+    Test::new("kexec-borders", &borders::CHAIN)
+        .c_differs()
+        .alone(),
+    Test::new("kexec-borders-v5", &borders::CHAIN)
+        .parameters("liveupdate.abi=luo-v5")
+        .c_differs(),
+    Test::new(
+        "kexec-too-long",
+        &[borders::too_long_before, borders::too_long_after],
+    )
+    .memory(3072)
+    .timeout(1200)
+    .parameters("liveupdate.abi=luo-v5")
+    .c_differs()
+    .long(),
     Test::new("endurance", &endurance::SHORT)
         .c_differs()
         .alone(),

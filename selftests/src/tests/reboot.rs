@@ -81,7 +81,22 @@ fn usable(device: &Device, part: usize, round: u64) -> Outcome {
 /// It is a program all the same: should the machine jump into it, it resets it.
 pub fn load_without_handover() -> nix::Result<()> {
     // mov al, 0xfe; out 0x64, al; hlt: by way of the keyboard controller.
-    let code = [0xb0, 0xfeu8, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+    load_code(&[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd], 0)
+}
+
+/// Goes to a program, and comes back at once.
+pub fn go_and_return() -> nix::Result<()> {
+    const KEXEC_PRESERVE_CONTEXT: u64 = 2;
+
+    // ret
+    load_code(&[0xc3], KEXEC_PRESERVE_CONTEXT)?;
+    // SAFETY: The program does nothing.
+    Errno::result(unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) })?;
+    unload_without_handover()
+}
+
+/// Loads a program.
+fn load_code(code: &[u8], flags: u64) -> nix::Result<()> {
     let at = 0x0100_0000 as *mut libc::c_void;
 
     #[repr(C)]
@@ -98,7 +113,7 @@ pub fn load_without_handover() -> nix::Result<()> {
         memsz: sys::PAGE,
     }];
     // SAFETY: The kernel reads the one segment, and its bytes.
-    let ret = unsafe { libc::syscall(libc::SYS_kexec_load, at, 1, segments.as_ptr(), 0) };
+    let ret = unsafe { libc::syscall(libc::SYS_kexec_load, at, 1, segments.as_ptr(), flags) };
     Errno::result(ret).map(drop)
 }
 

@@ -15,7 +15,6 @@ use crate::{
     tests::reboot, //
 };
 use liveupdate::{
-    cmdline::CommandLine,
     kexec,
     Device, //
 };
