@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use liveupdate::{
+    cmdline::CommandLine,
     kexec,
     Device,
     Incoming,
