@@ -30,9 +30,9 @@ def crate_program(package: str, name: str, into: Path, features: str = "") -> Pa
 def kselftest(built: kernel.Kernel, into: Path) -> Path:
     """Builds our tests as a kselftest of the tree. Needs the lock."""
     quiet(["make", "-C", str(built.tree / "tools/testing/selftests"), "TARGETS=liveupdate/rust",
-           f"OUTPUT={into}", f"CARGO_FOLDER={CARGO_FOLDER}", "FORCE_TARGETS=1"],
+           f"O={into}", f"CARGO_FOLDER={CARGO_FOLDER}", "FORCE_TARGETS=1"],
           "building tools/testing/selftests/liveupdate/rust")
-    return into / "liveupdate/rust/luo-selftest"
+    return into / "kselftest/liveupdate/rust/luo-selftest"
 
 
 def client32(built: kernel.Kernel, headers: Path, into: Path) -> Path:
