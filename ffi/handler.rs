@@ -281,7 +281,7 @@ impl PinnedHandler {
     /// What C is told of an outcome.
     fn args_of(&self, outcome: Outcome<'_, ()>, data: u64) -> bindings::liveupdate_file_op_args {
         match outcome {
-            Outcome::NeverAsked(()) => self.args(None, data, 0),
+            Outcome::NotRetrieved(()) => self.args(None, data, 0),
             Outcome::Retrieved(file) => self.args(Some(file), data, 1),
             Outcome::Failed { error, .. } => self.args(None, data, error.to_errno()),
         }

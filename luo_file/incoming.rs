@@ -170,7 +170,7 @@ impl IncomingFile {
     /// What the handler is told of the file.
     fn outcome(&self) -> Outcome<'_, ()> {
         match &self.state {
-            RetrieveState::Waiting => Outcome::NeverAsked(()),
+            RetrieveState::Waiting => Outcome::NotRetrieved(()),
             RetrieveState::Retrieved { file, .. } => Outcome::Retrieved(file),
             RetrieveState::Failed(error) => Outcome::Failed {
                 error: *error,

@@ -101,13 +101,13 @@ mod subsystem;
 
 pub use self::{
     file::{
-        Arrived,
         FileHandler,
+        FileState,
         HandlerCell,
+        IncomingHandle,
         Outcome,
         Registration,
         RetrieveError,
-        Seen,
         RETRIEVE_AGAIN, //
     },
     flb::{

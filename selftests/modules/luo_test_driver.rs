@@ -359,7 +359,7 @@ impl<const N: u8> FileHandler for Toys<N> {
 
     fn finish(outcome: Outcome<'_, u64>) {
         let (event, key) = match outcome {
-            Outcome::NeverAsked(bits) => (
+            Outcome::NotRetrieved(bits) => (
                 Event::FinishNeverAsked,
                 Toy::from_bits(bits).map_or(0, |toy| toy.key),
             ),

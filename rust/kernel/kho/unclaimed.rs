@@ -79,12 +79,11 @@ impl<T: FromBytes + IntoBytes> Unclaimed<T> {
     ///
     /// As those of [`Restored::claim`].
     pub fn claim(self) -> Result<Restored<T>> {
-        Restored::claim(self.leave())
+        Restored::claim(self.into_phys())
     }
 
-    /// Gives up the right and leaves the memory where it is: reserved, and to be claimed by whoever
-    /// makes a right of the address again.
-    pub fn leave(self) -> PhysAddr {
+    /// Gives up the right to claim the memory, which stays preserved, and returns its address.
+    pub fn into_phys(self) -> PhysAddr {
         ManuallyDrop::new(self).phys
     }
 }

@@ -36,19 +36,20 @@ use core::{
     ptr::NonNull, //
 };
 
-/// What has become of a file by the time that it is finished.
+/// How far a file was retrieved when it is finished.
 ///
-/// `H` is what was handed over, where it is still there.
+/// `H` is the incoming handle.
 pub enum Outcome<'a, H> {
-    /// Nobody asked for the file.
-    NeverAsked(H),
+    /// The file was not retrieved.
+    NotRetrieved(H),
     /// [`FileHandler::retrieve`] made this file.
     Retrieved(&'a File),
     /// [`FileHandler::retrieve`] failed for good.
     Failed {
         /// By this error.
         error: Error,
-        /// What it may have left behind. Memory may be claimed already, in part or in whole.
+        /// The handle, unless it is known to be gone. Its memory may be claimed already, in part or in
+        /// whole.
         left: Option<H>,
     },
 }
@@ -56,12 +57,11 @@ pub enum Outcome<'a, H> {
 /// Why [`FileHandler::retrieve`] failed.
 #[derive(Debug)]
 pub enum RetrieveError<H> {
-    /// Nothing of what was handed over, which this gives back, has been consumed: asking again may
-    /// succeed.
+    /// Nothing was claimed, and the handle is returned: another attempt may succeed.
     ///
-    /// For shortages that pass, such as [`ENFILE`] or [`ENOMEM`]. LUO implementations that do not
-    /// know of it treat it like [`RetrieveError::Final`]; then `finish` is told
-    /// [`Outcome::Failed`] although nothing was consumed.
+    /// For shortages that pass, such as [`ENFILE`] or [`ENOMEM`]. The C implementation of LUO treats it
+    /// like [`RetrieveError::Final`]; then `finish` gets [`Outcome::Failed`] although nothing was
+    /// claimed.
     Again(Error, H),
     /// The handler has cleaned up what it could; the file is lost.
     Final(Error),
@@ -73,25 +73,25 @@ impl<H> From<Error> for RetrieveError<H> {
     }
 }
 
-/// What there is of a file that [`FileHandler::summarize`] is to describe.
-pub enum Seen<'a, T: FileHandler> {
+/// A file that [`FileHandler::summarize`] is to describe.
+pub enum FileState<'a, T: FileHandler> {
     /// It is preserved.
     Preserved {
         /// The file.
         file: &'a File,
-        /// What the handler remembers of it.
+        /// The state that the handler keeps of it.
         state: &'a T::State,
-        /// What is to cross.
+        /// What is to be handed over.
         handle: &'a T::Handle,
     },
-    /// It came in, and nobody has asked for it yet.
-    Waiting(&'a Arrived<T>),
+    /// It is incoming, and not retrieved yet.
+    Incoming(&'a IncomingHandle<T>),
     /// [`FileHandler::retrieve`] made this file.
     Retrieved(&'a File),
 }
 
-/// What the handover of a [`FileHandler`] is in the new kernel.
-pub type Arrived<T> = <<T as FileHandler>::Handle as Handover>::Arrived;
+/// The handle of a [`FileHandler`] in the next kernel.
+pub type IncomingHandle<T> = <<T as FileHandler>::Handle as Handover>::Incoming;
 
 /// In `struct liveupdate_file_op_args::retrieve_status`, set by a failing `retrieve` callback:
 /// [`RetrieveError::Again`]. The field has no other meaning there, and is zero on entry.
@@ -114,11 +114,10 @@ pub trait FileHandler: Sized + 'static {
     /// wrote it.
     const COMPATIBLE: &'static CStr;
 
-    /// What crosses for one file.
+    /// What is handed over for one file.
     type Handle: Handover;
 
-    /// What the handler remembers of a file between `preserve` and `unpreserve`. It stays in this
-    /// kernel, and ends with it.
+    /// The state of a file between `preserve` and `unpreserve`. It stays in this kernel.
     type State: Send;
 
     /// Shared state that must be preserved whenever a file of this type is, in the order in which
@@ -163,7 +162,7 @@ pub trait FileHandler: Sized + 'static {
 
     /// Saves what the next kernel needs. The workload goes on using the file, so long work
     /// belongs here, not in `freeze`. Called from an ioctl of the agent; and at the kexec, for a
-    /// file that was retrieved but never finished.
+    /// file that was retrieved and not finished.
     ///
     /// # Errors
     ///
@@ -200,7 +199,9 @@ pub trait FileHandler: Sized + 'static {
     ///
     /// Any, with [`RetrieveError`] telling whether asking again makes sense. `?` on an [`Error`]
     /// means that it does not.
-    fn retrieve(arrived: Arrived<Self>) -> Result<ARef<File>, RetrieveError<Arrived<Self>>>;
+    fn retrieve(
+        incoming: IncomingHandle<Self>,
+    ) -> Result<ARef<File>, RetrieveError<IncomingHandle<Self>>>;
 
     /// Whether `finish` may be called now. By default yes. If any file of a session says no, none
     /// of them is finished, and the agent gets [`EBUSY`].
@@ -214,13 +215,13 @@ pub trait FileHandler: Sized + 'static {
     /// # Errors
     ///
     /// Any, if there is nothing to be said.
-    fn summarize(_seen: Seen<'_, Self>, _to: &mut dyn fmt::Write) -> Result {
+    fn summarize(_file: FileState<'_, Self>, _to: &mut dyn fmt::Write) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Ends LUO's part: after this the file is an ordinary one. What `outcome` has of the handover
-    /// is disposed of by dropping it, if it is memory. Cannot fail.
-    fn finish(outcome: Outcome<'_, Arrived<Self>>);
+    /// Ends LUO's part: after this the file is an ordinary one. Dropping the handle in `outcome` frees
+    /// the memory that it stands for. Cannot fail.
+    fn finish(outcome: Outcome<'_, IncomingHandle<Self>>);
 }
 
 /// Where a [`FileHandler`] is registered. Meant for a `static`, so that it outlives every file
@@ -465,10 +466,10 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         let args = unsafe { &mut *args };
 
         from_result(|| {
-            let arrived = T::Handle::arrive(args.serialized_data)?;
-            let file = T::retrieve(arrived).map_err(|why| match why {
-                RetrieveError::Again(error, arrived) => {
-                    T::Handle::leave(arrived);
+            let incoming = T::Handle::from_bits(args.serialized_data)?;
+            let file = T::retrieve(incoming).map_err(|why| match why {
+                RetrieveError::Again(error, incoming) => {
+                    T::Handle::keep(incoming);
                     args.retrieve_status = RETRIEVE_AGAIN;
                     error
                 }
@@ -500,7 +501,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
         // SAFETY: By the requirement of this function.
-        let outcome = unsafe { outcome(args, T::Handle::arrive) };
+        let outcome = unsafe { outcome(args, T::Handle::from_bits) };
 
         T::finish(outcome);
     }
@@ -531,17 +532,17 @@ impl<T: FileHandler> FileHandlerVtable<T> {
                 // SAFETY: `preserve` put a box there, which is alive until `unpreserve`, and no
                 // other callback uses it now.
                 let Kept { handle, state } = unsafe { &*args.private_data.cast::<Kept<T>>() };
-                let seen = Seen::Preserved {
+                let state = FileState::Preserved {
                     file,
                     state,
                     handle,
                 };
-                T::summarize(seen, &mut text)
+                T::summarize(state, &mut text)
             }
-            (Some(file), _) => T::summarize(Seen::Retrieved(file), &mut text),
-            (None, _) => T::Handle::arrive(args.serialized_data).and_then(|arrived| {
-                let told = T::summarize(Seen::Waiting(&arrived), &mut text);
-                T::Handle::leave(arrived);
+            (Some(file), _) => T::summarize(FileState::Retrieved(file), &mut text),
+            (None, _) => T::Handle::from_bits(args.serialized_data).and_then(|incoming| {
+                let told = T::summarize(FileState::Incoming(&incoming), &mut text);
+                T::Handle::keep(incoming);
                 told
             }),
         };
@@ -561,7 +562,7 @@ unsafe fn outcome<H>(
 ) -> Outcome<'_, H> {
     match args.retrieve_status {
         0 => match arrive(args.serialized_data) {
-            Ok(arrived) => Outcome::NeverAsked(arrived),
+            Ok(incoming) => Outcome::NotRetrieved(incoming),
             Err(error) => Outcome::Failed { error, left: None },
         },
         ..0 => Outcome::Failed {

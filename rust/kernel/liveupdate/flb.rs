@@ -60,7 +60,7 @@ pub trait Flb: Sized + 'static {
     /// # Errors
     ///
     /// Any; whoever asks for the object gets it, now and later. There is no second try.
-    fn retrieve(arrived: <Self::Handle as Handover>::Arrived) -> Result<Self::Incoming>;
+    fn retrieve(incoming: <Self::Handle as Handover>::Incoming) -> Result<Self::Incoming>;
 
     /// The last file that needs the state is finished, and so is the last user of the object.
     /// Cannot fail.
@@ -314,7 +314,7 @@ impl<T: Flb> FlbVtable<T> {
 
         from_result(|| {
             let slot = KBox::<T::Incoming>::new_uninit(GFP_KERNEL)?;
-            let object = T::retrieve(T::Handle::arrive(args.data)?)?;
+            let object = T::retrieve(T::Handle::from_bits(args.data)?)?;
 
             args.obj = KBox::into_raw(slot.write(object)).cast();
             Ok(0)

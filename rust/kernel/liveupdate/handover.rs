@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What crosses the kexec for one file or one FLB: 64 bits, with a type on either side.
+//! What is handed over for one file or one FLB: 64 bits, which have a type in either kernel.
 
 use crate::{
     kho::{
@@ -12,72 +12,73 @@ use crate::{
     prelude::*, //
 };
 
-/// What a driver can hand over, and what it is in the next kernel.
+/// A handle: what a driver hands over, and its counterpart in the next kernel.
 ///
-/// - A [`u64`] is itself: the whole state, if that is a number. Input from outside, in the next
-///   kernel; check it.
-/// - A [`Preserved`] is memory whose ownership crosses; it arrives as the right to claim it.
+/// - A [`u64`] is handed over as it is. The next kernel must not trust it, as another kernel wrote it.
+/// - A [`Preserved`] is memory whose ownership is handed over. In the next kernel it is an [`Unclaimed`],
+///   the right to claim that memory.
 /// - An [`Address`] is the same for memory that something else owns in this kernel.
 pub trait Handover: Send + Sized {
-    /// What it is in the next kernel.
-    type Arrived;
+    /// The handle in the next kernel.
+    type Incoming;
 
-    /// What crosses.
+    /// What is handed over.
     fn to_bits(&self) -> u64;
 
-    /// What arrived.
+    /// The incoming handle for what the previous kernel handed over.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if no such bits can have been handed over.
-    fn arrive(bits: u64) -> Result<Self::Arrived>;
+    /// [`EINVAL`] if no handle has these bits.
+    fn from_bits(bits: u64) -> Result<Self::Incoming>;
 
-    /// Leaves what arrived as it is, so that it can [arrive](Handover::arrive) again.
-    fn leave(arrived: Self::Arrived);
+    /// Drops an incoming handle and keeps what it stands for, so that [`Handover::from_bits`] can make
+    /// the handle again.
+    fn keep(incoming: Self::Incoming);
 }
 
 impl Handover for u64 {
-    type Arrived = u64;
+    type Incoming = u64;
 
     fn to_bits(&self) -> u64 {
         *self
     }
 
-    fn arrive(bits: u64) -> Result<u64> {
+    fn from_bits(bits: u64) -> Result<u64> {
         Ok(bits)
     }
 
-    fn leave(_arrived: u64) {}
+    fn keep(_incoming: u64) {}
 }
 
 impl<T: FromBytes + IntoBytes + Send> Handover for Preserved<T> {
-    type Arrived = Unclaimed<T>;
+    type Incoming = Unclaimed<T>;
 
     fn to_bits(&self) -> u64 {
         self.phys().get()
     }
 
-    fn arrive(bits: u64) -> Result<Unclaimed<T>> {
+    fn from_bits(bits: u64) -> Result<Unclaimed<T>> {
         PhysAddr::new(bits).map(Unclaimed::new).ok_or(EINVAL)
     }
 
-    fn leave(arrived: Unclaimed<T>) {
-        arrived.leave();
+    fn keep(incoming: Unclaimed<T>) {
+        incoming.into_phys();
     }
 }
 
 impl<T: FromBytes + IntoBytes> Handover for Address<T> {
-    type Arrived = Unclaimed<T>;
+    type Incoming = Unclaimed<T>;
 
     fn to_bits(&self) -> u64 {
         self.phys().get()
     }
 
-    fn arrive(bits: u64) -> Result<Unclaimed<T>> {
+    fn from_bits(bits: u64) -> Result<Unclaimed<T>> {
         PhysAddr::new(bits).map(Unclaimed::new).ok_or(EINVAL)
     }
 
-    fn leave(arrived: Unclaimed<T>) {
-        arrived.leave();
+    fn keep(incoming: Unclaimed<T>) {
+        incoming.into_phys();
     }
 }

@@ -136,7 +136,7 @@ pub trait Subsystem: Sized + 'static {
     /// # Errors
     ///
     /// Any; it is reported, and nothing else follows from it.
-    fn restore(arrived: <Self::Saved as Handover>::Arrived) -> Result;
+    fn restore(incoming: <Self::Saved as Handover>::Incoming) -> Result;
 
     /// The new kernel has settled. Called when somebody writes to `/sys/kernel/liveupdate/finish`;
     /// or after `restore`, if that is late. Cannot fail.
@@ -306,7 +306,7 @@ impl<T: Subsystem> Vtable<T> {
         data: u64,
     ) -> c_int {
         from_result(|| {
-            T::restore(T::Saved::arrive(data)?)?;
+            T::restore(T::Saved::from_bits(data)?)?;
             Ok(0)
         })
     }

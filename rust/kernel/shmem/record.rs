@@ -10,10 +10,10 @@
 //! C header: [`include/linux/shmem_preserve.h`](srctree/include/linux/shmem_preserve.h).
 
 use super::{
+    preserve::Preservation,
     FrozenMapping,
     Memfd,
-    PinnedExtent,
-    Promise, //
+    PinnedExtent, //
 };
 use crate::{
     bindings,
@@ -54,7 +54,7 @@ pub trait Journal: Send + Sync + 'static {
 /// then by KHO; and then it is no longer pinned.
 struct Late<J: Journal> {
     entry: J::Entry,
-    _preserved: Promise,
+    _preserved: Preservation,
     extent: PinnedExtent,
 }
 
@@ -162,7 +162,7 @@ impl<J: Journal> Recorder<J> {
     }
 
     fn prepare_folio(&self, extent: PinnedExtent) -> Result<Arc<Late<J>>> {
-        let preserved = Promise::new(extent.pfn, extent.pages as usize, extent.order)?;
+        let preserved = Preservation::new(extent.pfn, extent.pages as usize, extent.order)?;
         let new = Arc::new(
             Late {
                 entry: self.journal.reserve(&extent)?,

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the descriptions of small memfds are: slots in pages that many of them share. The contents
-//! of those that share such a page are promised to the next kernel together, at the freeze. Should
-//! one join them after that, then it is frozen as well, and all are promised anew.
+//! Slots for small memfds: each describes one, and many of them share a page.
 //!
-//! - [`Slot`] is one that the next kernel will find, and the content of the file. Dropping it frees
-//!   it, and with the last one of a page the page.
-//! - [`Arrived`] is one of the previous kernel. Its page is claimed when somebody looks at any slot
-//!   of it, and freed with the last of them. Each slot can be freed once, so no two files can have
+//! At the freeze, the contents of all files that share such a page are preserved together. A file that
+//! gets a slot there later is frozen as well, and all are preserved anew.
+//!
+//! - [`Slot`] is one for the next kernel, with the content of the file. Dropping it frees the slot, and
+//!   the page after its last slot.
+//! - [`IncomingSlot`] is one of the previous kernel. Its page is restored when the first of its slots is
+//!   read, and freed after the last one. A slot can be freed only once, so that two files cannot have
 //!   the same.
 //!
-//! There is one lock, which is held only inside of the functions here.
+//! # Locks
+//!
+//! One mutex, innermost: it is only held inside the functions of this module.
 
 use kernel::{
     kho::{
@@ -36,41 +39,42 @@ use kernel::{
     }, //
 };
 
-use super::abi::{
-    memfd_small::{
-        bit,
-        slot_address,
-        slot_at,
-        SmallPage,
-        SmallRecord,
-        SLOTS, //
-    },
-    Phys, //
-};
-
 use super::{
-    address,
-    not_there,
-    phys_of, //
+    abi::{
+        memfd_small::{
+            bit,
+            slot_address,
+            slot_at,
+            SmallPage,
+            SmallRecord,
+            SLOTS, //
+        },
+        Phys, //
+    },
+    report::{
+        address,
+        not_there,
+        phys_of, //
+    }, //
 };
 
 /// All pages, by their physical address.
 struct Pages {
     outgoing: RBTree<u64, OutgoingPage>,
-    /// The outgoing page that is most likely to have room.
+    /// The address of the outgoing page that is most likely to have a free slot.
     open: u64,
-    incoming: RBTree<u64, ClaimedPage>,
+    incoming: RBTree<u64, IncomingPage>,
 }
 
 /// A page for the next kernel.
 struct OutgoingPage {
     page: Preserved<SmallPage>,
-    /// What the files have that are described there, in the same order.
+    /// The content of each file that has a slot in the page, in the order of the slots.
     contents: SharedExtents,
 }
 
 /// A page of the previous kernel.
-struct ClaimedPage {
+struct IncomingPage {
     page: Restored<SmallPage>,
     /// The slots that are still in use.
     left: u32,
@@ -86,7 +90,7 @@ pub(super) fn init() -> Result {
         incoming: RBTree::new(),
     };
     PAGES.populate(KBox::pin_init(
-        new_mutex!(pages, "memfd_slots::PAGES"),
+        new_mutex!(pages, "memfd_luo::slots::PAGES"),
         GFP_KERNEL,
     )?);
     Ok(())
@@ -167,7 +171,7 @@ impl Pages {
             let page = Restored::<SmallPage>::claim(place).map_err(|e| not_there(e, place))?;
             let left = page.used();
             self.incoming
-                .insert(node.into_node(at, ClaimedPage { page, left }));
+                .insert(node.into_node(at, IncomingPage { page, left }));
         }
 
         let claimed = self.incoming.get(&at).ok_or(EINVAL)?;
@@ -199,8 +203,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Finds a slot for a file. By [`Slot::promise`] it is described, and its content promised to the
-    /// next kernel.
+    /// Allocates a slot for a file. [`Slot::preserve`] describes the file in it.
     ///
     /// # Errors
     ///
@@ -215,7 +218,7 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if there is no such slot, which cannot be.
+    /// [`EINVAL`] if there is no such slot, which is a bug.
     pub(super) fn fill(&mut self, content: PinnedExtent) -> Result {
         let mut pages = pages()?;
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
@@ -224,28 +227,25 @@ impl Slot {
         Ok(())
     }
 
-    /// Looks at the content.
+    /// Calls `act` with the content.
     ///
     /// # Errors
     ///
-    /// Those of `look`.
-    pub(super) fn with_content(
-        &self,
-        look: impl FnOnce(Option<&PinnedExtent>) -> Result,
-    ) -> Result {
+    /// Those of `act`.
+    pub(super) fn with_content(&self, act: impl FnOnce(Option<&PinnedExtent>) -> Result) -> Result {
         let mut pages = pages()?;
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
 
-        look(page.contents.get(index))
+        act(page.contents.get(index))
     }
 
-    /// Describes the file, and promises the content, together with that of others. If the content may
-    /// come late, `late` is the list of late folios.
+    /// Describes the file, and preserves its content together with that of the other files of the page.
+    /// `late` is the list of late folios, if the content may be inserted late.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], and those of `describe`.
-    pub(super) fn promise(
+    pub(super) fn preserve(
         &mut self,
         late: Option<Phys>,
         describe: impl FnOnce(Option<&PinnedExtent>) -> Result<SmallRecord>,
@@ -256,10 +256,10 @@ impl Slot {
         let record = describe(page.contents.get(index))?;
         *page.page.get_mut(index).ok_or(EINVAL)? = record;
         if let Some(late) = late {
-            // There is one list at a time, so that of all slots.
+            // There is one list at a time, and so it is that of all slots.
             page.page.set_late(late);
         }
-        page.contents.promise()
+        page.contents.preserve()
     }
 }
 
@@ -272,28 +272,28 @@ impl Drop for Slot {
 }
 
 impl Handover for Slot {
-    type Arrived = Arrived;
+    type Incoming = IncomingSlot;
 
     fn to_bits(&self) -> u64 {
         self.at
     }
 
-    fn arrive(bits: u64) -> Result<Arrived> {
+    fn from_bits(bits: u64) -> Result<IncomingSlot> {
         slot_at(bits).ok_or(EINVAL)?;
-        Ok(Arrived { at: bits })
+        Ok(IncomingSlot { at: bits })
     }
 
-    fn leave(arrived: Arrived) {
-        arrived.leave();
+    fn keep(incoming: IncomingSlot) {
+        incoming.keep();
     }
 }
 
 /// A description that the previous kernel left. Dropping it frees the slot.
-pub(super) struct Arrived {
+pub(super) struct IncomingSlot {
     at: u64,
 }
 
-impl Arrived {
+impl IncomingSlot {
     /// Its address.
     pub(super) fn to_bits(&self) -> u64 {
         self.at
@@ -309,13 +309,13 @@ impl Arrived {
         pages()?.read(self.at)
     }
 
-    /// Leaves the slot in use.
-    pub(super) fn leave(self) {
+    /// Keeps the slot in use.
+    pub(super) fn keep(self) {
         core::mem::forget(self);
     }
 }
 
-impl Drop for Arrived {
+impl Drop for IncomingSlot {
     fn drop(&mut self) {
         if let Ok(mut pages) = pages() {
             pages.release(self.at);

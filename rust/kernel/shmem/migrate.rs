@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moves pages of a memfd together in memory, while those who use them go on.
+//! Migrates pages of a memfd, while user space goes on using them.
 //!
-//! KHO's work in the next kernel, before it has any process, grows with the number of blocks that
-//! are preserved, and with the square of the number that lie apart. A file whose pages lie apart
-//! one by one is therefore better moved first: that takes longer, but nobody waits for it.
-//!
-//! In the same way those go that cannot stay for long where they are, as the next kernel wants to
-//! begin there.
+//! - Fragmented pages are migrated to contiguous memory. Before the next kernel has any process, KHO's
+//!   work there grows with the number of preserved ranges, in memblock with the square of those that
+//!   are not adjacent. Migration takes longer than that, but happens while the workload runs.
+//! - Pages in memory that is needed to start the next kernel are migrated out of it.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
 
 use super::{
-    pause,
+    pins::pause,
+    preserve::MemoryRun,
     FrozenMapping,
-    MemoryRun,
     PinnedExtent, //
 };
 use crate::{
@@ -29,26 +27,26 @@ use core::{
 /// Runs of fewer pages than this are short.
 const SHORT: usize = 64;
 
-/// So many short runs are worth moving.
+/// A file with so many short runs is fragmented.
 const MANY: usize = 64;
 
-/// Fewer pages are better moved by whoever pins them.
+/// Fewer pages are left to [`Pins`](super::Pins), which migrates them one by one.
 const FEW: usize = 16;
 
-/// The order of the blocks that pages are moved into, and of the smallest that do.
+/// The largest and the smallest order of the blocks that pages are migrated to.
 const ORDERS: (u32, u32) = (9, 4);
 
-/// How many pages are moved in one go: as many as migration takes at once.
+/// How many pages are migrated at once: as many as `migrate_pages()` batches.
 const BATCH: usize = 512;
 
-/// Where in their file those of some extents are that lie apart in memory, in short runs, if there
-/// are many of these. `extents` come in the order of memory, and have these `runs`. Large folios are
-/// not among them.
+/// The ranges of the file whose pages are in short runs, or [`None`] if there are few of these.
+///
+/// `extents` are in the order of memory, and make up `runs`. Large folios are not counted.
 ///
 /// # Errors
 ///
 /// [`ENOMEM`].
-pub(super) fn scattered(
+pub(super) fn fragmented(
     extents: &[&PinnedExtent],
     runs: &[MemoryRun<'_>],
 ) -> Result<Option<KVVec<Range<usize>>>> {
@@ -71,50 +69,49 @@ pub(super) fn scattered(
 }
 
 impl FrozenMapping {
-    /// Moves the single pages in `ranges` of the file together in memory, as well as it goes: what
-    /// somebody else has pinned stays where it is, and so does everything when there is no
-    /// contiguous memory left.
+    /// Migrates the single pages in `ranges` of the file to contiguous memory, as far as possible.
     ///
-    /// Of each node the pages stay in its memory.
+    /// Pages that are pinned stay where they are, and so do all when there is no contiguous memory. A
+    /// page stays on its node. May sleep.
     ///
     /// # Errors
     ///
     /// - [`EINTR`] if the task is being killed.
-    /// - [`ENOMEM`] if there is no memory to remember what is to be moved.
+    /// - [`ENOMEM`].
     ///
     /// C counterpart: none; it is done by `migrate_pages()`.
-    pub fn gather(&self, ranges: &[Range<usize>]) -> Result {
-        let mut mover = Mover::new()?;
+    pub fn migrate(&self, ranges: &[Range<usize>]) -> Result {
+        let mut migration = Migration::new()?;
         let mut pages = ranges.iter().cloned().flatten();
 
-        mover.targets.left = ranges.iter().map(Range::len).sum();
+        migration.targets.left = ranges.iter().map(Range::len).sum();
         loop {
             pause()?;
-            mover.indices.clear();
+            migration.indices.clear();
             for index in pages.by_ref().take(BATCH) {
-                mover.indices.push(index, GFP_KERNEL)?;
+                migration.indices.push(index, GFP_KERNEL)?;
             }
-            if mover.indices.is_empty() || !mover.migrate(self) {
+            if migration.indices.is_empty() || !migration.run(self) {
                 return Ok(());
             }
         }
     }
 }
 
-/// What it takes to move pages of a file.
-pub(super) struct Mover {
-    /// Which pages are to be moved next.
+/// A migration of pages of a file.
+pub(super) struct Migration {
+    /// The indices of the next pages.
     indices: KVec<usize>,
     targets: Targets,
 }
 
-impl Mover {
+impl Migration {
     /// # Errors
     ///
     /// [`ENOMEM`].
     pub(super) fn new() -> Result<Self> {
-        // What was written to just now is not on the LRU list yet, and cannot move.
-        // SAFETY: The current task may sleep, as all users of this module.
+        // Pages in per-CPU batches are not on the LRU list yet, and cannot be isolated.
+        // SAFETY: The current task may sleep.
         unsafe { bindings::lru_add_drain_all() };
         Ok(Self {
             indices: KVec::with_capacity(BATCH, GFP_KERNEL)?,
@@ -126,9 +123,13 @@ impl Mover {
         })
     }
 
-    /// Moves those single pages in a range of the file that cannot stay for long where they are, if
-    /// there are enough of them. Returns up to where it has looked.
-    pub(super) fn move_away(&mut self, mapping: &FrozenMapping, range: Range<usize>) -> usize {
+    /// Migrates the single pages in a range of the file that cannot be pinned for long, if there are
+    /// enough of them. Returns the index up to which the range was searched.
+    pub(super) fn migrate_unpinnable(
+        &mut self,
+        mapping: &FrozenMapping,
+        range: Range<usize>,
+    ) -> usize {
         self.indices.clear();
         let room = self.indices.spare_capacity_mut();
 
@@ -151,13 +152,13 @@ impl Mover {
         };
         if self.indices.len() >= FEW {
             self.targets.left = self.indices.len();
-            self.migrate(mapping);
+            self.run(mapping);
         }
         until
     }
 
-    /// Moves the pages, as far as that is possible. False if there is no place left.
-    fn migrate(&mut self, mapping: &FrozenMapping) -> bool {
+    /// Migrates the pages at `indices`, as far as possible. False if there is no memory left.
+    fn run(&mut self, mapping: &FrozenMapping) -> bool {
         // SAFETY: The mapping is valid. `target` is called before this returns, with the address of
         // `targets`, which nobody else uses meanwhile.
         unsafe {
@@ -172,9 +173,9 @@ impl Mover {
     }
 }
 
-/// Where pages are moved to: a block for each node that has some.
+/// Free pages to migrate to: a block for each node that has some.
 struct Targets {
-    /// How many pages are still to be moved, at most.
+    /// How many pages are still to be migrated, at most.
     left: usize,
     /// The order of the largest block that there may be.
     largest: u32,
@@ -211,7 +212,7 @@ impl Targets {
     }
 }
 
-/// A contiguous block of memory that pages are moved into, from its first page on.
+/// A contiguous block of memory to migrate to, used from its first page on.
 ///
 /// # Invariants
 ///
@@ -252,14 +253,15 @@ impl Drop for Block {
     }
 }
 
-/// Where `folio`, a single page, is to be moved; null if there is no place. Migration frees what it
-/// does not use of it.
+/// The page that `folio`, a single page, is to be migrated to; null if there is none. Migration frees
+/// the page if it does not use it.
 ///
 /// # Safety
 ///
 /// `folio` must be valid, and `targets` the address of [`Targets`] that nobody else uses.
 unsafe extern "C" fn target(folio: *mut bindings::folio, targets: c_ulong) -> *mut bindings::folio {
-    // SAFETY: By the requirements of this function.
+    // SAFETY: By the requirements of this function `folio` is valid, and `targets` is the address of
+    // a `Targets` that nobody else uses.
     let (targets, node) = unsafe {
         let targets = ptr::with_exposed_provenance_mut::<Targets>(targets);
         (&mut *targets, bindings::page_to_nid(folio.cast()))

@@ -58,9 +58,11 @@ use super::{
         },
         Phys, //
     },
-    address,
-    extent_of,
-    phys_of, //
+    report::{
+        address,
+        extent_of,
+        phys_of, //
+    }, //
 };
 
 static OUTGOING: SetOnce<Pin<KBox<Mutex<OutgoingList>>>> = SetOnce::new();
@@ -77,11 +79,11 @@ pub(super) fn init() -> Result {
         files: 0,
     };
     OUTGOING.populate(KBox::pin_init(
-        new_mutex!(list, "memfd_late::OUTGOING"),
+        new_mutex!(list, "memfd_luo::late::OUTGOING"),
         GFP_KERNEL,
     )?);
     INCOMING.populate(KBox::pin_init(
-        new_mutex!(RBTree::new(), "memfd_late::INCOMING"),
+        new_mutex!(RBTree::new(), "memfd_luo::late::INCOMING"),
         GFP_KERNEL,
     )?);
     Ok(())
@@ -105,8 +107,8 @@ struct OutgoingList {
 }
 
 impl OutgoingList {
-    /// One more file refers to the list. Returns the address of its first page.
-    fn join(&mut self) -> Result<Phys> {
+    /// Counts one more file that refers to the list. Returns the address of its first page.
+    fn add_file(&mut self) -> Result<Phys> {
         if self.pages.is_empty() {
             self.add_page()?;
         }
@@ -118,7 +120,7 @@ impl OutgoingList {
         Ok(phys)
     }
 
-    fn leave(&mut self) {
+    fn remove_file(&mut self) {
         self.files -= 1;
         match self.files {
             // Folios that are just being given up may still have places, and so keep their page.
@@ -148,7 +150,7 @@ impl OutgoingList {
         Ok(())
     }
 
-    /// Gives a place away.
+    /// Hands out the next place.
     fn place(&mut self) -> Result<(Arc<PreservedWords>, usize)> {
         if self.used == RECORDS {
             self.add_page()?;
@@ -185,7 +187,7 @@ impl FileJournal {
     ///
     /// [`ENOMEM`].
     pub(super) fn new(file: u64) -> Result<Self> {
-        let list = outgoing()?.join()?;
+        let list = outgoing()?.add_file()?;
 
         Ok(Self::Listed { file, list })
     }
@@ -202,7 +204,7 @@ impl FileJournal {
 impl Drop for FileJournal {
     fn drop(&mut self) {
         if let (Self::Listed { .. }, Ok(mut outgoing)) = (&*self, outgoing()) {
-            outgoing.leave();
+            outgoing.remove_file();
         }
     }
 }

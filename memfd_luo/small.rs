@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memfds of at most one page, of which there may be many: [`Small`], in the layout
-//! `memfd-small-v1`.
+//! `memfd-small-v1`: the handler for memfds of at most one page, of which there may be many.
 //!
-//! The life of such a file is that of a larger one, but all that is to be told of it fits into a
-//! [slot](Slot) of fixed size. When it is preserved, its page is only pinned; the freeze describes it
-//! and promises the page, together with those of others.
+//! Such a file is described in a [slot](Slot) of fixed size. When it is preserved, its page is only
+//! pinned. The freeze describes the file and preserves the page, together with those of other files.
 
 use core::{
     fmt,
@@ -16,10 +14,10 @@ use kernel::{
     fs::File,
     liveupdate::{
         FileHandler,
+        FileState, //
         Handover,
         Outcome,
         RetrieveError,
-        Seen, //
     },
     prelude::*,
     shmem::{
@@ -37,7 +35,7 @@ use super::{
     abi::{
         memfd_small::{
             self as layout,
-            Small as Description,
+            Small as SmallDescription,
             SmallError,
             SmallRecord,
             SMALL_NAME_LEN,
@@ -45,42 +43,51 @@ use super::{
         },
         Phys, //
     },
-    bad_header,
-    expect_no_poison,
-    extent_of,
-    free_late,
-    is_shortage,
-    late_parts,
-    malformed,
-    memfd_late::{
+    attributes,
+    handler::{
+        summarize_preserved,
+        summarize_retrieved, //
+    },
+    late::{
         self,
         FileJournal, //
     },
-    memfd_slots::{
-        Arrived,
-        Slot, //
+    layout::prefer_v2,
+    parts::Part,
+    preserve::{
+        expect_no_poison,
+        pages_of, //
     },
-    pages_of,
-    prefer_v2,
-    summarize,
-    summarize_file,
-    Part, //
+    report::{
+        bad_header,
+        extent_of,
+        is_shortage,
+        malformed, //
+    },
+    restore::{
+        free_late,
+        late_parts, //
+    },
+    slots::{
+        IncomingSlot,
+        Slot, //
+    }, //
 };
 
 /// The attributes of a file, with a name that is not long.
-type Attributes = super::Attributes<SMALL_NAME_LEN>;
+type Attributes = attributes::Attributes<SMALL_NAME_LEN>;
 
 /// The handler.
 pub(super) struct Small;
 
-/// What keeps a file as it is, beside its content, which is with the slot. Dropping it undoes all.
-pub(super) struct State {
-    /// How many pages there are; none in a hole.
+/// A preserved small memfd. Its content is with the slot. Dropping it undoes all but that.
+pub(super) struct SmallState {
+    /// How many pages the content has: none or one.
     pages: u32,
     mapping: RecordedMapping<FileJournal>,
 }
 
-impl State {
+impl SmallState {
     /// Describes the file, and has the page recorded that may still be inserted.
     fn describe(&mut self, slot: &mut Slot) -> Result {
         let mut late = None;
@@ -92,7 +99,7 @@ impl State {
             self.catch_up(slot)?;
         }
         let mapping = &self.mapping;
-        slot.promise(late, |content| describe(mapping, content))
+        slot.preserve(late, |content| describe(mapping, content))
     }
 
     /// Pins the page that was inserted before that was recorded.
@@ -119,7 +126,7 @@ fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<S
     let attributes = Attributes::of_pinned(mapping)?;
     let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
-    Ok(SmallRecord::new(&Description {
+    Ok(SmallRecord::new(&SmallDescription {
         pos: attributes.position,
         size: attributes.size,
         seals: attributes.seals,
@@ -139,7 +146,7 @@ kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL);
 impl FileHandler for Small {
     const COMPATIBLE: &'static CStr = layout::COMPATIBLE_SMALL;
     type Handle = Slot;
-    type State = State;
+    type State = SmallState;
 
     fn can_preserve(file: &File) -> bool {
         !prefer_v2()
@@ -152,7 +159,7 @@ impl FileHandler for Small {
         shmem::inode_id(file)
     }
 
-    fn preserve(file: &File) -> Result<(Slot, State)> {
+    fn preserve(file: &File) -> Result<(Slot, SmallState)> {
         let mapping = RecordedMapping::new(Memfd::from_file(file).ok_or(EINVAL)?)?;
         if pages_of(mapping.size()) > SMALL_PAGES {
             // It has become larger since it was looked at.
@@ -166,65 +173,69 @@ impl FileHandler for Small {
         expect_no_poison(&mapping)?;
         let pages = content.as_ref().map_or(0, PinnedExtent::pages);
         let slot = Slot::new(content)?;
-        let state = State { pages, mapping };
+        let state = SmallState { pages, mapping };
         Ok((slot, state))
     }
 
-    fn freeze(_file: &File, state: &mut State, slot: &mut Slot) -> Result {
+    fn freeze(_file: &File, state: &mut SmallState, slot: &mut Slot) -> Result {
         state.describe(slot).inspect_err(|_| state.mapping.stop())
     }
 
-    fn unfreeze(_file: &File, state: &mut State, _slot: &mut Slot) {
+    fn unfreeze(_file: &File, state: &mut SmallState, _slot: &mut Slot) {
         state.mapping.stop();
     }
 
-    fn unpreserve(_file: &File, state: State, slot: Slot) {
+    fn unpreserve(_file: &File, state: SmallState, slot: Slot) {
         drop(slot);
         drop(state);
     }
 
-    fn retrieve(arrived: Arrived) -> Result<ARef<File>, RetrieveError<Arrived>> {
-        let read = read(&arrived)
-            .and_then(|found| Ok((found.attributes.build()?.fill(found.pages())?, found)));
+    fn retrieve(incoming: IncomingSlot) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
+        let read = read(&incoming).and_then(|description| {
+            Ok((
+                description.attributes.build()?.fill(description.pages())?,
+                description,
+            ))
+        });
 
         match read {
-            Ok((file, found)) => Ok(found.fill(file, arrived)?),
-            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, arrived)),
+            Ok((file, description)) => Ok(description.fill(file, incoming)?),
+            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, incoming)),
             // The page may still be there when the file is finished.
             Err(e) => {
-                arrived.leave();
+                incoming.keep();
                 Err(RetrieveError::Final(e))
             }
         }
     }
 
-    fn finish(outcome: Outcome<'_, Arrived>) {
+    fn finish(outcome: Outcome<'_, IncomingSlot>) {
         match outcome {
             Outcome::Retrieved(_) => {}
-            Outcome::NeverAsked(arrived) => discard(arrived),
+            Outcome::NotRetrieved(incoming) => discard(incoming),
             Outcome::Failed { left, .. } => drop(left.map(discard)),
         }
     }
 
-    fn summarize(seen: Seen<'_, Self>, to: &mut dyn fmt::Write) -> Result {
-        match seen {
-            Seen::Preserved { state, handle, .. } => handle.with_content(|content| {
+    fn summarize(file: FileState<'_, Self>, to: &mut dyn fmt::Write) -> Result {
+        match file {
+            FileState::Preserved { state, handle, .. } => handle.with_content(|content| {
                 let extents = content.map_or(&[][..], slice::from_ref);
-                summarize(&state.mapping, extents, to)
+                summarize_preserved(&state.mapping, extents, to)
             }),
-            Seen::Waiting(arrived) => {
-                let memfd = arrived.read()?.0.parse().map_err(|_| EINVAL)?;
+            FileState::Incoming(incoming) => {
+                let memfd = incoming.read()?.0.parse().map_err(|_| EINVAL)?;
                 let (size, extent) = (memfd.size, memfd.extent);
                 let (pages, extents) = extent.map_or((0, 0), |extent| (extent.pages, 1));
                 Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
             }
-            Seen::Retrieved(file) => summarize_file(file, to),
+            FileState::Retrieved(file) => summarize_retrieved(file, to),
         }
     }
 }
 
-/// An incoming memfd whose description was found to be right.
-struct Found {
+/// The validated description of an incoming memfd.
+struct Description {
     attributes: Attributes,
     /// The page, or the folio that begins with it.
     part: Option<Part>,
@@ -232,30 +243,30 @@ struct Found {
     late: Option<Phys>,
 }
 
-impl Found {
+impl Description {
     fn pages(&self) -> usize {
         self.part.map_or(0, |part| part.pages)
     }
 
     /// Puts the page into `file`.
-    fn fill(self, mut file: Filling, arrived: Arrived) -> Result<ARef<File>> {
+    fn fill(self, mut file: Filling, incoming: IncomingSlot) -> Result<ARef<File>> {
         let filled = match self.part {
             Some(part) => part.fill(&mut file, SMALL_PAGES),
             None => Ok(()),
         };
 
         if let Some(list) = self.late {
-            memfd_late::finished(list);
+            late::finished(list);
         }
-        drop(arrived);
+        drop(incoming);
         filled?;
         Ok(file.into_file())
     }
 }
 
 /// Reads and validates the description, and claims nothing that is the file's own.
-fn read(arrived: &Arrived) -> Result<Found> {
-    let (record, list) = arrived.read()?;
+fn read(incoming: &IncomingSlot) -> Result<Description> {
+    let (record, list) = incoming.read()?;
     let memfd = record.parse().map_err(|e| match e {
         SmallError::Memfd(e) => bad_header(e),
         SmallError::Extent(e) => malformed(e),
@@ -263,7 +274,7 @@ fn read(arrived: &Arrived) -> Result<Found> {
     let late = list.filter(|_| may_be_late(&memfd));
     let part = match &memfd.extent {
         Some(extent) => Some(Part::of(extent)?),
-        None => late_parts(late, arrived.to_bits())?.pop(),
+        None => late_parts(late, incoming.to_bits())?.pop(),
     };
     if let Some(part) = &part {
         part.find()?;
@@ -280,7 +291,7 @@ fn read(arrived: &Arrived) -> Result<Found> {
         poisoned: memfd.poisoned,
     };
     attributes.expect_readable()?;
-    Ok(Found {
+    Ok(Description {
         attributes,
         part,
         late,
@@ -288,19 +299,19 @@ fn read(arrived: &Arrived) -> Result<Found> {
 }
 
 /// Whether the page of a file may be in the list of late folios.
-fn may_be_late(memfd: &Description) -> bool {
+fn may_be_late(memfd: &SmallDescription) -> bool {
     memfd.extent.is_none() && memfd.size > 0
 }
 
 /// Frees all that is left of an incoming memfd.
-fn discard(arrived: Arrived) {
-    let freed = arrived.read().and_then(|(record, list)| {
+fn discard(incoming: IncomingSlot) {
+    let freed = incoming.read().and_then(|(record, list)| {
         let memfd = record.parse().map_err(|_| EINVAL);
         match record.extent().map_err(malformed)? {
             Some(extent) => Part::of(&extent)?.free(),
             None => free_late(
                 list.filter(|_| memfd.as_ref().is_ok_and(may_be_late)),
-                arrived.to_bits(),
+                incoming.to_bits(),
             ),
         }
     });

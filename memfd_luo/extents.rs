@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `memfd-extents-v1`: the layout of this implementation.
+
+use core::fmt;
+
+use kernel::{
+    prelude::*,
+    shmem::{
+        PinnedExtent, //
+    }, //
+};
+
+use super::{
+    abi::{
+        chain::{
+            self,
+            Fault, //
+        },
+        memfd::{
+            self as layout,
+            ExtentCheck,
+            ExtentRecord,
+            MemfdHeader, //
+        },
+        Block,
+        Memory,
+        Phys, //
+    },
+    attributes::Attributes,
+    late::FileJournal,
+    layout::{
+        prefer_v2,
+        Layout, //
+    },
+    parts::Part,
+    record_pages::RecordPages,
+    report::{
+        bad_header,
+        extent_of,
+        malformed, //
+    }, //
+};
+
+/// `memfd-extents-v1`: our own layout.
+pub(super) struct Extents;
+
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS);
+
+/// The extents of a memfd, in a chain of blocks.
+pub(super) struct ExtentBlocks {
+    blocks: RecordPages,
+    extents: u64,
+    pages: u64,
+}
+
+/// Where the extents of an incoming memfd are.
+pub(super) struct ExtentList {
+    first: Option<Phys>,
+    extents: u64,
+    late: Option<Phys>,
+    /// The check of the first one.
+    check: ExtentCheck,
+}
+
+impl ExtentList {
+    fn of(memfd: &layout::Memfd) -> Self {
+        Self {
+            first: memfd.extents,
+            extents: memfd.nr_extents,
+            late: memfd.late,
+            check: ExtentCheck::new(memfd),
+        }
+    }
+}
+
+impl Layout for Extents {
+    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_EXTENTS;
+    const RUNS: bool = true;
+
+    type Parts = ExtentBlocks;
+    type List = ExtentList;
+
+    fn wanted() -> bool {
+        !prefer_v2()
+    }
+
+    fn check(_attributes: &Attributes) -> Result {
+        Ok(())
+    }
+
+    fn list(extents: &[PinnedExtent]) -> Result<ExtentBlocks> {
+        let mut parts = ExtentBlocks {
+            blocks: RecordPages::new(),
+            extents: 0,
+            pages: 0,
+        };
+
+        for extent in extents {
+            let record = ExtentRecord::new(&extent_of(extent)?);
+            parts.blocks.put(
+                |block| block.push(&record).is_ok(),
+                |last, next| last.set_next(Some(next)),
+            )?;
+            parts.extents += 1;
+            parts.pages += u64::from(extent.pages());
+        }
+        Ok(parts)
+    }
+
+    fn journal(file: u64) -> Result<FileJournal> {
+        FileJournal::new(file)
+    }
+
+    fn write(
+        header: &mut Block,
+        attributes: &Attributes,
+        parts: &ExtentBlocks,
+        late: Option<Phys>,
+    ) -> Result {
+        let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
+
+        *MemfdHeader::of_mut(header).ok_or(EINVAL)? = MemfdHeader::new(&layout::Memfd {
+            pos: attributes.position,
+            size: attributes.size,
+            seals: attributes.seals,
+            open: attributes.open,
+            mode: attributes.mode,
+            uid,
+            gid,
+            name: attributes.name,
+            nr_extents: parts.extents,
+            nr_pages: parts.pages,
+            extents: parts.blocks.first()?,
+            late,
+            poisoned: attributes.poisoned,
+        });
+        Ok(())
+    }
+
+    fn read(header: &Block) -> Result<(Attributes, ExtentList)> {
+        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(bad_header)?;
+        let attributes = Attributes {
+            position: memfd.pos,
+            size: memfd.size,
+            seals: memfd.seals,
+            mode: memfd.mode,
+            owner: Some((memfd.uid, memfd.gid)),
+            open: memfd.open,
+            name: memfd.name,
+            poisoned: memfd.poisoned,
+        };
+        attributes.expect_readable()?;
+        Ok((attributes, ExtentList::of(&memfd)))
+    }
+
+    fn late(list: &ExtentList) -> Option<Phys> {
+        list.late
+    }
+
+    fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
+        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
+        let memfd = header.parse().map_err(|_| EINVAL)?;
+
+        Ok(write!(
+            to,
+            "size {}, {} pages, {} extents",
+            memfd.size, memfd.nr_pages, memfd.nr_extents
+        )?)
+    }
+
+    fn read_list(header: &Block) -> Result<ExtentList> {
+        let mut header = *MemfdHeader::of(header).ok_or(EINVAL)?;
+
+        header.set_pos(0);
+        header.set_seals(0);
+        header.set_owner(0, 0, 0);
+        header
+            .parse()
+            .map(|memfd| ExtentList::of(&memfd))
+            .map_err(bad_header)
+    }
+
+    fn walk<M: Memory<Error = Error>>(
+        mem: &M,
+        list: &ExtentList,
+        mut visit: impl FnMut(&Part) -> Result,
+    ) -> Result {
+        // Full blocks, except perhaps for the last.
+        let blocks = usize::try_from(list.extents)?.div_ceil(Block::capacity::<ExtentRecord>());
+        let mut check = list.check.clone();
+
+        chain::walk(mem, list.first, blocks, |_, record: &ExtentRecord| {
+            let extent = check.check(record).map_err(malformed)?;
+            visit(&Part::of(&extent)?)
+        })
+        .map_err(|e| match e.fault {
+            Fault::Visit(cause) | Fault::Memory(cause) => cause,
+            _ => malformed(e),
+        })?;
+        check.finish().map_err(malformed)
+    }
+}

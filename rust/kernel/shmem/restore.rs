@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A memfd that is made from preserved pages: [`NewMemfd`] and [`Filling`].
+
+use super::{
+    InodeLock,
+    Memfd,
+    MAX_SIZE, //
+};
+use crate::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    fs::File,
+    kho::RestoredFolio,
+    prelude::*,
+    sync::aref::ARef, //
+};
+use core::ptr::NonNull;
+
+/// A memfd to which nobody else has a reference yet.
+///
+/// It begins as `memfd_create()` makes it with `MFD_ALLOW_SEALING`: empty, without seals, open for
+/// reading and writing, with all permissions for everybody.
+///
+/// # Invariants
+///
+/// Nobody else has a reference to the file.
+pub struct NewMemfd(pub(super) ARef<Memfd>);
+
+impl NewMemfd {
+    /// Makes a memfd. The `name` is taken as it is, so it should begin with `memfd:`.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENFILE`] if the system has too many open files.
+    /// - [`ENOMEM`] if memory is short, or [`ENOSPC`] if it is for an inode.
+    ///
+    /// C counterpart: `memfd_alloc_file()`.
+    pub fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: `name` is a C string that the function copies.
+        let file = from_err_ptr(unsafe {
+            bindings::memfd_alloc_file(name.as_char_ptr(), bindings::MFD_ALLOW_SEALING)
+        })?;
+
+        // SAFETY: The function made a file of shmem, and a reference to it that is ours.
+        unsafe { Self::from_raw(file) }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be null, or a file of shmem with one reference to it that nobody else has.
+    unsafe fn from_raw(file: *mut bindings::file) -> Result<Self> {
+        let file = NonNull::new(file).ok_or(ENOMEM)?;
+
+        // INVARIANT: By the requirement of this function.
+        // SAFETY: By the requirement of this function; the layout of a `Memfd` is that of a file.
+        Ok(Self(unsafe { ARef::from_raw(file.cast()) }))
+    }
+
+    /// Sets the permissions.
+    pub fn set_mode(&mut self, mode: u32) {
+        const ALL: bindings::umode_t = bindings::S_IALLUGO as bindings::umode_t;
+
+        let _lock = InodeLock::new(&self.0);
+        let inode = self.0.inode();
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe { (*inode).i_mode = ((*inode).i_mode & !ALL) | (mode as bindings::umode_t & ALL) };
+    }
+
+    /// Sets user and group that own the file, as seen by the initial user namespace.
+    pub fn set_owner(&mut self, (uid, gid): (u32, u32)) {
+        let _lock = InodeLock::new(&self.0);
+        let inode = self.0.inode();
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe {
+            (*inode).i_uid.val = uid;
+            (*inode).i_gid.val = gid;
+        }
+    }
+
+    /// Sets the size in bytes. All of it is a hole.
+    ///
+    /// # Errors
+    ///
+    /// [`EFBIG`] if no file can have this size.
+    pub fn set_size(&mut self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        let _lock = InodeLock::new(&self.0);
+
+        // SAFETY: The inode is valid, and locked.
+        unsafe { bindings::i_size_write(self.0.inode(), size) };
+        Ok(())
+    }
+
+    /// Adds seals, a set of `F_SEAL_*`. They do not bind [`Filling`].
+    ///
+    /// With `F_SEAL_EXEC`, an executable file is sealed against all writing, too.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if there are unknown seals.
+    /// - [`EPERM`] if the file is sealed against more seals, or not open for writing.
+    ///
+    /// C counterpart: `memfd_add_seals()`.
+    pub fn add_seals(&mut self, seals: u32) -> Result {
+        // SAFETY: The file is valid.
+        to_result(unsafe { bindings::memfd_add_seals(self.0.as_ptr(), seals) })
+    }
+
+    /// Opens the same memory anew, with other flags: access mode and `O_*` of open files.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENFILE`] if the system has too many open files.
+    /// - [`ENOMEM`] if memory is short.
+    /// - Any of a security module.
+    pub fn reopen(self, flags: u32) -> Result<Self> {
+        let file = self.0.as_ptr();
+
+        // SAFETY: The file is valid, and so are its path and its credentials.
+        let file = from_err_ptr(unsafe {
+            bindings::dentry_open(
+                &raw const (*file).__bindgen_anon_1.f_path,
+                (flags | bindings::O_LARGEFILE) as c_int,
+                (*file).f_cred,
+            )
+        })?;
+
+        // SAFETY: The function opened the same inode, and the reference is ours.
+        unsafe { Self::from_raw(file) }
+    }
+
+    /// Sets the position.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if no file can have this position.
+    pub fn set_position(&mut self, position: u64) -> Result {
+        let position = bindings::loff_t::try_from(position).map_err(|_| EINVAL)?;
+        // SAFETY: The file is valid, and used by nobody else.
+        let set = unsafe {
+            bindings::vfs_setpos(self.0.as_ptr(), position, MAX_SIZE as bindings::loff_t)
+        };
+
+        if set == position {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// Begins to put pages into the file, and accounts for `pages` of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if the system's limits for memory are exceeded.
+    pub fn fill(self, pages: usize) -> Result<Filling> {
+        // The function takes a signed number on its way.
+        isize::try_from(pages)?;
+
+        // SAFETY: The inode is valid and belongs to shmem. By the type invariant nobody else has it.
+        to_result(unsafe { bindings::shmem_restore_begin(self.0.inode(), pages) })?;
+        // INVARIANT: The pages have just been accounted for.
+        Ok(Filling {
+            memfd: self,
+            accounted: pages,
+            left: pages,
+        })
+    }
+}
+
+/// A [`NewMemfd`] that pages are put into.
+///
+/// # Invariants
+///
+/// `shmem_restore_begin()` has accounted for `accounted` pages.
+pub struct Filling {
+    pub(super) memfd: NewMemfd,
+    /// For how many pages the file's account was charged, and how many of them are not there yet.
+    accounted: usize,
+    left: usize,
+}
+
+impl Filling {
+    /// The finished file.
+    pub fn into_file(self) -> ARef<File> {
+        let file = self.memfd.0.clone();
+
+        // What is left of the account is settled before anybody sees the file.
+        drop(self);
+        // SAFETY: The layout of a `Memfd` is that of a `File`, and the reference goes over.
+        unsafe { ARef::from_raw(ARef::into_raw(file).cast()) }
+    }
+
+    /// The largest order of a folio that the file can hold.
+    pub fn max_order(&self) -> u32 {
+        // SAFETY: The mapping is valid.
+        unsafe { bindings::mapping_max_folio_order(self.memfd.0.mapping()) }
+    }
+
+    /// Puts `folio` at the index `index`, which is counted in pages. It then counts as dirty.
+    ///
+    /// With `uptodate` false its content is not used: it reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// On error the folio is given to the page allocator.
+    ///
+    /// - [`EINVAL`] if a folio of its order cannot be at that index, or not in the file at all.
+    /// - [`EEXIST`] if there is one already.
+    /// - [`ENOSPC`] if there are more pages than were accounted for.
+    ///
+    /// A shortage of memory is no error: the folio is there already, and what is in it would be
+    /// lost. For the same reason it is charged without reclaim: to the current task's control group,
+    /// or to the nearest one above it that has room.
+    pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
+        // SAFETY: The current task may sleep, as all users of this module.
+        unsafe { bindings::cond_resched() };
+
+        let index = usize::try_from(index)?;
+        let order = folio.order();
+        let pages = 1_usize << order;
+        if order > self.max_order() || index % pages != 0 {
+            return Err(EINVAL);
+        }
+        self.take(pages)?;
+
+        let folio = folio.into_raw();
+        // SAFETY: By the type invariant of `NewMemfd` nobody else has the file, and by ours it was
+        // begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours, and
+        // its index suits its order.
+        let result = to_result(unsafe {
+            bindings::shmem_restore_folio(self.memfd.0.inode(), index, folio.as_ptr(), uptodate)
+        });
+        if result.is_err() {
+            // SAFETY: The reference is still ours.
+            unsafe { bindings::folio_put(folio.as_ptr()) };
+        }
+        result
+    }
+
+    /// Takes some pages from the account.
+    pub(super) fn take(&mut self, pages: usize) -> Result {
+        self.left = self.left.checked_sub(pages).ok_or(ENOSPC)?;
+        Ok(())
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it was begun with that number.
+        unsafe { bindings::shmem_restore_end(self.memfd.0.inode(), self.accounted) };
+    }
+}
