@@ -78,7 +78,10 @@ use std::{
         },
         unix::fs::FileExt, //
     },
-    ptr::NonNull,
+    ptr::{
+        self,
+        NonNull, //
+    },
     slice,
     sync::atomic::AtomicU64,
     thread,
@@ -536,6 +539,8 @@ impl SharedWords {
                 self.len,
                 self.len,
                 libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP,
+                // Where to try first. It is read with this flag, so it must be passed.
+                ptr::null_mut::<c_void>(),
             );
             if new == libc::MAP_FAILED {
                 return Err(Errno::last());
