@@ -58,6 +58,8 @@ mod record_pages;
 mod report;
 #[path = "memfd_luo/restore.rs"]
 mod restore;
+#[path = "memfd_luo/singles.rs"]
+mod singles;
 #[path = "memfd_luo/slots.rs"]
 mod slots;
 #[path = "memfd_luo/small.rs"]

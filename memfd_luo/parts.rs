@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parts of the content of an incoming memfd: folios, and single pages.
-//!
-//! Single pages that follow each other in memory were preserved as one range, wherever they are in the
-//! file, and are claimed as one.
+//! A part of the content of an incoming memfd: a folio, or single pages that are contiguous.
 
 use kernel::{
     kho::{
@@ -12,26 +9,18 @@ use kernel::{
         RestoredFolio,
         RestoredPages, //
     },
-    page::{
-        PAGE_SHIFT,
-        PAGE_SIZE, //
-    },
+    page::PAGE_SHIFT,
     prelude::*,
     shmem::Filling, //
 };
 
 use super::{
-    abi::{
-        memfd::{
-            Extent,
-            ExtentKind, //
-        },
-        Memory, //
+    abi::memfd::{
+        Extent,
+        ExtentKind, //
     },
-    layout::Layout,
     report::{
         address,
-        malformed,
         not_there, //
     }, //
 };
@@ -43,8 +32,8 @@ pub(super) struct Part {
     pub(super) index: u64,
     /// How many pages.
     pub(super) pages: usize,
-    /// They were preserved as one folio. Else they are single pages: of [`Singles`], or one that
-    /// was preserved together with those of other files.
+    /// They were preserved as one folio. Else they are single pages: of
+    /// [`Singles`](super::singles::Singles), or one that was preserved together with those of other files.
     pub(super) folio: bool,
     /// They have content; else they read as zeros.
     pub(super) uptodate: bool,
@@ -111,138 +100,7 @@ impl Part {
     }
 }
 
-/// Single pages of a file that follow each other in memory.
-pub(super) struct Single {
-    start: PhysAddr,
-    index: u64,
-    pages: u32,
-    /// The place among all of them, in the order of the file.
-    place: u32,
-}
-
-impl Single {
-    fn pages(&self) -> usize {
-        self.pages as usize
-    }
-
-    fn end(&self) -> Option<u64> {
-        let size = u64::from(self.pages).checked_mul(PAGE_SIZE as u64)?;
-        self.start.get().checked_add(size)
-    }
-
-    /// Whether `next` is behind these pages in memory.
-    fn is_followed_by(&self, next: &Self) -> bool {
-        self.end() == Some(next.start.get())
-    }
-}
-
-/// The parts of a file that are single pages, in the order of memory.
-///
-/// What follows each other there was preserved as one, wherever it is in the file, and is claimed
-/// as one.
-pub(super) struct Singles {
-    all: KVVec<Single>,
-    /// Places for them, in the order of the file, for when they are claimed: nothing may fail then.
-    claimed: KVVec<(u64, RestoredPages)>,
-}
-
-impl Singles {
-    /// Takes them out of a list. What else there is, is for `visit`.
-    pub(super) fn of<L: Layout, M: Memory<Error = Error>>(
-        mem: &M,
-        list: &L::List,
-        mut visit: impl FnMut(&Part) -> Result,
-    ) -> Result<Self> {
-        let mut all = KVVec::new();
-
-        L::walk(mem, list, |part| match part.folio {
-            true => visit(part),
-            false => {
-                let single = Single {
-                    start: part.start,
-                    index: part.index,
-                    pages: u32::try_from(part.pages)?,
-                    place: u32::try_from(all.len())?,
-                };
-                Ok(all.push(single, GFP_KERNEL)?)
-            }
-        })?;
-        all.sort_unstable_by_key(|single| single.start);
-        Ok(Self {
-            all,
-            claimed: KVVec::new(),
-        })
-    }
-
-    /// Those that follow each other, and how many pages they have.
-    fn runs(all: &[Single]) -> impl Iterator<Item = (&[Single], PhysAddr, usize)> {
-        all.chunk_by(Single::is_followed_by)
-            .filter_map(|run| Some((run, run.first()?.start, run.iter().map(Single::pages).sum())))
-    }
-
-    /// How many pages there are, if no page is there twice.
-    pub(super) fn pages(&self) -> usize {
-        self.all.iter().map(Single::pages).sum()
-    }
-
-    /// Checks that all pages are there, no page twice, and leaves them there. Makes places for them.
-    pub(super) fn find(&mut self) -> Result {
-        let twice = |(one, next): (&Single, &Single)| one.end() > Some(next.start.get());
-        if self.all.iter().zip(self.all.iter().skip(1)).any(twice) {
-            return Err(malformed("memfd: a page is used twice"));
-        }
-        for (_, start, pages) in Self::runs(&self.all) {
-            kho::check_pages(start, pages).map_err(|e| not_there(e, start))?;
-        }
-
-        for _ in &self.all {
-            self.claimed.push((0, RestoredPages::none()), GFP_KERNEL)?;
-        }
-        Ok(())
-    }
-
-    /// Puts all pages into `file`, which has `file_pages` pages. Whatever happens, they are claimed.
-    pub(super) fn fill(self, file: &mut Filling, file_pages: u64) -> Result {
-        let Self { all, mut claimed } = self;
-        let mut result = Ok(());
-
-        for (run, start, pages) in Self::runs(&all) {
-            let mut pages = match RestoredPages::claim(start, pages) {
-                Ok(pages) => pages,
-                Err(e) => {
-                    result = result.and(Err(e));
-                    continue;
-                }
-            };
-            for single in run {
-                let pages = pages.split(single.pages());
-                if let Some(place) = claimed.get_mut(single.place as usize) {
-                    *place = (single.index, pages);
-                }
-            }
-        }
-
-        // After an error, what was claimed is of no use to anybody.
-        result?;
-        let claimed = claimed.into_iter();
-        file.insert_all(
-            claimed.map(|(index, pages)| (index, within(pages, index, file_pages))),
-            true,
-        )
-    }
-
-    /// Frees all pages.
-    pub(super) fn free(&self) -> Result {
-        let mut result = Ok(());
-
-        for (_, start, pages) in Self::runs(&self.all) {
-            result = result.and(RestoredPages::claim(start, pages).map(drop));
-        }
-        result
-    }
-}
-
-/// Frees of pages, which begin at `index` of a file, what lies behind the file's end.
+/// Frees those pages, of some that begin at `index`, that are beyond the end of the file.
 pub(super) fn within(mut pages: RestoredPages, index: u64, file_pages: u64) -> RestoredPages {
     let most = usize::try_from(file_pages.saturating_sub(index)).unwrap_or(usize::MAX);
     if most < pages.len() {

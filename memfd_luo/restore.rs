@@ -24,15 +24,13 @@ use super::{
     attributes::Attributes,
     late,
     layout::Layout,
-    parts::{
-        Part,
-        Singles, //
-    },
+    parts::Part,
     preserve::pages_of,
     report::{
         address,
         not_there, //
-    }, //
+    },
+    singles::Singles, //
 };
 
 /// The validated description of an incoming memfd.

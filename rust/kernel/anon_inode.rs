@@ -138,7 +138,8 @@ pub trait AnonFile: Sized + 'static {
 /// Makes an anonymous file, open for reading and writing, that owns `data`.
 ///
 /// `name` is for people: it is what `readlink /proc/PID/fd/N` shows after `anon_inode:`. May
-/// sleep. The module that implements `T` stays while the file is open.
+/// sleep. The module that implements `T` stays while the file is open. `pread(2)` and `pwrite(2)` work
+/// where `read(2)` and `write(2)` do.
 ///
 /// # Errors
 ///
@@ -148,17 +149,24 @@ pub trait AnonFile: Sized + 'static {
 ///
 /// On error `data` is dropped, not released.
 ///
-/// C counterpart: `anon_inode_getfile()`.
+/// C counterpart: `anon_inode_getfile_fmode()`.
 pub fn new_file<T: AnonFile>(name: &CStr, data: T::Ptr) -> Result<ARef<File>> {
     const FLAGS: c_int = bindings::O_RDWR as c_int;
 
+    let mut mode = 0;
+    if T::HAS_READ {
+        mode |= bindings::FMODE_PREAD;
+    }
+    if T::HAS_WRITE {
+        mode |= bindings::FMODE_PWRITE;
+    }
     let operations = core::ptr::from_ref(Table::<T>::TABLE).cast();
     let private = data.into_foreign();
 
     // SAFETY: `name` is a C string that is copied; the operations are static, and made for this
     // type of private data.
     let file = from_err_ptr(unsafe {
-        bindings::anon_inode_getfile(name.as_char_ptr(), operations, private, FLAGS)
+        bindings::anon_inode_getfile_fmode(name.as_char_ptr(), operations, private, FLAGS, mode)
     });
 
     match file.map(NonNull::new) {

@@ -168,7 +168,8 @@ static struct file *pad_file(u64 number, const u8 *text, size_t length)
 	pad->length = length;
 	memcpy(pad->text, text, length);
 
-	file = anon_inode_getfile("[luo_pad]", &pad_fops, pad, O_RDWR);
+	file = anon_inode_getfile_fmode("[luo_pad]", &pad_fops, pad, O_RDWR,
+					FMODE_PREAD | FMODE_PWRITE);
 	if (IS_ERR(file))
 		kfree(pad);
 	return file;

@@ -165,7 +165,7 @@ class DebianGuest:
                   ("-drive", disk, "-device", f"virtio-blk-pci,drive={disk.split('id=')[1].split(',')[0]}")]
         boot = "root=/dev/vda rw rootfstype=ext4 init=/sbin/guest-init" if root else ""
         self.folder, self.console_file = folder, folder / "console.log"
-        self.command_line = " ".join(f"{boot} console=ttyS0 no_timer_check liveupdate=on panic=-1 "
+        self.command_line = " ".join(f"{boot} console=ttyS0 {guest.STEADY} liveupdate=on panic=-1 "
                                      f"{command_line}".split())
         self.boots: list[Boot] = []
         self.news: queue.SimpleQueue[Boot | None] = queue.SimpleQueue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The layers of the orchestrator: the picture in architecture.rst, and what modules import.
+"""The layers of both crates: the pictures in architecture.rst, and what modules import.
 
 A module may import from modules in the rows below its own. So there are no
 circles, and nothing depends on what is built on top of it. What a module
@@ -13,7 +13,9 @@ from pathlib import Path
 from common import REPO
 
 PICTURE = REPO / "Documentation/core-api/liveupdate/architecture.rst"
-ROOMS = ("ffi", "luo_core", "luo_session", "luo_file", "luo_flb", "records")
+ROOMS = ("ffi", "luo_core", "luo_session", "luo_file", "luo_flb", "records", "memfd_luo")
+# Rooms whose root is that of a crate, and names modules only.
+ROOTS = ("luo_core", "memfd_luo")
 # Crates of their own, which know nothing of the orchestrator.
 BELOW = ("abi", "uapi")
 
@@ -23,7 +25,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for room in ROOMS:
         root = REPO / f"{room}.rs"
-        if room != "luo_core" and root.exists():
+        if room not in ROOTS and root.exists():
             found[room] = root
         for path in (REPO / room).glob("*.rs"):
             if path.stem != "mod":
@@ -33,11 +35,11 @@ def modules() -> dict[str, Path]:
 
 def rows(text: str) -> dict[str, int]:
     """The row of each module in the picture; the topmost is 0."""
-    block = re.search(r"^ {3}ffi/exports .*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
-    if not block:
-        return {}
+    blocks = [re.search(rf"^ {{3}}{first} .*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
+              for first in ("ffi/exports", "memfd_luo/small")]
     found: dict[str, int] = {}
-    for number, line in enumerate(block[0].splitlines()):
+    # Of what both crates have, the row in the last picture counts: below all of them.
+    for number, line in enumerate("".join(block[0] for block in blocks if block).splitlines()):
         # What is behind two blanks is said to people.
         names = line.strip().split("  ")[0] if line.startswith("   ") and line[3:4] != " " else ""
         found |= {name: number for name in names.split() if not name.startswith("-")}
@@ -81,7 +83,9 @@ def imports(name: str, source: str) -> set[str]:
     inline = re.findall(r"\b((?:crate|super)(?:::\w+)+)", rest)
     for path in [p for use in uses for p in paths(re.sub(r"\s+", "", use))] + inline:
         steps = re.sub(r" as \w+$", "", path).split("::")
-        if steps[0] == "super":
+        if steps[0] == "super" and room in ROOTS and steps[1] in BELOW:
+            steps = ["crate", *steps[1:]]
+        elif steps[0] == "super":
             # The parent of a file is its room.
             steps = ["crate", room, *steps[1:]]
         elif steps[0] in {key.split("/")[1] for key in known if key.startswith(f"{name}/")}:

@@ -89,7 +89,10 @@ pub fn unprivileged(stage: &mut Stage) -> Outcome {
                 .open("/sys/module/liveupdate/parameters/abi"),
             EACCES | ENOENT
         );
-        ensure_errno!(fs::read_dir("/sys/kernel/debug/liveupdate"), EACCES | ENOENT);
+        ensure_errno!(
+            fs::read_dir("/sys/kernel/debug/liveupdate"),
+            EACCES | ENOENT
+        );
         ensure_eq!(kexec::jump().errno(), Errno::EPERM);
         Ok(())
     })?;

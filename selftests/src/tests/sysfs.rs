@@ -155,8 +155,9 @@ pub fn refused(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-const READABLE: [&str; 9] = [
+const READABLE: [&str; 10] = [
     "enabled",
+    "formats",
     "state",
     "number",
     "abi",
