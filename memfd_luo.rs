@@ -96,8 +96,6 @@ impl Handlers {
         static EXTENTS: HandlerCell<Handler<Extents>> = HandlerCell::new();
         static FOLIOS_V2: HandlerCell<Handler<FoliosV2>> = HandlerCell::new();
 
-        late::init()?;
-        slots::init()?;
         Ok(Self {
             _small: SMALL.register()?,
             _extents: EXTENTS.register()?,

@@ -20,15 +20,15 @@
 use core::fmt;
 
 use kernel::{
-    new_rw_semaphore,
     prelude::*,
-    rw_semaphore::{
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_rw_semaphore,
         RwSemaphore,
-        WriteGuard, //
-    },
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+        RwSemaphoreWriteGuard, //
     }, //
 };
 
@@ -430,7 +430,7 @@ impl Subsystems {
 /// for that, or all, if they have been told that the kexec is near.
 pub(crate) struct PreparedSubsystems<'a> {
     subsystems: &'a Subsystems,
-    table: WriteGuard<'a, SubsystemTable>,
+    table: RwSemaphoreWriteGuard<'a, SubsystemTable>,
     rebooted: bool,
 }
 

@@ -20,7 +20,6 @@ use kernel::{
         PreservedWords,
         Restored, //
     },
-    new_mutex,
     prelude::*,
     rbtree::{
         RBTree,
@@ -35,10 +34,9 @@ use kernel::{
             Relaxed,
             Release, //
         },
+        static_mutex,
         Arc,
-        Mutex,
-        MutexGuard,
-        SetOnce, //
+        StaticMutex, //
     }, //
 };
 
@@ -65,37 +63,18 @@ use super::{
     }, //
 };
 
-static OUTGOING: SetOnce<Pin<KBox<Mutex<OutgoingList>>>> = SetOnce::new();
-static INCOMING: SetOnce<Pin<KBox<Mutex<IncomingLists>>>> = SetOnce::new();
-
-/// The incoming lists that were read, by the address of their first page.
-type IncomingLists = RBTree<u64, IncomingList>;
-
-/// Makes what all functions here need, once.
-pub(super) fn init() -> Result {
-    let list = OutgoingList {
+static OUTGOING: StaticMutex<OutgoingList> = static_mutex!(
+    OutgoingList {
         pages: KVec::new(),
         used: 0,
         files: 0,
-    };
-    OUTGOING.populate(KBox::pin_init(
-        new_mutex!(list, "memfd_luo::late::OUTGOING"),
-        GFP_KERNEL,
-    )?);
-    INCOMING.populate(KBox::pin_init(
-        new_mutex!(RBTree::new(), "memfd_luo::late::INCOMING"),
-        GFP_KERNEL,
-    )?);
-    Ok(())
-}
+    },
+    "memfd_luo::late::OUTGOING"
+);
 
-fn outgoing() -> Result<MutexGuard<'static, OutgoingList>> {
-    Ok(OUTGOING.as_ref().ok_or(ENODEV)?.lock())
-}
-
-fn incoming() -> Result<MutexGuard<'static, IncomingLists>> {
-    Ok(INCOMING.as_ref().ok_or(ENODEV)?.lock())
-}
+/// The incoming lists that were read, by the address of their first page.
+static INCOMING: StaticMutex<RBTree<u64, IncomingList>> =
+    static_mutex!(RBTree::new(), "memfd_luo::late::INCOMING");
 
 /// The list for the next kernel.
 struct OutgoingList {
@@ -187,7 +166,7 @@ impl FileJournal {
     ///
     /// [`ENOMEM`].
     pub(super) fn new(file: u64) -> Result<Self> {
-        let list = outgoing()?.add_file()?;
+        let list = OUTGOING.lock().add_file()?;
 
         Ok(Self::Listed { file, list })
     }
@@ -203,8 +182,8 @@ impl FileJournal {
 
 impl Drop for FileJournal {
     fn drop(&mut self) {
-        if let (Self::Listed { .. }, Ok(mut outgoing)) = (&*self, outgoing()) {
-            outgoing.remove_file();
+        if let Self::Listed { .. } = self {
+            OUTGOING.lock().remove_file();
         }
     }
 }
@@ -220,7 +199,7 @@ impl Journal for FileJournal {
             file: *file,
             extent: extent_of(folio)?,
         };
-        let (page, index) = outgoing()?.place()?;
+        let (page, index) = OUTGOING.lock().place()?;
 
         Ok(Place {
             record: LateRecord::new(&late, crc32c),
@@ -349,7 +328,7 @@ impl IncomingList {
 /// - [`EUCLEAN`] if the list at `list` is damaged, and so may lack some.
 /// - [`ENOMEM`].
 pub(super) fn of_file(list: Phys, file: u64) -> Result<KVec<Extent>> {
-    let mut lists = incoming()?;
+    let mut lists = INCOMING.lock();
     if lists.get(&list.get()).is_none() {
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         lists.insert(node.into_node(list.get(), IncomingList::read(list)?));
@@ -374,9 +353,7 @@ pub(super) fn of_file(list: Phys, file: u64) -> Result<KVec<Extent>> {
 
 /// A file that refers to the list at `list` is finished. With the last one the list goes.
 pub(super) fn finished(list: Phys) {
-    let Ok(mut lists) = incoming() else {
-        return;
-    };
+    let mut lists = INCOMING.lock();
     let Some(found) = lists.get_mut(&list.get()) else {
         return;
     };

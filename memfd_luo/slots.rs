@@ -22,7 +22,6 @@ use kernel::{
         Restored, //
     },
     liveupdate::Handover,
-    new_mutex,
     prelude::*,
     rbtree::{
         RBTree,
@@ -33,9 +32,8 @@ use kernel::{
         SharedExtents, //
     },
     sync::{
-        Mutex,
-        MutexGuard,
-        SetOnce, //
+        static_mutex,
+        StaticMutex, //
     }, //
 };
 
@@ -80,25 +78,14 @@ struct IncomingPage {
     left: u32,
 }
 
-static PAGES: SetOnce<Pin<KBox<Mutex<Pages>>>> = SetOnce::new();
-
-/// Makes what all functions here need, once.
-pub(super) fn init() -> Result {
-    let pages = Pages {
+static PAGES: StaticMutex<Pages> = static_mutex!(
+    Pages {
         outgoing: RBTree::new(),
         open: 0,
         incoming: RBTree::new(),
-    };
-    PAGES.populate(KBox::pin_init(
-        new_mutex!(pages, "memfd_luo::slots::PAGES"),
-        GFP_KERNEL,
-    )?);
-    Ok(())
-}
-
-fn pages() -> Result<MutexGuard<'static, Pages>> {
-    Ok(PAGES.as_ref().ok_or(ENODEV)?.lock())
-}
+    },
+    "memfd_luo::slots::PAGES"
+);
 
 impl OutgoingPage {
     fn new() -> Result<Self> {
@@ -210,7 +197,7 @@ impl Slot {
     /// [`ENOMEM`].
     pub(super) fn new(content: Option<PinnedExtent>) -> Result<Self> {
         Ok(Self {
-            at: pages()?.add(content)?,
+            at: PAGES.lock().add(content)?,
         })
     }
 
@@ -220,7 +207,7 @@ impl Slot {
     ///
     /// [`EINVAL`] if there is no such slot, which is a bug.
     pub(super) fn fill(&mut self, content: PinnedExtent) -> Result {
-        let mut pages = pages()?;
+        let mut pages = PAGES.lock();
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
 
         page.contents.set(index, Some(content));
@@ -233,7 +220,7 @@ impl Slot {
     ///
     /// Those of `act`.
     pub(super) fn with_content(&self, act: impl FnOnce(Option<&PinnedExtent>) -> Result) -> Result {
-        let mut pages = pages()?;
+        let mut pages = PAGES.lock();
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
 
         act(page.contents.get(index))
@@ -250,7 +237,7 @@ impl Slot {
         late: Option<Phys>,
         describe: impl FnOnce(Option<&PinnedExtent>) -> Result<SmallRecord>,
     ) -> Result {
-        let mut pages = pages()?;
+        let mut pages = PAGES.lock();
         let (page, index) = pages.find(self.at).ok_or(EINVAL)?;
 
         let record = describe(page.contents.get(index))?;
@@ -265,9 +252,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Ok(mut pages) = pages() {
-            pages.remove(self.at);
-        }
+        PAGES.lock().remove(self.at);
     }
 }
 
@@ -306,7 +291,7 @@ impl IncomingSlot {
     /// - [`EINVAL`] if there is none, or it is free.
     /// - [`ENOMEM`].
     pub(super) fn read(&self) -> Result<(SmallRecord, Option<Phys>)> {
-        pages()?.read(self.at)
+        PAGES.lock().read(self.at)
     }
 
     /// Keeps the slot in use.
@@ -317,8 +302,6 @@ impl IncomingSlot {
 
 impl Drop for IncomingSlot {
     fn drop(&mut self) {
-        if let Ok(mut pages) = pages() {
-            pages.release(self.at);
-        }
+        PAGES.lock().release(self.at);
     }
 }

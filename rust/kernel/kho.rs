@@ -21,13 +21,11 @@ use crate::{
         from_err_ptr,
         to_result, //
     },
-    new_mutex,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
-        Mutex,
-        MutexGuard,
-        SetOnce, //
+        static_mutex,
+        StaticMutex, //
     },
     types::NotThreadSafe, //
 };
@@ -297,7 +295,7 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
             assert!(align_of::<T>() <= PAGE_SIZE);
         }
 
-        let _claiming = claiming()?;
+        let _claiming = CLAIMS.lock();
 
         // Each owner preserves its values one by one, so the block is as large as this takes.
         if preserved_size(phys)? != size_of::<T>().next_power_of_two().max(PAGE_SIZE) {
@@ -343,37 +341,8 @@ impl<T: FromBytes + IntoBytes> Drop for Restored<T> {
     }
 }
 
-/// A mutex that is made when it is locked first.
-type LateMutex<T> = SetOnce<Pin<KBox<Mutex<T>>>>;
-
-/// Locks a mutex, and makes it with `new` if nobody has.
-///
-/// # Errors
-///
-/// [`ENOMEM`], if it is the first time.
-fn lock_late<T, I: PinInit<Mutex<T>>>(
-    mutex: &'static LateMutex<T>,
-    new: impl Fn() -> I,
-) -> Result<MutexGuard<'static, T>> {
-    loop {
-        if let Some(mutex) = mutex.as_ref() {
-            return Ok(mutex.lock());
-        }
-        mutex.populate(KBox::pin_init(new(), GFP_KERNEL)?);
-    }
-}
-
-/// Claims wait for each other: KHO looks whether a block may be claimed and claims it in two steps.
-static CLAIMS: LateMutex<()> = SetOnce::new();
-
-/// Begins a claim, which ends when the guard is dropped.
-///
-/// # Errors
-///
-/// [`ENOMEM`], if it is the first of all.
-fn claiming() -> Result<MutexGuard<'static, ()>> {
-    lock_late(&CLAIMS, || new_mutex!((), "kho::CLAIMS"))
-}
+/// Serializes claims: KHO checks whether a block may be claimed, and claims it, in two steps.
+static CLAIMS: StaticMutex<()> = static_mutex!((), "kho::CLAIMS");
 
 /// The size in bytes of the preserved block that starts at `phys` and that nobody has claimed.
 ///

@@ -24,7 +24,10 @@ use kernel::{
         SubsystemRegistration, //
     },
     prelude::*,
-    static_mutex::StaticMutex,
+    sync::{
+        static_mutex,
+        StaticMutex, //
+    },
     sysfs::{
         Attribute,
         Attributes,
@@ -98,7 +101,7 @@ struct Now {
     fail: Option<u8>,
 }
 
-static NOW: StaticMutex<Now> = StaticMutex::new(Now::EMPTY);
+static NOW: StaticMutex<Now> = static_mutex!(Now::EMPTY, "luo_note_rust::NOW");
 
 impl Now {
     const EMPTY: Self = Self {

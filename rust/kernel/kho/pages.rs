@@ -5,12 +5,12 @@
 //! Where KHO shall hand over a value of a known type, [`Restored`](super::Restored) is simpler.
 
 use super::{
-    claiming,
     is_poisoned,
     order_at,
     preserved_size,
     release,
     PhysAddr, //
+    CLAIMS,
 };
 use crate::{
     bindings,
@@ -39,7 +39,7 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     let to = copy.as_mut_ptr().cast();
 
     // Nobody claims the block, and frees it, while it is copied.
-    let _claiming = claiming()?;
+    let _claiming = CLAIMS.lock();
     if preserved_size(phys)? < size_of::<T>() {
         return Err(EMSGSIZE);
     }
@@ -163,7 +163,7 @@ impl RestoredFolio {
     ///
     /// C counterpart: `kho_restore_folio()`.
     pub fn claim(phys: PhysAddr) -> Result<Self> {
-        let _claiming = claiming()?;
+        let _claiming = CLAIMS.lock();
         preserved_size(phys)?;
 
         // SAFETY: A preserved block starts at `phys`, as just checked, and nobody claims it in
@@ -227,7 +227,7 @@ impl RestoredPages {
     ///
     /// C counterpart: `kho_restore_pages()`.
     pub fn claim(phys: PhysAddr, pages: usize) -> Result<Self> {
-        let _claiming = claiming()?;
+        let _claiming = CLAIMS.lock();
         check_pages(phys, pages)?;
         let (next, end) = pfn_range(phys, pages)?;
 
@@ -256,7 +256,7 @@ impl RestoredPages {
     ///
     /// C counterpart: `kho_restore_page_of()`.
     pub fn claim_shared(phys: PhysAddr) -> Result<Self> {
-        let _claiming = claiming()?;
+        let _claiming = CLAIMS.lock();
         let (next, end) = pfn_range(phys, 1)?;
         let block = shared_block(phys)?;
 

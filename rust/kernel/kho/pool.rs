@@ -9,24 +9,19 @@
 //! freed as what it was allocated as, when none of its pages is in use: pages that are freed one by
 //! one pile up in the page allocator's per-CPU lists.
 
-use super::{
-    lock_late,
-    LateMutex,
-    PhysAddr, //
-};
+use super::PhysAddr;
 use crate::{
     alloc::Flags,
     bindings,
     error::to_result,
-    new_mutex,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
     prelude::*,
     sync::{
-        MutexGuard,
-        SetOnce, //
+        static_mutex,
+        StaticMutex, //
     }, //
 };
 
@@ -121,22 +116,15 @@ struct Pool {
     near: usize,
 }
 
-static POOL: LateMutex<Pool> = SetOnce::new();
-
-/// # Errors
-///
-/// [`ENOMEM`], if it is asked for first.
-fn pool() -> Result<MutexGuard<'static, Pool>> {
-    lock_late(&POOL, || {
-        let pool = Pool {
-            blocks: KVVec::new(),
-            free: 0,
-            used: 0,
-            near: 0,
-        };
-        new_mutex!(pool, "kho::POOL")
-    })
-}
+static POOL: StaticMutex<Pool> = static_mutex!(
+    Pool {
+        blocks: KVVec::new(),
+        free: 0,
+        used: 0,
+        near: 0,
+    },
+    "kho::POOL"
+);
 
 impl Pool {
     /// How many blocks begin before, or at, the page with this number.
@@ -215,7 +203,7 @@ impl Pool {
 ///
 /// [`ENOMEM`].
 pub(super) fn take() -> Result<PhysAddr> {
-    let mut pool = pool()?;
+    let mut pool = POOL.lock();
 
     let (pfn, phys) = loop {
         let pfn = pool.take()?;
@@ -247,12 +235,10 @@ pub(super) fn take() -> Result<PhysAddr> {
 pub(super) unsafe fn put(phys: PhysAddr) {
     let pfn = (phys.get() >> PAGE_SHIFT) as usize;
 
-    // SAFETY: By the requirement of this function the page is preserved.
+    // SAFETY: By the requirement of this function the page comes from `take`, which preserved it.
     unsafe { bindings::kho_unpreserve_pages(bindings::pfn_to_page(pfn), 1) };
-    if let Ok(mut pool) = pool() {
-        // SAFETY: By the requirement of this function.
-        unsafe { pool.put(pfn) };
-    }
+    // SAFETY: By the requirement of this function the page comes from `take`, and is not in use.
+    unsafe { POOL.lock().put(pfn) };
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
@@ -295,7 +281,7 @@ mod tests {
     fn blocks_go_with_their_pages() -> Result {
         const PAGES: usize = 200;
         let (used, free, blocks) = {
-            let pool = pool()?;
+            let pool = POOL.lock();
             (pool.used, pool.free, pool.blocks.len())
         };
 
@@ -305,21 +291,21 @@ mod tests {
             page.fill(1);
             preserved.push(Some(page), GFP_KERNEL)?;
         }
-        assert!(pool()?.used == used + PAGES);
+        assert!(POOL.lock().used == used + PAGES);
 
         // Of what is freed, pages are taken before new ones are allocated.
         for page in preserved.iter_mut().step_by(2) {
             *page = None;
         }
-        let many = pool()?.blocks.len();
+        let many = POOL.lock().blocks.len();
         for page in preserved.iter_mut().step_by(2) {
             let page = page.insert(OnePage::new()?);
             assert!(page.iter().all(|byte| *byte == 0));
         }
-        assert!(pool()?.blocks.len() <= many + 1);
+        assert!(POOL.lock().blocks.len() <= many + 1);
 
         drop(preserved);
-        let pool = pool()?;
+        let pool = POOL.lock();
         assert!(pool.used == used);
         assert!(pool.free < free + (1 << MAX_ORDER));
         assert!(pool.blocks.len() <= blocks + 1);

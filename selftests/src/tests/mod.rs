@@ -207,9 +207,11 @@ const TESTS: &[Test] = &[
         .alone(),
     Test::new("freeze-close", &[freeze::close_before, freeze::ended_after])
         .timeout(30)
+        .c_differs()
         .alone(),
     Test::new("freeze-die", &[freeze::die_before, freeze::ended_after])
         .timeout(30)
+        .c_differs()
         .alone(),
     Test::new(
         "freeze-preserve-fails",
@@ -244,12 +246,14 @@ const TESTS: &[Test] = &[
     .alone(),
     Test::new("freeze-write", &[freeze::write_before, freeze::write_after])
         .timeout(30)
+        .c_differs()
         .alone(),
     Test::new(
         "freeze-driver",
         &[freeze::driver_before, freeze::driver_after],
     )
     .timeout(30)
+    .c_differs()
     .alone(),
     Test::new(
         "freeze-shutdown",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A lock that many can read under, or one can write under; both may sleep.
+//! Read-write semaphores.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h).
 
@@ -27,7 +27,7 @@ use core::{
 #[macro_export]
 macro_rules! new_rw_semaphore {
     ($inner:expr, $name:literal $(,)?) => {
-        $crate::rw_semaphore::RwSemaphore::new(
+        $crate::sync::RwSemaphore::new(
             $inner,
             $crate::optional_name!($name),
             $crate::static_lock_class!(),
@@ -36,14 +36,14 @@ macro_rules! new_rw_semaphore {
 }
 pub use new_rw_semaphore;
 
-/// Data that many can read at once, or one can change.
+/// Data that many tasks can read at once, or one can write. Waiting for it sleeps.
 ///
 /// # Examples
 ///
 /// ```
 /// use kernel::{
 ///     new_rw_semaphore,
-///     rw_semaphore::RwSemaphore, //
+///     sync::RwSemaphore, //
 /// };
 ///
 /// let counted = KBox::pin_init(new_rw_semaphore!(1, "doctest::counted"), GFP_KERNEL)?;
@@ -98,12 +98,12 @@ impl<T> RwSemaphore<T> {
     /// Waits until nobody writes.
     ///
     /// C counterpart: `down_read()`.
-    pub fn read(&self) -> ReadGuard<'_, T> {
+    pub fn read(&self) -> RwSemaphoreReadGuard<'_, T> {
         // SAFETY: By the type invariant it is initialized.
         unsafe { bindings::down_read(self.semaphore.get()) };
 
         // INVARIANT: As just done.
-        ReadGuard {
+        RwSemaphoreReadGuard {
             lock: self,
             _not_send: NotThreadSafe,
         }
@@ -116,12 +116,12 @@ impl<T> RwSemaphore<T> {
     /// [`EINTR`] if the task is killed.
     ///
     /// C counterpart: `down_read_killable()`.
-    pub fn read_killable(&self) -> Result<ReadGuard<'_, T>> {
+    pub fn read_killable(&self) -> Result<RwSemaphoreReadGuard<'_, T>> {
         // SAFETY: By the type invariant it is initialized.
         to_result(unsafe { bindings::down_read_killable(self.semaphore.get()) })?;
 
         // INVARIANT: As just done.
-        Ok(ReadGuard {
+        Ok(RwSemaphoreReadGuard {
             lock: self,
             _not_send: NotThreadSafe,
         })
@@ -131,7 +131,7 @@ impl<T> RwSemaphore<T> {
     ///
     /// # Safety
     ///
-    /// The caller must have forgotten a [`ReadGuard`] of this lock, on this thread, for each call.
+    /// The caller must have forgotten a [`RwSemaphoreReadGuard`] of this lock, on this thread, for each call.
     ///
     /// C counterpart: `up_read()`.
     pub unsafe fn end_read(&self) {
@@ -142,12 +142,12 @@ impl<T> RwSemaphore<T> {
     /// Waits until nobody reads or writes.
     ///
     /// C counterpart: `down_write()`.
-    pub fn write(&self) -> WriteGuard<'_, T> {
+    pub fn write(&self) -> RwSemaphoreWriteGuard<'_, T> {
         // SAFETY: By the type invariant it is initialized.
         unsafe { bindings::down_write(self.semaphore.get()) };
 
         // INVARIANT: As just done.
-        WriteGuard {
+        RwSemaphoreWriteGuard {
             lock: self,
             _not_send: NotThreadSafe,
         }
@@ -156,14 +156,14 @@ impl<T> RwSemaphore<T> {
     /// Begins to write if nobody reads or writes; [`None`] else. Does not wait.
     ///
     /// C counterpart: `down_write_trylock()`.
-    pub fn try_write(&self) -> Option<WriteGuard<'_, T>> {
+    pub fn try_write(&self) -> Option<RwSemaphoreWriteGuard<'_, T>> {
         // SAFETY: By the type invariant it is initialized.
         if unsafe { bindings::down_write_trylock(self.semaphore.get()) } == 0 {
             return None;
         }
 
         // INVARIANT: As just done.
-        Some(WriteGuard {
+        Some(RwSemaphoreWriteGuard {
             lock: self,
             _not_send: NotThreadSafe,
         })
@@ -176,12 +176,12 @@ impl<T> RwSemaphore<T> {
     /// [`EINTR`] if the task is killed.
     ///
     /// C counterpart: `down_write_killable()`.
-    pub fn write_killable(&self) -> Result<WriteGuard<'_, T>> {
+    pub fn write_killable(&self) -> Result<RwSemaphoreWriteGuard<'_, T>> {
         // SAFETY: By the type invariant it is initialized.
         to_result(unsafe { bindings::down_write_killable(self.semaphore.get()) })?;
 
         // INVARIANT: As just done.
-        Ok(WriteGuard {
+        Ok(RwSemaphoreWriteGuard {
             lock: self,
             _not_send: NotThreadSafe,
         })
@@ -194,15 +194,15 @@ impl<T> RwSemaphore<T> {
 ///
 /// The current thread holds `lock` for reading.
 #[must_use]
-pub struct ReadGuard<'a, T> {
+pub struct RwSemaphoreReadGuard<'a, T> {
     lock: &'a RwSemaphore<T>,
     _not_send: NotThreadSafe,
 }
 
 // SAFETY: A shared guard gives out nothing but `&T`.
-unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
+unsafe impl<T: Sync> Sync for RwSemaphoreReadGuard<'_, T> {}
 
-impl<T> Deref for ReadGuard<'_, T> {
+impl<T> Deref for RwSemaphoreReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -211,7 +211,7 @@ impl<T> Deref for ReadGuard<'_, T> {
     }
 }
 
-impl<T> Drop for ReadGuard<'_, T> {
+impl<T> Drop for RwSemaphoreReadGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant it is held for reading.
         unsafe { bindings::up_read(self.lock.semaphore.get()) };
@@ -224,15 +224,15 @@ impl<T> Drop for ReadGuard<'_, T> {
 ///
 /// The current thread holds `lock` for writing.
 #[must_use]
-pub struct WriteGuard<'a, T> {
+pub struct RwSemaphoreWriteGuard<'a, T> {
     lock: &'a RwSemaphore<T>,
     _not_send: NotThreadSafe,
 }
 
 // SAFETY: A shared guard gives out nothing but `&T`.
-unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
+unsafe impl<T: Sync> Sync for RwSemaphoreWriteGuard<'_, T> {}
 
-impl<T> Deref for WriteGuard<'_, T> {
+impl<T> Deref for RwSemaphoreWriteGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -241,14 +241,14 @@ impl<T> Deref for WriteGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for WriteGuard<'_, T> {
+impl<T> DerefMut for RwSemaphoreWriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: By the type invariant nobody else has access.
         unsafe { &mut *self.lock.data.get() }
     }
 }
 
-impl<T> Drop for WriteGuard<'_, T> {
+impl<T> Drop for RwSemaphoreWriteGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant it is held for writing.
         unsafe { bindings::up_write(self.lock.semaphore.get()) };

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mutex for a `static` that is ready without anybody's doing.
+//! A mutex for a `static` that needs no initialization before its first use.
 //!
-//! A `static` of a module is never dropped: what its value owns when the module goes is lost.
+//! A `static` of a module is never dropped: what its value owns when the module is unloaded is leaked.
 
 use crate::{
     bindings,
     prelude::*,
-    static_lock_class,
     sync::{
         atomic::{
             Acquire,
@@ -18,7 +17,8 @@ use crate::{
         lock::{
             mutex::MutexBackend,
             Backend, //
-        }, //
+        },
+        LockClassKey, //
     },
     time::{
         delay::fsleep,
@@ -37,25 +37,33 @@ use core::{
     }, //
 };
 
-/// Nobody has locked it yet.
+/// Creates a [`StaticMutex`] with a lock class of its own, for the initializer of a `static`.
+#[macro_export]
+macro_rules! static_mutex {
+    ($value:expr, $name:literal $(,)?) => {
+        $crate::sync::StaticMutex::new($value, $crate::c_str!($name), $crate::static_lock_class!())
+    };
+}
+pub use static_mutex;
+
+/// The C mutex is not initialized.
 const NEW: u32 = 0;
-/// Somebody is making the C mutex.
+/// A task is initializing the C mutex.
 const BEGUN: u32 = 1;
-/// The C mutex is there.
+/// The C mutex is initialized.
 const READY: u32 = 2;
 
-/// Data in a `static` that one at a time can use.
+/// Data in a `static` that one task at a time can use.
 ///
-/// All of them are of one lock class, so no two may be locked at once. Unlike those of
-/// [`global_lock!`](crate::sync::global_lock), it needs no `unsafe` in a module: the first who locks it
-/// makes it.
+/// Unlike the locks of [`global_lock!`](crate::sync::global_lock), it needs no call to initialize it,
+/// which would be `unsafe`: the first task that locks it does so.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::static_mutex::StaticMutex;
+/// use kernel::sync::{static_mutex, StaticMutex};
 ///
-/// static COUNTED: StaticMutex<u32> = StaticMutex::new(1);
+/// static COUNTED: StaticMutex<u32> = static_mutex!(1, "doctest::COUNTED");
 ///
 /// *COUNTED.lock() += 1;
 /// assert_eq!(*COUNTED.lock(), 2);
@@ -65,60 +73,65 @@ const READY: u32 = 2;
 ///
 /// # Invariants
 ///
-/// `state` only grows. Who made it `BEGUN` has `mutex` alone; once it is `READY`, `mutex` is
-/// initialized, and `value` is only touched by who has locked it.
+/// `state` only grows. The task that changed it to `BEGUN` has exclusive access to `mutex`. Once it is
+/// `READY`, `mutex` is initialized, and only the task that holds it accesses `value`.
 pub struct StaticMutex<T> {
     state: Atomic<u32>,
     mutex: Opaque<bindings::mutex>,
+    name: &'static CStr,
+    class: Pin<&'static LockClassKey>,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: By the type invariants one thread at a time uses the value.
+// SAFETY: By the type invariants one thread at a time accesses the value.
 unsafe impl<T: Send> Sync for StaticMutex<T> {}
 
 impl<T> StaticMutex<T> {
-    /// Makes one for a `static`.
-    pub const fn new(value: T) -> Self {
+    /// Creates one for a `static`; see [`static_mutex!`].
+    pub const fn new(value: T, name: &'static CStr, class: Pin<&'static LockClassKey>) -> Self {
         // INVARIANT: Nothing is initialized.
         Self {
             state: Atomic::new(NEW),
             mutex: Opaque::uninit(),
+            name,
+            class,
             value: UnsafeCell::new(value),
         }
     }
 
     /// Locks it. May sleep.
     pub fn lock(&'static self) -> StaticMutexGuard<T> {
+        // Pairs with the release in `init`: once this reads `READY`, the C mutex is initialized.
         while self.state.load(Acquire) != READY {
-            self.make();
+            self.init();
         }
 
         // SAFETY: By the type invariants the mutex is initialized.
         let () = unsafe { MutexBackend::lock(self.mutex.get()) };
-        // INVARIANT: It is locked.
+        // INVARIANT: The mutex was just locked.
         StaticMutexGuard {
             mutex: self,
             _not_send: NotThreadSafe,
         }
     }
 
-    /// Makes the C mutex, or waits a moment for who does.
-    fn make(&'static self) {
+    /// Initializes the C mutex, or gives the task that does so time to go on.
+    fn init(&'static self) {
         if self.state.cmpxchg(NEW, BEGUN, Full).is_err() {
             fsleep(Delta::from_micros(10));
             return;
         }
 
-        // SAFETY: By the type invariants the mutex is ours alone, and it stays where it is, as it is
-        // in a static. The name and the class are there for ever.
+        // SAFETY: By the type invariants we have exclusive access to the mutex. It does not move, as it
+        // is in a static. The name and the lock class are static, too.
         unsafe {
             MutexBackend::init(
                 self.mutex.get(),
-                c"StaticMutex".as_char_ptr(),
-                static_lock_class!().as_ptr(),
+                self.name.as_char_ptr(),
+                self.class.as_ptr(),
             );
         }
-        // INVARIANT: It is initialized.
+        // INVARIANT: The mutex is initialized.
         self.state.store(READY, Release);
     }
 }
@@ -127,7 +140,7 @@ impl<T> StaticMutex<T> {
 ///
 /// # Invariants
 ///
-/// The mutex is locked by this thread.
+/// This task holds the mutex.
 #[must_use = "the lock unlocks immediately when the guard is unused"]
 pub struct StaticMutexGuard<T: 'static> {
     mutex: &'static StaticMutex<T>,
@@ -138,21 +151,21 @@ impl<T> Deref for StaticMutexGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant the value is ours.
+        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the value.
         unsafe { &*self.mutex.value.get() }
     }
 }
 
 impl<T> DerefMut for StaticMutexGuard<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant the value is ours.
+        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the value.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
 
 impl<T> Drop for StaticMutexGuard<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is locked by this thread.
+        // SAFETY: By the type invariant this task holds the mutex.
         unsafe { MutexBackend::unlock(self.mutex.mutex.get(), &()) };
     }
 }
