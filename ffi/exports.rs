@@ -123,7 +123,7 @@ pub(crate) unsafe extern "C" fn liveupdate_enabled() -> bool {
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function the current task holds the kexec lock.
         let lock = unsafe { KexecLock::assume_held() };
         reboot::reboot(&lock).map(|()| 0)
     })
@@ -150,7 +150,8 @@ extern "C" {
 pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
     handler: *mut bindings::liveupdate_file_handler,
 ) -> c_int {
-    // SAFETY: By the requirement of this function.
+    // SAFETY: By the requirement of this function `handler` is valid for as long as it must be; a null
+    // description is allowed.
     unsafe { liveupdate_register_described_handler(handler, core::ptr::null()) }
 }
 
@@ -169,7 +170,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_described_handler(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function handler and description are valid until the handler is
+        // unregistered and no reference to its module is left.
         let registered = unsafe { RegisteredHandler::new(ptr, description) }?;
         luo.context.handlers.register(registered)?;
 
@@ -216,9 +218,10 @@ pub(crate) unsafe extern "C" fn liveupdate_register_flb(
     flb: *mut bindings::liveupdate_flb,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `flb` is valid.
         let (luo, _) = unsafe { luo_and_flb(flb) }?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `flb` is valid until it is unregistered and no reference
+        // to its module is left.
         let flb = unsafe { RegisteredFlb::new(NonNull::new(flb).ok_or(EINVAL)?) }?;
 
         luo.context
@@ -240,7 +243,7 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
     handler: *mut bindings::liveupdate_file_handler,
     flb: *mut bindings::liveupdate_flb,
 ) {
-    // SAFETY: By the requirement of this function.
+    // SAFETY: By the requirement of this function `flb` is valid.
     let (Ok((luo, flb)), Some(handler)) = (unsafe { luo_and_flb(flb) }, NonNull::new(handler))
     else {
         return;
@@ -277,10 +280,10 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_incoming(
     object: *mut *mut c_void,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `flb` is valid until the object is put.
         let (luo, flb) = unsafe { luo_and_flb(flb) }?;
         let got = luo.flbs.get_incoming(flb)?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `object` is valid for a write.
         unsafe { object.write(got) };
         Ok(0)
     })
@@ -295,7 +298,7 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_incoming(
 /// `flb` must be valid.
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
-    // SAFETY: By the requirement of this function.
+    // SAFETY: By the requirement of this function `flb` is valid.
     if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
         luo.flbs.put_incoming(flb);
     }
@@ -317,10 +320,10 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_outgoing(
     object: *mut *mut c_void,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `flb` is valid until the object is put.
         let (luo, flb) = unsafe { luo_and_flb(flb) }?;
         let got = luo.flbs.get_outgoing(flb)?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `object` is valid for a write.
         unsafe { object.write(got) };
         Ok(0)
     })
@@ -335,7 +338,7 @@ pub(crate) unsafe extern "C" fn liveupdate_flb_get_outgoing(
 /// `flb` must be valid.
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
-    // SAFETY: By the requirement of this function.
+    // SAFETY: By the requirement of this function `flb` is valid.
     if let Ok((luo, flb)) = unsafe { luo_and_flb(flb) } {
         luo.flbs.put_outgoing(flb);
     }
@@ -371,7 +374,7 @@ pub(crate) unsafe extern "C" fn liveupdate_register_notifier(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let notifier = NonNull::new(notifier).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `notifier` is valid until it is unregistered.
         let subsystem = unsafe { RegisteredSubsystem::notifier(notifier) }?;
         luo.context.subsystems.register(subsystem)?;
         Ok(0)
@@ -419,7 +422,7 @@ pub(crate) unsafe extern "C" fn liveupdate_register_subsystem(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `subsystem` is valid until it is unregistered.
         let subsystem = unsafe { RegisteredSubsystem::subsystem(subsystem) }?;
         luo.context.subsystems.register(subsystem)?;
         Ok(0)

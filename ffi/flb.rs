@@ -116,7 +116,7 @@ impl RegisteredFlb {
     /// `ptr` must be a valid FLB, whose `ops` are null or valid, and stay so as long as the value
     /// exists, and while there is any reference to the module that owns it.
     pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_flb>) -> Result<Self> {
-        // INVARIANT: By the requirement of this function.
+        // INVARIANT: By the requirement of this function the FLB is valid for as long as the value exists.
         // SAFETY: It is given out for as long as the value exists only.
         Ok(Self(unsafe { FlbRef::new(ptr) }?))
     }

@@ -49,7 +49,7 @@ impl HandlerInfo {
     ///
     /// `ptr` must be valid, and its `ops`.
     unsafe fn ops(&self) -> &bindings::liveupdate_file_ops {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function the handler and its `ops` are valid.
         unsafe { &*(*self.ptr.as_ptr()).ops }
     }
 }
@@ -80,7 +80,7 @@ impl RegisteredHandler {
         ptr: NonNull<bindings::liveupdate_file_handler>,
         description: *const bindings::liveupdate_file_description,
     ) -> Result<Self> {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `ptr` is a valid handler.
         let handler = unsafe { ptr.as_ref() };
         // SAFETY: By the requirement of this function, `ops` is null or valid.
         let ops = unsafe { handler.ops.as_ref() }.ok_or(EINVAL)?;

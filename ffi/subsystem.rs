@@ -92,7 +92,7 @@ impl RegisteredSubsystem {
     ///
     /// `ptr` must be valid, and stay so as long as the value exists.
     pub(crate) unsafe fn notifier(ptr: NonNull<bindings::notifier_block>) -> Result<Self> {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `ptr` is valid.
         let notifier = unsafe { ptr.as_ref() };
         notifier.notifier_call.ok_or(EINVAL)?;
 
@@ -114,7 +114,7 @@ impl RegisteredSubsystem {
     ///
     /// `ptr` must be valid, and stay so as long as the value exists.
     pub(crate) unsafe fn subsystem(ptr: NonNull<bindings::liveupdate_subsystem>) -> Result<Self> {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `ptr` is valid.
         let subsystem = unsafe { ptr.as_ref() };
         // SAFETY: By the requirement of this function, `ops` is null or valid.
         let ops = unsafe { subsystem.ops.as_ref() }.ok_or(EINVAL)?;
@@ -208,7 +208,7 @@ impl RegisteredSubsystem {
             }
             Kind::Subsystem(subsystem) => {
                 if let Some(cancel) = subsystem.ops().cancel {
-                    // SAFETY: By the invariant of `Subsystem`.
+                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
                     unsafe { cancel(subsystem.ptr.as_ptr(), data) };
                 }
             }
@@ -224,7 +224,7 @@ impl RegisteredSubsystem {
         match &self.kind {
             Kind::Notifier(_) => Ok(()),
             Kind::Subsystem(subsystem) => match subsystem.ops().restore {
-                // SAFETY: By the invariant of `Subsystem`.
+                // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
                 Some(restore) => to_result(unsafe { restore(subsystem.ptr.as_ptr(), data) }),
                 None => Ok(()),
             },
@@ -239,7 +239,7 @@ impl RegisteredSubsystem {
             }
             Kind::Subsystem(subsystem) => {
                 if let Some(finish) = subsystem.ops().finish {
-                    // SAFETY: By the invariant of `Subsystem`.
+                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
                     unsafe { finish(subsystem.ptr.as_ptr()) };
                 }
             }

@@ -252,7 +252,8 @@ impl<T: AnonFile> Table<T> {
     ///
     /// `data` must be that of a file of a `T`, and is not used again.
     unsafe fn release(data: *mut c_void) {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `data` is that of a file of a `T`, made by `into_foreign`
+        // in [`new_file`], and is used here for the last time.
         T::release(unsafe { T::Ptr::from_foreign(data) }, LastPut::by_current());
     }
 
@@ -302,7 +303,7 @@ impl<T: AnonFile> Table<T> {
     ///
     /// `file` must be an open file of a `T`.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `file` is an open file of a `T`.
         let data = unsafe { Self::data(file) };
 
         // No kernel has sizes that are not as wide as a `long`.

@@ -83,7 +83,7 @@ impl KexecLock<'_> {
     ///
     /// The current task must hold the kexec lock (`kexec_trylock()`) for `'a`, as in `kernel_kexec()`.
     pub unsafe fn assume_held() -> Self {
-        // INVARIANT: By the requirement of this function.
+        // INVARIANT: By the requirement of this function the current task holds the lock for `'a`.
         Self(PhantomData, NotThreadSafe)
     }
 

@@ -149,7 +149,7 @@ impl<T: Attribute> Adapter<T> {
         len: usize,
     ) -> isize {
         from_result(|| {
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function `text` is valid for reading `len` bytes.
             T::store(unsafe { core::slice::from_raw_parts(text, len) })?;
             Ok(len.try_into()?)
         })

@@ -134,6 +134,16 @@ def unsafe_lines(source: str) -> list[int]:
     return found
 
 
+# An argument that does not say what it stands on.
+BARE = re.compile(r"^ *// (?:SAFETY|INVARIANT): (?:By the (?:type )?(?:requirement|invariant)s? of (?:this )?"
+                  r"[\w`:]+|As (?:above|before)|See above)\.\n(?! *// (?!SAFETY|INVARIANT))", re.MULTILINE)
+
+
+def bare_arguments(source: str) -> list[int]:
+    """Lines on which an argument for `unsafe` names no requirement and no invariant."""
+    return [source.count("\n", 0, match.start()) + 1 for match in BARE.finditer(source)]
+
+
 def wrapper_layer(path: Path) -> bool:
     """The only home of `unsafe`."""
     return path.parts[:2] == ("rust", "kernel") or path.parts[0] == "ffi"
@@ -154,6 +164,17 @@ def unsafe_rule(results: Results) -> None:
             trouble += [f"{relative}:{line}: unsafe" for line in unsafe_lines(path.read_text())]
         if not sources:
             trouble = ["there are no sources"]
+        results.add(name, trouble)
+
+    name = "source/unsafe-says-why"
+    if results.wants(name):
+        sources = [path for place, path in overlay.files().items()
+                   if path.suffix == ".rs" and not place.is_relative_to(overlay.KSELFTEST)]
+        trouble = [f"{path.relative_to(REPO)}:{line}: the argument names no requirement"
+                   for path in sorted(set(sources)) for line in bare_arguments(path.read_text())]
+        if bare_arguments("    // SAFETY: By the requirement of this function.\n    f()\n") != [1] \
+                or bare_arguments("// SAFETY: By the type invariant `a` is `b`.\nf()\n"):
+            trouble.append("bare arguments are not told from others")
         results.add(name, trouble)
 
     name = "source/unsafe-is-found"

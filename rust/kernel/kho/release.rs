@@ -56,7 +56,7 @@ pub(super) unsafe fn release(folio: NonNull<bindings::folio>) {
             Err(other) => last = other,
         }
     }
-    // SAFETY: By the requirement of this function.
+    // SAFETY: By the requirement of this function the reference is ours, and is dropped once.
     unsafe { bindings::folio_put(folio.as_ptr()) };
 }
 

@@ -365,7 +365,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
                 bindings::liveupdate_register_described_handler(handler, &Self::DESCRIPTION)
             };
         }
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `handler` is as the C function wants it.
         unsafe { bindings::liveupdate_register_file_handler(handler) }
     }
 
@@ -488,7 +488,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     unsafe extern "C" fn can_finish(args: *mut bindings::liveupdate_file_op_args) -> bool {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `args` is valid, and its file valid or null.
         let outcome = unsafe { outcome(args, |_| Ok(())) };
 
         T::can_finish(outcome)
@@ -500,7 +500,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     unsafe extern "C" fn finish(args: *mut bindings::liveupdate_file_op_args) {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `args` is valid, and its file valid or null.
         let outcome = unsafe { outcome(args, T::Handle::from_bits) };
 
         T::finish(outcome);
@@ -519,7 +519,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     ) -> usize {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `buffer` is valid for a write of `size` bytes.
         let mut text = unsafe { RawFormatter::from_buffer(buffer.cast(), size) };
 
         let file = NonNull::new(args.file).map(|file| {

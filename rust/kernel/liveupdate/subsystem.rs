@@ -263,9 +263,9 @@ impl<T: Subsystem> Vtable<T> {
     ) -> c_int {
         from_result(|| {
             let value = T::prepare()?;
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function `data` is valid for a write.
             unsafe { data.write(value.to_bits()) };
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
             *unsafe { Self::saved(subsystem) } = Some(value);
             Ok(0)
         })
@@ -279,10 +279,10 @@ impl<T: Subsystem> Vtable<T> {
         data: *mut u64,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
             let value = unsafe { Self::saved(subsystem) }.as_mut().ok_or(EINVAL)?;
             T::reboot(value)?;
-            // SAFETY: By the requirement of this function.
+            // SAFETY: By the requirement of this function `data` is valid for a write.
             unsafe { data.write(value.to_bits()) };
             Ok(0)
         })
@@ -292,7 +292,7 @@ impl<T: Subsystem> Vtable<T> {
     ///
     /// As for [`Self::saved`], during the call.
     unsafe extern "C" fn cancel(subsystem: *mut bindings::liveupdate_subsystem, _data: u64) {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
         if let Some(value) = unsafe { Self::saved(subsystem) }.take() {
             T::cancel(value);
         }

@@ -194,7 +194,8 @@ impl<J: Journal> Recorder<J> {
     /// The caller must own a reference to the recorder; `token` must come from [`Self::prepare`] and
     /// not be used again.
     unsafe extern "C" fn abort(recorder: *mut bindings::shmem_recorder, token: *mut c_void) {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function there is a reference to the recorder, and `token` is what
+        // `Arc::into_raw` returned in `prepare`, turned back once.
         let (this, late) = unsafe {
             (
                 Self::borrow(recorder),
@@ -212,7 +213,7 @@ impl<J: Journal> Recorder<J> {
         recorder: *mut bindings::shmem_recorder,
         folio: *mut bindings::folio,
     ) {
-        // SAFETY: By the requirement of this function.
+        // SAFETY: By the requirement of this function there is a reference to the recorder, and `folio` is valid.
         let (this, pfn) = unsafe { (Self::borrow(recorder), bindings::folio_pfn(folio)) };
 
         this.retain(|other| other.extent.pfn != pfn);

@@ -55,8 +55,8 @@ impl NewMemfd {
     unsafe fn from_raw(file: *mut bindings::file) -> Result<Self> {
         let file = NonNull::new(file).ok_or(ENOMEM)?;
 
-        // INVARIANT: By the requirement of this function.
-        // SAFETY: By the requirement of this function; the layout of a `Memfd` is that of a file.
+        // INVARIANT: By the requirement of this function nobody else has a reference to the file.
+        // SAFETY: The reference goes over. `file` is one of shmem, and a `Memfd` has the layout of a file.
         Ok(Self(unsafe { ARef::from_raw(file.cast()) }))
     }
 
