@@ -19,7 +19,7 @@ pub mod abi;
 #[path = "uapi/lib.rs"]
 pub mod uapi;
 
-#[allow(unsafe_code)]
+#[expect(unsafe_code)]
 mod ffi;
 #[path = "luo_core/mod.rs"]
 mod luo_core;

@@ -102,7 +102,7 @@ struct Adapter<T: Attribute>(PhantomData<T>);
 
 impl<T: Attribute> Adapter<T> {
     // With lockdep there are more fields.
-    #[allow(clippy::needless_update)]
+    #[expect(clippy::needless_update)]
     const RAW: &'static RawAttribute = &RawAttribute(bindings::kobj_attribute {
         attr: bindings::attribute {
             name: crate::str::as_char_ptr_in_const_context(T::NAME),
@@ -173,7 +173,7 @@ unsafe impl<const N: usize> Sync for Attributes<N> {}
 
 impl<const N: usize> Attributes<N> {
     /// A list without any.
-    #[allow(clippy::new_without_default)]
+    #[expect(clippy::new_without_default)]
     pub const fn new() -> Self {
         // INVARIANT: All are null.
         Self {

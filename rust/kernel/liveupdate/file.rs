@@ -242,7 +242,7 @@ unsafe impl<T: FileHandler> Sync for HandlerCell<T> {}
 
 impl<T: FileHandler> HandlerCell<T> {
     /// Makes a cell for a `static`.
-    #[allow(clippy::new_without_default)]
+    #[expect(clippy::new_without_default)]
     pub const fn new() -> Self {
         let mut handler: bindings::liveupdate_file_handler = pin_init::zeroed();
         handler.ops = &FileHandlerVtable::<T>::OPS;

@@ -119,7 +119,7 @@ unsafe impl<T: Flb> Sync for FlbCell<T> {}
 
 impl<T: Flb> FlbCell<T> {
     /// Makes a cell for a `static`.
-    #[allow(clippy::new_without_default)]
+    #[expect(clippy::new_without_default)]
     pub const fn new() -> Self {
         let mut flb: bindings::liveupdate_flb = pin_init::zeroed();
         flb.ops = &FlbVtable::<T>::OPS;

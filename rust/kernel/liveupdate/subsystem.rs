@@ -164,7 +164,7 @@ unsafe impl<T: Subsystem> Sync for SubsystemCell<T> {}
 
 impl<T: Subsystem> SubsystemCell<T> {
     /// Makes a cell for a `static`.
-    #[allow(clippy::new_without_default)]
+    #[expect(clippy::new_without_default)]
     pub const fn new() -> Self {
         // INVARIANT: It is not registered.
         Self {

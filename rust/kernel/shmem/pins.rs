@@ -97,7 +97,7 @@ impl<'a> Pins<'a> {
     ///
     /// - [`EINTR`] if the task is being killed.
     /// - [`ENOMEM`] and others, if a page cannot be read from swap, or not be moved.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<PinnedExtent>> {
         let mut next = None;
 

@@ -12,7 +12,7 @@
 //! and nobody closes a descriptor or changes memory that is given to a function until it returns.
 
 // It is above, for all of them, and would be noise in the header.
-#![allow(clippy::missing_safety_doc)]
+#![expect(clippy::missing_safety_doc)]
 
 use liveupdate::{
     cmdline::CommandLine,
@@ -352,7 +352,7 @@ pub const LIVEUPDATE_WARNING: c_int = 1;
 pub const LIVEUPDATE_ERROR: c_int = 2;
 
 /// Is told a finding: its level, a short name and a text, which are valid during the call.
-#[allow(non_camel_case_types)]
+#[expect(non_camel_case_types)]
 pub type liveupdate_finding_fn = Option<
     unsafe extern "C" fn(
         argument: *mut c_void,
