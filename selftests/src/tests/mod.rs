@@ -389,7 +389,7 @@ const TESTS: &[Test] = &[
     .memory(1536)
     // By default KHO's areas are as large as all that is reserved, and so would not fit beside this.
     .parameters("crashkernel=320M kho_scratch=64M,64M,64M")
-    .needs("CRASH_DUMP"),
+    .needs("MAGIC_SYSRQ"),
     Test::new("machine-comes-back", &[machine::comes_back])
         .needs("KEXEC_JUMP")
         .alone(),
