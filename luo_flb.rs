@@ -86,7 +86,7 @@ struct OutgoingSide {
     live: Option<LiveFlb<Preserved>>,
 }
 
-/// The side of an FLB that came from the previous kernel.
+/// The incoming side of an FLB.
 struct IncomingSide {
     name: Compatible,
     files: u64,
@@ -98,7 +98,7 @@ struct IncomingSide {
 enum IncomingObject {
     /// The previous kernel did not preserve it.
     Absent,
-    /// Nobody has asked for the object; this is what was handed over.
+    /// The object was not retrieved; this is the handle.
     Waiting(u64),
     /// The object exists.
     Live(LiveFlb<Retrieved>),
@@ -301,7 +301,7 @@ impl IncomingSide {
         }
     }
 
-    /// Finishes the object once nobody needs it, even if nobody ever asked for it.
+    /// Finishes the object once it is not needed, even if it was never retrieved.
     fn end_if_unused(&mut self, id: FlbId, pin: impl FnOnce() -> Option<PinnedFlb>) {
         if self.files > 0 || self.drivers > 0 {
             return;

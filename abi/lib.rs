@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What crosses the kexec in a live update: layouts, parsing, validation, emission.
+//! What is handed over in a live update: layouts, parsing, validation, emission.
 //!
 //! The lowest layer of LUO. Everything that the previous kernel left behind is read through the
 //! types of this module and is hostile until one of its functions has said otherwise; everything

@@ -84,7 +84,7 @@ pub struct Late {
     pub extent: Extent,
 }
 
-/// The record does not say what its checksum promises, or cannot be.
+/// The record does not match its checksum, or is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 

@@ -248,7 +248,7 @@ impl SmallPage {
         self.used & ALL
     }
 
-    /// First page of the list of late folios, where those are that came into a hole later.
+    /// First page of the list of late folios, which were inserted into a hole after the freeze.
     pub const fn late(&self) -> Option<Phys> {
         Phys::new(self.late)
     }

@@ -242,7 +242,7 @@ pub(crate) struct LiveFlb<S: FlbSide> {
 unsafe impl<S: FlbSide> Send for LiveFlb<S> {}
 
 impl<S: FlbSide> LiveFlb<S> {
-    /// What crosses for this FLB.
+    /// What is handed over for this FLB.
     pub(crate) fn data(&self) -> u64 {
         self.data
     }

@@ -244,7 +244,7 @@ impl PinnedHandler {
         }
     }
 
-    /// What the handler says of a file that came in, if anything.
+    /// How the handler describes an incoming file, if it does.
     ///
     /// # Errors
     ///
@@ -329,7 +329,7 @@ impl Saved {
         &self.handler
     }
 
-    /// What crosses for this file.
+    /// What is handed over for this file.
     pub(crate) fn data(&self) -> u64 {
         self.data
     }

@@ -10,7 +10,7 @@
  * is complete whenever the kexec happens: a page is added where it is counted.
  *
  * The next kernel never gives these pages to its allocator, and marks them as
- * poisoned. Whoever restores preserved memory gets them with that mark.
+ * poisoned. Preserved memory that has such pages is restored with that mark.
  */
 
 #define pr_fmt(fmt) "KHO: " fmt
@@ -40,7 +40,7 @@ static_assert(sizeof(struct kho_poison_block) == 4096);
 /* The list for the next kernel. */
 static struct kho_poison_block *first, *last;
 static DEFINE_SPINLOCK(list_lock);
-/* Set when there was no room: then nobody knows which page is missing. */
+/* Set when there was no room: then it is not known which page is missing. */
 static bool incomplete;
 
 /* Adds a block behind the last, where there is none, before it is needed. */
@@ -178,7 +178,7 @@ static void __init mark_page(unsigned long pfn)
 		atomic_long_inc(&num_poisoned_pages);
 }
 
-/* Before anybody restores anything. */
+/* Before any preserved memory is restored. */
 static int __init kho_poison_mark(void)
 {
 	for_each_incoming(mark_page);

@@ -180,7 +180,7 @@ pub(crate) struct Status {
     /// How many microseconds later the device was first opened; [`None`] if that cannot be told.
     blackout: SetOnce<Option<u64>>,
     directory: SetOnce<Directory>,
-    /// How many outgoing sessions with files have gone because their holder was killed.
+    /// How many outgoing sessions with files were dropped because their holder was killed.
     lost: Atomic<usize>,
     /// Whether the state has been read. Until then nothing polls it.
     watched: Atomic<bool>,

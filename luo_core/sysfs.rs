@@ -224,7 +224,7 @@ impl Attribute for FinishAttribute {
     }
 }
 
-/// How many sessions with files are gone because their holder was killed before the kexec.
+/// How many sessions with files were dropped because their holder was killed before the kexec.
 struct LostSessionsAttribute;
 
 #[vtable]

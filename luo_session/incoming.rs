@@ -140,7 +140,7 @@ impl Side for IncomingState {
 /// How far an incoming session has come.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum IncomingPhase {
-    /// Nobody has a descriptor of it.
+    /// It has no file descriptor.
     Waiting,
     /// It has been retrieved: there is a descriptor.
     Retrieved,
@@ -188,7 +188,7 @@ impl IncomingSession {
         Ok(())
     }
 
-    /// The last reference to the descriptor is gone. Returns whether the session is to be removed from
+    /// The last reference to the open file was dropped. Returns whether the session is to be removed from
     /// the table.
     fn close(&self, last: LastPut) -> bool {
         let mut state = self.state.lock();

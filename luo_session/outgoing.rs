@@ -338,7 +338,7 @@ impl OutgoingSessions {
             .inspect_err(|_| self.close(&session, LastPut::Closed))
     }
 
-    /// The last reference to a session's descriptor is gone.
+    /// The last reference to the open file of a session was dropped.
     fn close(&self, session: &Arc<OutgoingSession>, last: LastPut) {
         let status = &self.context.status;
 

@@ -2,13 +2,14 @@
 
 //! Serialization: at the kexec, the sessions of both tables are written down for the next kernel.
 //!
-//! First all sessions are held, each under its own lock. Whoever was changing or closing one has
-//! finished by then, and whoever comes later changes nothing: what one session gives up may be
-//! beside, or the same as, what another one hands over. Then their files are serialized and their records
-//! written: of the outgoing sessions first, then of the incoming ones that are not finished, which are
-//! preserved again for that.
+//! First, all sessions are held, each under its own lock: a request or a close that has begun finishes
+//! before, and a later one changes nothing. That covers sessions that are not serialized yet, too, as
+//! files of different sessions may have memory in the same preserved pages.
 //!
-//! If the kexec does not happen, all of that is undone, and closes that were deferred take effect.
+//! Then the files are serialized and the records written: of the outgoing sessions first, then of the
+//! incoming sessions that are not finished, whose retrieved files are preserved again.
+//!
+//! If the kexec does not happen, all of that is undone, and deferred closes take effect.
 
 use kernel::prelude::*;
 

@@ -113,7 +113,7 @@ impl<L: Layout> FileHandler for Handler<L> {
     }
 }
 
-/// Describes a file that is preserved, for people.
+/// Describes a preserved file, for debugfs.
 pub(super) fn summarize_preserved(
     memfd: &Memfd,
     extents: &[PinnedExtent],
@@ -133,7 +133,7 @@ pub(super) fn summarize_preserved(
     )?)
 }
 
-/// Describes a file that was retrieved, for people.
+/// Describes a retrieved file, for debugfs.
 pub(super) fn summarize_retrieved(file: &File, to: &mut dyn fmt::Write) -> Result {
     let memfd = Memfd::from_file(file).ok_or(EINVAL)?;
 

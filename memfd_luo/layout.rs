@@ -83,16 +83,16 @@ pub(super) trait Layout: 'static {
     /// Reads from the header where the list is, whatever else the file has.
     fn read_list(header: &Block) -> Result<Self::List>;
 
-    /// Describes what stands in the header, for people.
+    /// Describes the header in a few words, for debugfs.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if that makes no sense, without a word about it.
+    /// [`EINVAL`] if it is not valid. This reports nothing.
     fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result;
 
     /// Goes through the list.
     ///
-    /// If `mem` claims what it looks at, then the list is gone afterwards.
+    /// If `mem` claims the pages that it reads, then the list is freed.
     fn walk<M: Memory<Error = Error>>(
         mem: &M,
         list: &Self::List,

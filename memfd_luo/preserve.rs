@@ -111,8 +111,8 @@ impl<L: Layout> MemfdState<L> {
     }
 }
 
-/// Refuses a file of which a page is poisoned. At the reboot, when nobody could do something about
-/// it, such pages are handed over as what they are.
+/// Refuses a file with a poisoned page. At the reboot, when no user can do anything about it, such
+/// pages are handed over as poisoned.
 ///
 /// # Errors
 ///

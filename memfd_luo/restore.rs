@@ -81,7 +81,7 @@ impl<L: Layout> Description<L> {
             match result {
                 _ if !part.folio => {}
                 Ok(()) => result = part.fill(&mut file, file_pages),
-                // What is left is of no use to anybody.
+                // The file is not complete: the rest is freed.
                 Err(_) => drop(part.free()),
             }
             Ok(())
@@ -143,7 +143,7 @@ pub(super) fn discard<L: Layout>(header: Unclaimed<Block>) {
         singles.free().and(freed)
     });
     if freed.is_err() {
-        pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
+        pr_warn!("memory of a memfd that was not retrieved stays reserved\n");
     }
 }
 

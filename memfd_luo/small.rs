@@ -166,7 +166,7 @@ impl FileHandler for Small {
             return Err(EAGAIN);
         }
 
-        // What there is to be said of it is said at the freeze.
+        // The file is described at the freeze.
         Attributes::check(&mapping)?;
 
         let content = content(&mapping)?;
@@ -316,6 +316,6 @@ fn discard(incoming: IncomingSlot) {
         }
     });
     if freed.is_err() {
-        pr_warn!("memory of a memfd that nobody retrieved stays reserved\n");
+        pr_warn!("memory of a memfd that was not retrieved stays reserved\n");
     }
 }

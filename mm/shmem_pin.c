@@ -129,7 +129,7 @@ unlock:
 	return run - runs;
 }
 
-/* Allocates a folio that may stay. Fails rather than kill anybody. */
+/* Allocates a folio that may stay. Does not invoke the OOM killer. */
 static struct folio *pinnable_target(struct folio *src, unsigned long private)
 {
 	gfp_t gfp = GFP_USER | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
@@ -177,7 +177,7 @@ static gfp_t swapin_gfp(struct address_space *mapping)
  * cleared, and what cannot stay in its place is moved. May sleep, for long if
  * there are many.
  *
- * Return: 0. -EAGAIN if somebody uses a page that must move. -ENOMEM if there is
+ * Return: 0. -EAGAIN if a page that must be migrated is in use. -ENOMEM if there is
  * no memory to move it to or to read it into, or the memory cgroup that a page
  * on swap belongs to is full. -EIO if one cannot be read from swap. -EHWPOISON if
  * one is poisoned.
@@ -311,7 +311,7 @@ size_t shmem_find_unpinnable(struct address_space *mapping, pgoff_t index,
  * @order: 2^@order of them
  * @pfn: where to tell the number of the first one
  *
- * Return: whether there are any. Nobody is killed for them.
+ * Return: whether there are any. The OOM killer is not invoked.
  */
 bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
 {
@@ -347,7 +347,7 @@ bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
  * @target: tells where to move a page, as for migrate_pages()
  * @private: for @target
  *
- * What cannot be moved, as somebody has pinned it, for one, stays where it is.
+ * Pages that cannot be migrated, as they are pinned for example, stay.
  *
  * Return: whether @target has found a place for all.
  */

@@ -84,7 +84,7 @@ static void charge_as_before(struct mem_cgroup *own, struct mem_cgroup *outer)
 	mem_cgroup_put(own);
 }
 
-/* Makes a folio that nobody else knows what it is to be in the page cache. */
+/* Initialises a folio to which there is no other reference for the page cache. */
 static void prepare_folio(struct folio *folio, struct address_space *mapping,
 			  pgoff_t index, bool uptodate)
 {
@@ -290,7 +290,7 @@ int shmem_restore_pages(struct inode *inode, pgoff_t index,
  * @inode: the inode
  * @pages: the same number
  *
- * Pages that were not put into the file, or are gone already, are given back.
+ * Pages that were not inserted, or were removed already, are given back.
  */
 void shmem_restore_end(struct inode *inode, unsigned long pages)
 {

@@ -6,7 +6,7 @@
  * off, and when the new kernel has settled.
  *
  * Two ways to take part: a notifier is told and does the rest by itself (its
- * memory crosses by Kexec Handover); a subsystem also has 64 bits that the
+ * memory is preserved by Kexec Handover); a subsystem also has 64 bits that the
  * orchestrator hands over for it, under its compatible string.
  *
  * Documentation/driver-api/liveupdate.rst
@@ -58,7 +58,7 @@ struct liveupdate_subsystem;
 
 /**
  * struct liveupdate_subsystem_ops - Callbacks of a subsystem.
- * @prepare: Required. As %LIVEUPDATE_PREPARE; sets *data to what is to cross.
+ * @prepare: Required. As %LIVEUPDATE_PREPARE; sets *data to what is handed over.
  * @reboot:  Optional. As %LIVEUPDATE_REBOOT; may change *data.
  * @cancel:  Required. As %LIVEUPDATE_CANCEL, with the data of @prepare.
  * @restore: Required. Gets the data that the previous kernel's subsystem of the

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * A file handler that can say what a file of its is, for people who look into
- * debugfs or read the log.
+ * File handlers that describe their files, for debugfs and the log.
  *
  * Documentation/driver-api/liveupdate.rst
  */
@@ -17,8 +16,8 @@
  * @summarize: Optional. Describes a file in a few words: writes them to the buffer,
  *             for which @size bytes are there, without newline and NUL, and
  *             returns how many bytes it wrote. A file that is preserved is as its
- *             preserve callback left it. One that came in is not there while
- *             nobody has asked for it, and the callback must not make it; else it
+ *             preserve callback left it. An incoming one does not exist until
+ *             it is retrieved, and the callback must not make it; then it
  *             is there, and retrieve_status is 1.
  *
  * Nothing changes by it. No other callback runs for the file meanwhile. It may

@@ -52,7 +52,7 @@ pub struct Holder {
 }
 
 impl LastPut {
-    /// What it is when the current task drops the reference.
+    /// How the current task drops the reference.
     fn by_current() -> Self {
         // SAFETY: The current task is valid. Only the task itself changes its flags and its exit code.
         let (task, flags, exit_code) = unsafe {
@@ -137,7 +137,7 @@ pub trait AnonFile: Sized + 'static {
 
 /// Makes an anonymous file, open for reading and writing, that owns `data`.
 ///
-/// `name` is for people: it is what `readlink /proc/PID/fd/N` shows after `anon_inode:`. May
+/// `readlink /proc/PID/fd/N` shows `name` after `anon_inode:`. May
 /// sleep. The module that implements `T` stays while the file is open. `pread(2)` and `pwrite(2)` work
 /// where `read(2)` and `write(2)` do.
 ///
@@ -320,7 +320,7 @@ type Release = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file) -
 ///
 /// # Safety
 ///
-/// `file` must be a file made by [`new_file`] whose last reference is gone.
+/// `file` must be a file made by [`new_file`] whose last reference was dropped.
 unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     // SAFETY: By the requirement of this function its operations begin an `Identity`, which is
     // static, for the type of its private data.

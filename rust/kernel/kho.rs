@@ -118,7 +118,7 @@ impl KexecLock<'_> {
     }
 }
 
-/// A physical address that crosses a kexec. Never zero: in the handover formats zero means none.
+/// A physical address that is handed over. Never zero: in the handover formats zero means none.
 ///
 /// Having one says nothing about what is there; [`Restored::claim`] finds that out.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -276,7 +276,7 @@ impl<T: FromBytes + IntoBytes> Restored<T> {
     /// Claims the memory at `phys` from KHO.
     ///
     /// A claim succeeds once: afterwards the memory counts as an ordinary allocation of this
-    /// kernel, and a second claim is refused. To keep it reserved for ever without freeing it,
+    /// kernel, and a second claim is refused. To keep it reserved forever without freeing it,
     /// [`core::mem::forget`] the value.
     ///
     /// # Errors

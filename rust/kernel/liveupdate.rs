@@ -13,7 +13,7 @@
 //!
 //! State that belongs to no file is a `Subsystem`'s, in a `SubsystemCell`.
 //!
-//! What crosses for each is a [`Handover`]: a number, or preserved memory with a type.
+//! What is handed over for each is a [`Handover`]: a number, or preserved memory with a type.
 //!
 //! This module stands on the C interface and on nothing else, so a driver written with it works
 //! under any implementation of LUO; only subsystems need the one in Rust.

@@ -13,12 +13,12 @@ use crate::{
 /// As long as this lives, what the current task allocates is charged to the root group, which has
 /// no limit.
 ///
-/// For work that is the machine's, and that the group of whoever asks for it must not be able to
-/// refuse. These may be nested.
+/// For work on behalf of the machine, which must not fail at the limit of the group of the task that
+/// asks for it. These may be nested.
 ///
 /// C counterpart: `set_active_memcg()`.
 pub struct RootCharges {
-    /// Who paid before: null for the task's own group.
+    /// The group that was charged before: null for that of the task.
     outer: *mut bindings::mem_cgroup,
     _task: NotThreadSafe,
 }

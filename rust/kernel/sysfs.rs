@@ -264,7 +264,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // The files go now, whoever else refers to the kobject, and their methods are not called later.
+        // This removes the files even if there are other references to the kobject; their methods are not
+        // called later.
         // SAFETY: By the type invariant `kobj` is valid and was added, and the reference is ours.
         unsafe {
             bindings::kobject_del(self.kobj.as_ptr());

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * The notes of the two sample subsystems: what crosses a live update.
+ * The notes of the two sample subsystems, as they are handed over.
  */
 #ifndef _LUO_NOTE_H
 #define _LUO_NOTE_H
@@ -12,7 +12,7 @@
 #define LUO_NOTE_MAX		4080
 
 /*
- * A page. It crosses as the blob of this name of Kexec Handover (the sample in
+ * A page. It is handed over as the blob of this name of Kexec Handover (the sample in
  * C), or as a page whose address is the number of the subsystem (in Rust).
  */
 #define LUO_NOTE_NAME		"luo-note"

@@ -5,7 +5,7 @@
  *
  * The note is /sys/module/luo_note_c/parameters/text; how many live updates it
  * has survived is updates beside it. A notifier saves it in a page of its own,
- * which crosses by Kexec Handover under its name.
+ * which Kexec Handover hands over under its name.
  *
  * The parameter fail (0 to 3) names the event at which to fail, for tests; what
  * happened so far is in the parameter events, a letter each.
@@ -34,7 +34,7 @@ static_assert(sizeof(struct luo_note) == PAGE_SIZE);
 static DEFINE_MUTEX(note_lock);		/* protects the note */
 static struct luo_note note;
 
-/* The page that is to cross, while one is prepared. */
+/* The page that is to be handed over, while one is prepared. */
 static struct luo_note *saved;
 
 static int fail = -1;

@@ -84,7 +84,7 @@ impl kernel::Module for NoteModule {
 /// How many bytes a note can have.
 const MAX: usize = 4080;
 
-/// What crosses: `struct luo_note`.
+/// What is handed over: `struct luo_note`.
 #[derive(FromBytes, IntoBytes)]
 #[repr(C)]
 struct SavedNote {
@@ -161,8 +161,8 @@ impl Subsystem for Note {
         let _ = NOW.lock().tell(3, b'c');
     }
 
-    fn restore(arrived: Unclaimed<SavedNote>) -> Result {
-        let saved = arrived.claim()?;
+    fn restore(incoming: Unclaimed<SavedNote>) -> Result {
+        let saved = incoming.claim()?;
         // Whatever the previous kernel left, it is not to be trusted.
         let length = usize::try_from(saved.length)?;
         let text = saved.text.get(..length).ok_or(EINVAL)?;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * The pads of the two sample drivers: what programs see, and what crosses a
+ * The pads of the two sample drivers: what programs see, and what survives a
  * live update. Both drivers keep to it, so either takes over from the other.
  */
 #ifndef _LUO_PAD_H

@@ -153,7 +153,7 @@ struct Content {
     frozen: bool,
 }
 
-/// What crosses for a pad: `struct luo_pad_saved`.
+/// What is handed over for a pad: `struct luo_pad_saved`.
 #[derive(FromBytes, IntoBytes)]
 #[repr(C)]
 struct SavedPad {
@@ -314,12 +314,12 @@ impl FileHandler for Pads {
     }
 
     fn finish(outcome: Outcome<'_, Unclaimed<SavedPad>>) {
-        // If nobody asked for the pad, this frees it.
+        // If the pad was not retrieved, this frees it.
         drop(outcome);
     }
 }
 
-/// What crosses for all pads: `struct luo_pad_numbers`.
+/// What is handed over for all pads: `struct luo_pad_numbers`.
 #[derive(FromBytes, IntoBytes)]
 #[repr(C)]
 struct SavedNumbers {

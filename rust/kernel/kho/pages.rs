@@ -104,7 +104,7 @@ fn pfn_range(phys: PhysAddr, pages: usize) -> Result<(usize, usize)> {
 }
 
 /// The largest order of a block whose pages may be claimed one by one. A description that says by
-/// mistake that a page of a larger one were somebody's, such as of a guest's memory, does no harm.
+/// mistaken claim of a page that is part of a larger one, such as of a guest's memory, does no harm.
 const SHARED_ORDER: u32 = 5;
 
 /// Whether the page at `phys` could be claimed by [`RestoredPages::claim_shared`].

@@ -89,7 +89,7 @@ impl Block {
     ///
     /// # Safety
     ///
-    /// The page comes from [`Block::take`] of this block, and nobody uses it any more.
+    /// The page comes from [`Block::take`] of this block, and is not in use.
     unsafe fn put(&mut self, pfn: usize) {
         // INVARIANT: By the requirement of this function the page is one of this block.
         self.free |= 1 << (pfn - self.first);
@@ -175,7 +175,7 @@ impl Pool {
     ///
     /// # Safety
     ///
-    /// The page comes from [`Pool::take`], and nobody uses it any more.
+    /// The page comes from [`Pool::take`], and is not in use.
     unsafe fn put(&mut self, pfn: usize) {
         let Some(place) = self.blocks_up_to(pfn).checked_sub(1) else {
             return;
@@ -231,7 +231,7 @@ pub(super) fn take() -> Result<PhysAddr> {
 ///
 /// # Safety
 ///
-/// `phys` comes from [`take`], and nobody uses the page any more.
+/// `phys` comes from [`take`], and the page is not in use.
 pub(super) unsafe fn put(phys: PhysAddr) {
     let pfn = (phys.get() >> PAGE_SHIFT) as usize;
 

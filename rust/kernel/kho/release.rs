@@ -30,14 +30,14 @@ struct Waiting {
 /// The folio that began to wait last, null, or [`COMPLETE`].
 static LAST: Atomic<*mut Waiting> = Atomic::new(ptr::null_mut());
 
-/// Says that nobody need wait any more.
+/// The page allocator is complete: no folio has to wait.
 const COMPLETE: *mut Waiting = ptr::dangling_mut();
 
 /// Drops the only reference to a folio.
 ///
 /// # Safety
 ///
-/// The folio must be in the direct map. The reference goes over, and nobody uses the memory any more.
+/// The folio must be in the direct map. The reference is transferred, and the memory is not used any more.
 pub(super) unsafe fn release(folio: NonNull<bindings::folio>) {
     let mut last = LAST.load(Relaxed);
 

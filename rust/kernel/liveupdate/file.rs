@@ -48,7 +48,7 @@ pub enum Outcome<'a, H> {
     Failed {
         /// By this error.
         error: Error,
-        /// The handle, unless it is known to be gone. Its memory may be claimed already, in part or in
+        /// The handle, unless it is known to be consumed. Its memory may be claimed already, in part or in
         /// whole.
         left: Option<H>,
     },
@@ -174,7 +174,7 @@ pub trait FileHandler: Sized + 'static {
     /// The last chance to update what was saved. Called in the blackout, so be quick.
     ///
     /// User space still runs, and goes on using the file until the processors stop: what it may change
-    /// meanwhile needs its lock here as anywhere, and what it changes afterwards must cross, or be
+    /// meanwhile needs its lock here as anywhere, and what it changes afterwards must be handed over, or be
     /// refused. A lock that is taken here must not be held across a copy to or from user space, which
     /// may fault and wait for reclaim.
     ///
@@ -209,8 +209,7 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Describes a file in a few words on one line, such as how large it is, for people who look
-    /// into debugfs. Nothing may change by it. Under the C implementation it is never called.
+    /// Describes a file for debugfs in a few words on one line, such as its size. Nothing may change by it. Under the C implementation it is never called.
     ///
     /// # Errors
     ///
@@ -294,8 +293,8 @@ impl<T: FileHandler> HandlerCell<T> {
 
 /// A registered [`FileHandler`]. Dropping it unregisters.
 ///
-/// A module that owns one cannot be unloaded while a file of this type is preserved or came from
-/// the previous kernel and is not finished.
+/// A module that owns one cannot be unloaded while a file of this type is preserved, or incoming
+/// and not finished.
 pub struct Registration<T: FileHandler> {
     cell: &'static HandlerCell<T>,
 }
@@ -558,16 +557,16 @@ impl<T: FileHandler> FileHandlerVtable<T> {
 /// The file in `args` must be null, or a file as [`File::from_raw_file`] asks for.
 unsafe fn outcome<H>(
     args: &bindings::liveupdate_file_op_args,
-    arrive: impl FnOnce(u64) -> Result<H>,
+    handle: impl FnOnce(u64) -> Result<H>,
 ) -> Outcome<'_, H> {
     match args.retrieve_status {
-        0 => match arrive(args.serialized_data) {
+        0 => match handle(args.serialized_data) {
             Ok(incoming) => Outcome::NotRetrieved(incoming),
             Err(error) => Outcome::Failed { error, left: None },
         },
         ..0 => Outcome::Failed {
             error: Error::from_errno(args.retrieve_status),
-            left: arrive(args.serialized_data).ok(),
+            left: handle(args.serialized_data).ok(),
         },
         1.. => match NonNull::new(args.file) {
             // SAFETY: By the requirement of this function. As LUO runs in an ioctl or without a

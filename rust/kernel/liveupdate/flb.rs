@@ -35,7 +35,7 @@ pub trait Flb: Sized + 'static {
     /// Names the state together with the version of its handed-over layout; at most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// What crosses.
+    /// What is handed over.
     type Handle: Handover;
 
     /// The live object in this kernel: what drivers get from [`FlbCell::outgoing`].
@@ -59,7 +59,7 @@ pub trait Flb: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// Any; whoever asks for the object gets it, now and later. There is no second try.
+    /// Any; [`FlbCell::incoming`] returns it, each time. There is no second try.
     fn retrieve(incoming: <Self::Handle as Handover>::Incoming) -> Result<Self::Incoming>;
 
     /// The last file that needs the state is finished, and so is the last user of the object.
@@ -151,7 +151,7 @@ impl<T: Flb> FlbCell<T> {
         Ok(kept.map(|kept| &kept.object))
     }
 
-    /// The live object that came from the previous kernel. The first call makes it.
+    /// The incoming object. The first call makes it.
     ///
     /// # Errors
     ///

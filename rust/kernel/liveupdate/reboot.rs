@@ -49,8 +49,8 @@ impl Drop for Rebooting<'_> {
 
 /// Whether the current task is rebooting the machine into the next kernel.
 ///
-/// For a handler whose files are preserved then, as they came from the previous kernel and nobody has
-/// taken them over: there is nobody left who could do something about a problem.
+/// Files that were retrieved and not finished are preserved again then. Their handler should not refuse
+/// them for a problem that no user can fix any more.
 pub fn is_rebooting() -> bool {
     // SAFETY: The function has no requirements.
     TASK.load(Relaxed) == unsafe { bindings::get_current() }

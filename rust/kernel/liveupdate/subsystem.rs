@@ -49,7 +49,7 @@ impl Priority {
     }
 }
 
-/// Somebody who carries state over a live update that belongs to no file.
+/// A part of the kernel that hands over state which belongs to no file.
 ///
 /// ```text
 ///  old kernel                               new kernel
@@ -99,13 +99,13 @@ impl Priority {
 #[vtable]
 pub trait Subsystem: Sized + 'static {
     /// Names the subsystem together with the version of its handed-over layout; at most 47 bytes.
-    /// What crosses is given to the one with the same string in the next kernel.
+    /// The state is given to the subsystem with the same string in the next kernel.
     const COMPATIBLE: &'static CStr;
 
     /// When it is told, compared with others.
     const PRIORITY: Priority = Priority::WithDevices;
 
-    /// What crosses.
+    /// What is handed over.
     type Saved: Handover;
 
     /// A live update will be tried: saves what the next kernel needs. User space goes on, so long
@@ -130,7 +130,7 @@ pub trait Subsystem: Sized + 'static {
     /// Undoes `prepare`: the live update does not happen. Cannot fail.
     fn cancel(saved: Self::Saved);
 
-    /// Takes what came from the previous kernel. Called once, from [`SubsystemCell::register`], if
+    /// Restores what the previous kernel handed over. Called once, from [`SubsystemCell::register`], if
     /// there is something.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ pub trait Subsystem: Sized + 'static {
     /// Any; it is reported, and nothing else follows from it.
     fn restore(incoming: <Self::Saved as Handover>::Incoming) -> Result;
 
-    /// The new kernel has settled. Called when somebody writes to `/sys/kernel/liveupdate/finish`;
+    /// The update is complete. Called when somebody writes to `/sys/kernel/liveupdate/finish`;
     /// or after `restore`, if that is late. Cannot fail.
     fn finish() {
         build_error!(VTABLE_DEFAULT_ERROR)
@@ -178,7 +178,7 @@ impl<T: Subsystem> SubsystemCell<T> {
         }
     }
 
-    /// Registers the subsystem, and has it restore what came in for it.
+    /// Registers the subsystem, and has it restore what was handed over for it.
     ///
     /// May sleep.
     ///

@@ -30,7 +30,7 @@ impl PinnedExtent {
     ///
     /// # Safety
     ///
-    /// `folio` must be valid, with a pin that the caller owns and that goes over. Its pages must stay
+    /// `folio` must be valid, with a pin that the caller owns and transfers. Its pages must stay
     /// in their file from `index` on.
     pub(super) unsafe fn of_folio(folio: *mut bindings::folio, index: usize) -> Self {
         // SAFETY: The folio is valid, and is not split while it is pinned.

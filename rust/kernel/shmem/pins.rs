@@ -30,10 +30,10 @@ const MOVED: usize = 1 << 13;
 /// How many pages are pinned in one go.
 pub(super) const MAX_RUN: usize = 1 << 12;
 
-/// How often the pinning of pages is tried again that must move, but are in use by somebody.
+/// How often pinning is retried for pages that must be migrated, but are in use.
 const MOVES: usize = 20;
 
-/// Longer than somebody uses a page who copies to or from it.
+/// Longer than a task that copies to or from a page holds its reference, usually.
 const USE_TIME: Delta = Delta::from_micros(2_000);
 
 /// Lets others run.
@@ -59,7 +59,7 @@ pub(super) fn pause() -> Result {
 /// written is cleared, and all of it counts as dirty, so that no kernel takes it for something
 /// that can be read again from elsewhere. Holes stay holes.
 ///
-/// Memory for this is asked for without killing anybody: a shortage is an error.
+/// Memory for this is allocated without the OOM killer: a shortage is an error.
 ///
 /// C counterparts: `shmem_pin_runs()`, `shmem_make_pinnable()`.
 pub struct Pins<'a> {

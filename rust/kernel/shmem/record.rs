@@ -3,9 +3,9 @@
 //! Folios that are inserted into a frozen mapping late: [`RecordedMapping`].
 //!
 //! A frozen mapping loses no pages, but pages still appear in holes, by page faults, `write(2)`,
-//! `UFFDIO_COPY`, or for devices. From [`RecordedMapping::start`] on, whoever inserts a folio pins and
+//! `UFFDIO_COPY`, or for devices. From [`RecordedMapping::start`] on, the task that inserts a folio pins and
 //! preserves it, and has it listed in a [`Journal`], before user space can write to it. So nothing is
-//! missing in the next kernel whenever the processors stop, and nobody waits for that.
+//! missing in the next kernel whenever the processors stop, and no task waits for that.
 //!
 //! C header: [`include/linux/shmem_preserve.h`](srctree/include/linux/shmem_preserve.h).
 
@@ -41,7 +41,7 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any. Whoever wants to insert the folio gets [`EBUSY`] then, or `SIGBUS`.
+    /// Any. The task that inserts the folio gets [`EBUSY`] then, or `SIGBUS`.
     fn reserve(&self, folio: &PinnedExtent) -> Result<Self::Entry>;
 
     /// Lists a folio in its place.
@@ -144,7 +144,7 @@ impl<J: Journal> Recorder<J> {
 
     /// # Safety
     ///
-    /// The caller must own a reference to the recorder, and a pin on `folio`, which goes over.
+    /// The caller must own a reference to the recorder, and a pin on `folio`, which is transferred.
     unsafe extern "C" fn prepare(
         recorder: *mut bindings::shmem_recorder,
         folio: *mut bindings::folio,
@@ -227,7 +227,7 @@ impl<J: Journal> Recorder<J> {
 /// `recorder` is the recorder of the mapping, or the mapping has none.
 pub struct RecordedMapping<J: Journal> {
     recorder: Option<Arc<Recorder<J>>>,
-    /// Whether folios may have been inserted that nobody has looked for since.
+    /// Whether folios were inserted since the last search for them.
     inserted: bool,
     mapping: FrozenMapping,
 }
@@ -248,7 +248,7 @@ impl<J: Journal> RecordedMapping<J> {
             mapping,
         };
         this.set(None);
-        // Whoever looks for pages from now on finds all that were inserted before.
+        // A search for pages from now on finds all that were inserted before.
         this.inserted = false;
         Ok(this)
     }
@@ -310,7 +310,7 @@ impl<J: Journal> RecordedMapping<J> {
         if let Some(recorder) = &self.recorder {
             // SAFETY: The inode belongs to shmem.
             unsafe { bindings::shmem_record_barrier(self.mapping.memfd.inode()) };
-            // Whoever has inserted one of `extents` has committed it by now.
+            // Each of `extents` was committed by the task that inserted it.
             recorder.retain(|late| !contains(extents, &late.extent));
         }
     }

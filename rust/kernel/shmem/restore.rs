@@ -191,7 +191,7 @@ impl Filling {
     pub fn into_file(self) -> ARef<File> {
         let file = self.memfd.0.clone();
 
-        // What is left of the account is settled before anybody sees the file.
+        // Pages that were accounted for and not inserted are given back before the file is used.
         drop(self);
         // SAFETY: The layout of a `Memfd` is that of a `File`, and the reference goes over.
         unsafe { ARef::from_raw(ARef::into_raw(file).cast()) }
