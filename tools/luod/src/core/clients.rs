@@ -255,11 +255,13 @@ impl Core {
         }
     }
 
-    /// Has a session made for a client, in the stage that says what for.
+    /// Has a session made for a client, in the stage that says what for. One that is being made
+    /// already, for something that was given up, will do.
     pub(super) fn create(&mut self, mut entry: Entry) {
         entry.time = self.now.time;
-        self.creating.insert(entry.id.clone());
-        self.actions.push(Action::Create(entry));
+        if self.creating.insert(entry.id.clone()) {
+            self.actions.push(Action::Create(entry));
+        }
     }
 
     pub(super) fn created(&mut self, id: Id, result: Result<String, String>) {

@@ -810,6 +810,22 @@ fn cancelled_while_a_session_is_being_made() {
 }
 
 #[test]
+fn asked_for_while_one_is_being_made_that_was_given_up() {
+    let mut world = World::new("");
+    let conn = world.subscribe("a", "vm");
+    let operator = world.hello(0);
+    world.say(operator, r#"{"cmd":"UPDATE","cmdline":"x"}"#);
+    assert!(world.work_one());
+    world.say(operator, r#"{"cmd":"CANCEL"}"#);
+    world.say(conn, r#"{"cmd":"PREPARE"}"#);
+    let is_create = |job: &&Action| matches!(job, Action::Create(_));
+    assert_eq!(world.jobs.iter().filter(is_create).count(), 1);
+    world.work();
+    assert!(matches!(world.last(conn), Event::Session { .. }));
+    assert_eq!(world.kernel.len(), 1);
+}
+
+#[test]
 fn a_check_of_an_update_that_was_cancelled() {
     let mut world = World::new("");
     let conn = world.subscribe("a", "vm");
@@ -1014,7 +1030,12 @@ impl Promises {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    // What it finds becomes a test of its own.
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn nothing_is_lost(steps in prop::collection::vec(step(), 1..120)) {

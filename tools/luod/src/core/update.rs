@@ -141,12 +141,11 @@ impl Core {
                 self.start(&entry.id);
                 continue;
             }
-            if !self.creating.contains(&entry.id) {
-                self.create(entry);
-            } else if let Some(conn) = conn {
+            if let Some(conn) = conn.filter(|conn| self.conns[conn].pending == Some("PREPARE")) {
                 let why = "an update has begun, which brings the session";
                 self.answer(conn, Err(Refusal::new(Code::Ebusy, why)));
             }
+            self.create(entry);
         }
         self.changed = true;
         self.advance();
