@@ -7,12 +7,15 @@
 mod handover;
 
 use std::{
+    env,
     fs,
-    path::Path, //
+    path::PathBuf, //
 };
 
 fn corpus() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/handover");
+    // Not that of the build, which may have been another clone's.
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let folder = root.join("fuzz/corpus/handover");
     fs::read_dir(folder)
         .unwrap()
         .map(|entry| fs::read(entry.unwrap().path()).unwrap())

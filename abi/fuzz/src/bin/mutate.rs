@@ -17,7 +17,7 @@ use std::{
     fs,
     io,
     panic,
-    path::Path,
+    path::PathBuf,
     process::ExitCode,
     thread,
     time::Instant, //
@@ -27,7 +27,9 @@ fn main() -> io::Result<ExitCode> {
     let mut numbers = env::args().skip(1).map(|word| word.parse::<u64>());
     let mut number = |default| numbers.next().and_then(Result::ok).unwrap_or(default);
     let (count, seed) = (number(100_000), number(1));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/handover");
+    // Not that of the build, which may have been another clone's.
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let folder = root.join("corpus/handover");
     let corpus = fs::read_dir(folder)?
         .map(|entry| fs::read(entry?.path()))
         .collect::<io::Result<Vec<_>>>()?;
