@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import guest
-from common import CACHE, REPO, Failed, quiet
+from common import REPO, Failed, quiet
 
 # Units of Debian's that a test has no use for, and that take time.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "dpkg-db-backup.timer",
@@ -54,8 +54,7 @@ def images(*names: str) -> list[Path]:
     """The root file systems of these names, as scripts/debian knows them: made before, outside."""
     found = []
     for name in names:
-        done = subprocess.run([REPO / "scripts/debian", "--find", name], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([REPO / "scripts/debian", "--find", name], capture_output=True, text=True)
         if done.returncode:
             raise Failed(f"there is no root file system of Debian {name}: "
                          f"`scripts/debian {name}' makes it\n{done.stderr.strip()}")
@@ -176,17 +175,18 @@ class DebianGuest:
         os.set_inheritable(theirs.fileno(), True)
         self.port = ours
         self.begin = time.monotonic()
-        self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", f"{memory}M",
-             "-smp", str(processors), "-nodefaults", "-no-user-config", "-display", "none",
-             "-no-reboot", "-serial", f"file:{self.console_file}",
-             "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-serial", "chardev:agent",
-             *drives, *(["-initrd", str(initrd)] if initrd else []),
-             "-kernel", str(kernel), "-append", self.command_line, *options],
-            stdin=subprocess.DEVNULL, stdout=open(folder / "qemu.log", "wb"),
-            stderr=subprocess.STDOUT, pass_fds=(theirs.fileno(),),
-            # What the guest writes to its root is not to fill a file system in memory.
-            env={**os.environ, "TMPDIR": str(folder)})
+        with open(folder / "qemu.log", "wb") as log:
+            self.process = subprocess.Popen(
+                ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", f"{memory}M",
+                 "-smp", str(processors), "-nodefaults", "-no-user-config", "-display", "none",
+                 "-no-reboot", "-serial", f"file:{self.console_file}",
+                 "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-serial", "chardev:agent",
+                 *drives, *(["-initrd", str(initrd)] if initrd else []),
+                 "-kernel", str(kernel), "-append", self.command_line, *options],
+                stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, pass_fds=(theirs.fileno(),),
+                # What the guest writes to its root is not to fill a file system in memory.
+                env={**os.environ, "TMPDIR": str(folder)})
         theirs.close()
         threading.Thread(target=self._read, daemon=True).start()
 

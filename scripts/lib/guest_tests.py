@@ -4,7 +4,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def story(outcome: guest.Outcome) -> list[str]:
     return [*(words or ["the guest ended early"]), "the end of the kernel's log:", *tail]
 
 
-def log_trouble(found: dict[str, list[str] | None], outcome: guest.Outcome) -> list[str] | None:
+def log_trouble(found: Mapping[str, list[str] | None], outcome: guest.Outcome) -> list[str] | None:
     """What is wrong with the kernel's log of a guest that ran our tests, of all its boots.
 
     The guest's word counts, as it knows of lost memory; and what its console says, as that has

@@ -6,6 +6,7 @@ instructions. So what a function must not do, even for a moment, can be shown: i
 instruction of its way in turn. QEMU's gdb server does that, and nothing changes in the guest.
 """
 
+import itertools
 import os
 import socket
 import struct
@@ -31,7 +32,7 @@ def functions(system_map: Path, names: list[str]) -> list[range]:
     """Where those of the kernel's functions are that are not part of others: at least one."""
     lines = [line.split() for line in system_map.read_text().splitlines()]
     found = [range(int(start, 16), int(end, 16))
-             for (start, kind, symbol), (end, _, _) in zip(lines, lines[1:])
+             for (start, kind, symbol), (end, _, _) in itertools.pairwise(lines)
              if symbol in names and kind in "tT"]
     if not found:
         raise Failed(f"the kernel has none of the functions {', '.join(names)}")

@@ -75,7 +75,8 @@ class Reported(unittest.TestResult):
 
     def __init__(self, results: Results):
         super().__init__()
-        self.results, self.trouble = results, {}
+        self.results = results
+        self.trouble: dict[str, str] = {}
 
     def addError(self, test, err):  # noqa: N802
         super().addError(test, err)

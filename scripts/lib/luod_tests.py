@@ -5,10 +5,12 @@ A scene is a machine with luod and what differs between machines: how programs a
 how luod is killed. The acts are the same on all of them.
 """
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import debian_guest
@@ -161,6 +163,7 @@ class Scene:
                 archive.bytes("etc/passwd", b"root:x:0:0::/:/bin/sh\n")
                 archive.bytes("etc/luod.toml", POLICY.encode())
             additions.file("initrd", folder / "initrd.cpio")
+        assert tests.built
         additions.file("kernel", tests.built.image)
         image = additions.write(folder / "additions.ext4")
         root = debian_guest.images(DEBIAN[name])[0] if self.is_systemd else None
@@ -322,15 +325,15 @@ class LuodTests:
             self.results.verdict("luod/build", str(why))
             return
         say(f"running the tests of luod: {', '.join(scenes)}")
-        guest.side_by_side([lambda scene=scene: self.scene(scene) for scene in scenes])
+        guest.side_by_side([partial(self.scene, scene) for scene in scenes])
 
     def scene(self, name: str) -> None:
         """Runs all acts of a scene, until one fails."""
         begin = time.monotonic()
         try:
             scene = Scene(name, self)
-        except Failed as why:
-            self.results.verdict(f"luod/{name}/start", str(why))
+        except Failed as failure:
+            self.results.verdict(f"luod/{name}/start", str(failure))
             return
         with scene.guest:
             for number, act in enumerate(ACTS):
@@ -460,10 +463,8 @@ class Acts:
         scene.kill_at(AFTER[scene.name])
         # And in the next kernel, when it has taken the first session that is claimed.
         more = "" if scene.is_systemd else "crash=retrieved"
-        try:
+        with contextlib.suppress(Lost):
             scene.update(more=more)
-        except Lost:
-            pass
         scene.guest.up(240)
         Acts._arrive(scene, 1)
 

@@ -152,8 +152,8 @@ class Measured(unittest.TestCase):
 
     def test_growth(self):
         self.assertEqual(self.trouble(2500, 2500), "")
-        self.assertEqual(self.trouble(2500, 2500 * (bench.GROWTH_LIMIT - 0.01)), "")
-        self.assertTrue(self.trouble(2500, 2500 * (bench.GROWTH_LIMIT + 0.01)))
+        self.assertEqual(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT - 0.01))), "")
+        self.assertTrue(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT + 0.01))))
 
 
 if __name__ == "__main__":

@@ -171,10 +171,12 @@ impl Error {
             }
             (Op::Jump, Errno::EINVAL) => "no next kernel is loaded; load one first",
             (Op::Jump, Errno::EOPNOTSUPP) => {
-                "the loaded image cannot find what is preserved; load it by kexec_file_load (`luoctl \
-                 load`, `kexec -s`)"
+                "the loaded image cannot find what is preserved; load it by kexec_file_load \
+                 (`luoctl load`, `kexec -s`)"
             }
-            (Op::Jump, _) => "nothing has changed; the kernel log says which file or driver refused",
+            (Op::Jump, _) => {
+                "nothing has changed; the kernel log says which file or driver refused"
+            }
             _ => return None,
         })
     }

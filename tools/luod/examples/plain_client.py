@@ -9,6 +9,7 @@ update, it goes on from where it was.
 """
 
 import array
+import contextlib
 import fcntl
 import json
 import mmap
@@ -115,10 +116,8 @@ def main(name):
         os.ftruncate(memory, mmap.PAGESIZE)
     with mmap.mmap(memory, mmap.PAGESIZE) as view:
         while True:
-            try:
+            with contextlib.suppress(ConnectionError, FileNotFoundError):
                 take_part(name, memory, view)
-            except (ConnectionError, FileNotFoundError):
-                pass
             # luod is being started again.
             time.sleep(0.2)
 
