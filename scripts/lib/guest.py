@@ -27,7 +27,7 @@ ALARMS = re.compile(
     r"Kernel panic(?! - not syncing: sysrq triggered crash)|INFO: task|INFO: rcu|KASAN:|KFENCE:|UBSAN:|"
     r"general protection fault|unable to handle|refcount_t:|list_(?:add|del) corruption|"
     r"possible (?:circular|recursive) locking|page allocation failure|INFO: trying to register|"
-    r"new suspected memory leaks|invoked oom-killer|page dumped because"
+    r"new suspected memory leaks|invoked oom-killer|page dumped because(?!: unmovable page)"
 )
 
 

@@ -515,6 +515,8 @@ const OURS: [&str; 7] = ["luo", "liveupdate", "kho", "memfd", "shmem", "rust", "
 fn alarm_in(log: &[LogRecord]) -> Option<String> {
     let is_alarm = |text: &str| match text.split_once("KCSAN:") {
         Some((_, race)) => OURS.iter().any(|name| race.contains(name)),
+        // Why a block of memory does not go offline.
+        None if text.contains("page dumped because: unmovable page") => false,
         None => ALARMS.iter().any(|alarm| text.contains(alarm)),
     };
 

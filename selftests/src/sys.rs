@@ -48,6 +48,7 @@ use nix::{
     },
     unistd::{
         fork,
+        pipe,
         seteuid,
         ForkResult,
         Uid, //
@@ -770,18 +771,28 @@ pub fn poison(file: &File, page: usize) -> Outcome {
 
 /// Does something in a child. False if that was killed as there is no good memory where it looked.
 pub fn survives(f: impl FnOnce() -> Outcome) -> Outcome<bool> {
+    let (reader, writer) = pipe()?;
+
     // SAFETY: The processes of tests have one thread.
     match unsafe { fork()? } {
         ForkResult::Child => {
-            let failed = f().is_err();
+            let outcome = f();
+            if let Err(why) = &outcome {
+                let _ = File::from(writer).write_all(format!("{why:?}").as_bytes());
+            }
             // SAFETY: Ends the process. What it has inherited is closed, not dropped.
-            unsafe { libc::_exit(failed.into()) }
+            unsafe { libc::_exit(outcome.is_err().into()) }
         }
-        ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(true),
-            WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok(false),
-            other => Err(Failure::here(format_args!("the child ended: {other:?}"))),
-        },
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut why = String::new();
+            File::from(reader).read_to_string(&mut why)?;
+            match waitpid(child, None)? {
+                WaitStatus::Exited(_, 0) => Ok(true),
+                WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok(false),
+                other => Err(Failure::here(format_args!("the child ended: {other:?} {why}"))),
+            }
+        }
     }
 }
 

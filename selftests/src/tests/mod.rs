@@ -344,7 +344,7 @@ const TESTS: &[Test] = &[
         "machine-scratch-odd",
         &[machine::scratch_before, machine::scratch_after],
     )
-    .parameters("kho_scratch=17M,3M,5M")
+    .parameters("kho_scratch=133M,3M,5M")
     .needs(DISTRO),
     Test::new(
         "machine-scratch-none",
