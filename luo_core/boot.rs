@@ -143,7 +143,7 @@ impl kernel::Module for LuoModule {
         }
 
         if let Some(luo) = luo() {
-            let handover = Handover::new(luo.number.saturating_add(1))
+            let handover = Handover::new()
                 .inspect_err(|e| pr_err!("no memory for the outgoing root: {:?}\n", e))?;
             *luo.handover.lock() = Some(handover);
             let debugfs = Dir::new(c"liveupdate");

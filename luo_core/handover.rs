@@ -42,6 +42,9 @@ use crate::{
 
 /// The memory in which the state for the next kernel is written at the kexec. It is allocated at boot, so
 /// the kexec does not fail for want of it.
+///
+/// The next kernel finds it only after [`Handover::list`]. A kernel with the C implementation panics on a
+/// root that it cannot read, so there is none unless something is handed over.
 pub(crate) struct Handover {
     root: Subtree<RootPage>,
     pub(super) flbs: Preserved<FlbBlock>,
@@ -49,25 +52,14 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    /// Allocates the memory, and adds the root to KHO's tree, without sessions.
+    /// Allocates the memory.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`].
-    pub(super) fn new(number: u64) -> Result<Self> {
-        let mut page = Preserved::new()?;
-        root::write(
-            &mut page,
-            &Root {
-                number,
-                ..Root::default()
-            },
-            None,
-            &Extras::default(),
-        )?;
-
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            root: Subtree::add(ENTRY_NAME, page)?,
+            root: Subtree::new(Preserved::new()?),
             flbs: Preserved::new()?,
             checks: None,
         })
@@ -106,6 +98,15 @@ impl Handover {
             }
             result => result,
         }
+    }
+
+    /// Adds the root to KHO's tree: the next kernel finds it, should the kexec happen now.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] if KHO's tree is full.
+    pub(super) fn list(&mut self) -> Result {
+        self.root.list(ENTRY_NAME)
     }
 
     fn checksums(&self, serialized: &Serialized, root: &Root) -> Result<OutgoingChecks> {

@@ -19,6 +19,7 @@ use kernel::{
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 use super::corrupt;
 use super::{
+    handover::Handover,
     orchestrator::{
         luo,
         Luo, //
@@ -115,10 +116,13 @@ fn hand_nothing_over(luo: &'static Luo) -> Result {
 
 fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>) -> Result {
     let mut prepared = luo.context.subsystems.prepare_for_kexec()?;
-    let mut handover = luo.handover.lock();
-    let Some(handover) = &mut *handover else {
-        // There is no device, but there may be incoming sessions.
-        return expect_nothing_preserved(luo, "there was no memory for the handover at boot");
+    let mut slot = luo.handover.lock();
+    if slot.is_none() {
+        // There was no memory at boot, or an earlier kexec that handed nothing over failed.
+        *slot = Handover::new().ok();
+    }
+    let Some(handover) = &mut *slot else {
+        return expect_nothing_preserved(luo, "there is no memory for the handover");
     };
 
     let freeze = Instant::<Monotonic>::now();
@@ -134,6 +138,15 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
                 subsystem.name,
             );
         }
+    }
+    let totals = serialized.totals();
+    if totals.sessions == 0 && flbs == 0 && subsystems.is_empty() {
+        // Whatever the next kernel reads, it finds no root, and nothing stays preserved.
+        *slot = None;
+        pr_info!("handing nothing over\n");
+        serialized.commit();
+        prepared.commit();
+        return Ok(());
     }
     let root = Root {
         number: luo.number.saturating_add(1),
@@ -154,8 +167,8 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     handover.write(&serialized, &root, extras, times)?;
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     corrupt::corrupt(|visit| handover.each_used(&serialized, visit));
+    handover.list()?;
 
-    let totals = serialized.totals();
     pr_info!(
         "handing over {} sessions with {} files and {} FLBs, {} subsystems, {} bytes of records, in {} us, liveupdate number: {}\n",
         totals.sessions,

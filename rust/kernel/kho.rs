@@ -9,7 +9,7 @@
 //!   mark away and frees it.
 //! - [`Unclaimed`] is the right to claim memory of the previous kernel, and [`Restored`] is the
 //!   claimed memory. Dropping either gives it to the page allocator.
-//! - [`Subtree`] is a [`Preserved`] that the next kernel finds by a name.
+//! - [`Subtree`] is a [`Preserved`] that the next kernel can find by a name.
 //!
 //! All functions here may sleep, and may be called from early initcalls on.
 //!
@@ -382,39 +382,53 @@ pub fn is_poisoned(phys: PhysAddr, size: usize) -> bool {
     unsafe { bindings::kho_has_poison(phys.get(), size as u64) }
 }
 
-/// A value that the next kernel finds by a name: an entry in KHO's root tree.
+/// A value that the next kernel can find by a name, once it is an entry in KHO's root tree.
 ///
 /// Dropping it takes the entry out of the tree and frees the memory.
 ///
 /// # Invariants
 ///
-/// `value` has been added to KHO's tree.
+/// If `listed` is true, `value` has been added to KHO's tree.
 pub struct Subtree<T: FromBytes + IntoBytes> {
     value: Preserved<T>,
+    listed: bool,
 }
 
 impl<T: FromBytes + IntoBytes> Subtree<T> {
-    /// Makes `value` known to the next kernel under `name`.
+    /// Makes one that is not listed yet.
+    pub fn new(value: Preserved<T>) -> Self {
+        // INVARIANT: It is not listed.
+        Self {
+            value,
+            listed: false,
+        }
+    }
+
+    /// Adds it to KHO's tree under `name`, unless it is there already.
     ///
     /// # Errors
     ///
-    /// - [`EEXIST`] if there is an entry of that name.
+    /// - [`EEXIST`] if there is another entry of that name.
     /// - [`ENOMEM`] if KHO's root tree is full.
     ///
     /// C counterpart: `kho_add_subtree()`.
-    pub fn add(name: &CStr, value: Preserved<T>) -> Result<Self> {
-        // SAFETY: `name` is a C string that the function copies. `value` is preserved memory,
-        // and stays until `drop` takes it out of the tree.
+    pub fn list(&mut self, name: &CStr) -> Result {
+        if self.listed {
+            return Ok(());
+        }
+
+        // SAFETY: `name` is a C string that the function copies. `value` is preserved memory, and stays
+        // until `drop` takes it out of the tree.
         to_result(unsafe {
             bindings::kho_add_subtree(
                 name.as_char_ptr(),
-                value.ptr.as_ptr().cast(),
+                self.value.ptr.as_ptr().cast(),
                 size_of::<T>(),
             )
         })?;
-
         // INVARIANT: The call above added it.
-        Ok(Self { value })
+        self.listed = true;
+        Ok(())
     }
 }
 
@@ -434,8 +448,10 @@ impl<T: FromBytes + IntoBytes> DerefMut for Subtree<T> {
 
 impl<T: FromBytes + IntoBytes> Drop for Subtree<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this very address was added.
-        unsafe { bindings::kho_remove_subtree(self.value.ptr.as_ptr().cast()) };
+        if self.listed {
+            // SAFETY: By the type invariant this very address was added.
+            unsafe { bindings::kho_remove_subtree(self.value.ptr.as_ptr().cast()) };
+        }
     }
 }
 

@@ -763,7 +763,11 @@ pub fn poison(file: &File, page: usize) -> Outcome {
     unsafe {
         let start = mmap(None, len, protection, MapFlags::MAP_SHARED, file, at)?;
         start.cast::<u8>().read_volatile();
-        madvise(start, PAGE, MmapAdvise::MADV_HWPOISON)?;
+        match madvise(start, PAGE, MmapAdvise::MADV_HWPOISON) {
+            // A page that is pinned cannot be taken away, nor split off: it is poisoned where it is.
+            Ok(()) | Err(Errno::EBUSY | Errno::EHWPOISON) => {}
+            Err(err) => return Err(err.into()),
+        }
         munmap(start, PAGE)?;
     }
     Ok(())
@@ -790,7 +794,9 @@ pub fn survives(f: impl FnOnce() -> Outcome) -> Outcome<bool> {
             match waitpid(child, None)? {
                 WaitStatus::Exited(_, 0) => Ok(true),
                 WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok(false),
-                other => Err(Failure::here(format_args!("the child ended: {other:?} {why}"))),
+                other => Err(Failure::here(format_args!(
+                    "the child ended: {other:?} {why}"
+                ))),
             }
         }
     }

@@ -18,9 +18,13 @@ use crate::{
         Arena,
         PAGE, //
     },
-    tests::lifetime::wait_forever,
+    tests::{
+        lifetime::wait_forever,
+        sysfs, //
+    },
 };
 use liveupdate::{
+    kexec,
     uapi::{
         self,
         Request, //
@@ -88,6 +92,36 @@ use zerocopy::IntoBytes;
 
 fn retrieve(session: &Session<Incoming>, token: u64) -> Outcome<File> {
     Ok(session.retrieve(token)?.into())
+}
+
+/// What is preserved, and given up again, leaves no trace.
+pub fn nothing_before(_: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session("nothing")?;
+
+    session.preserve(&sys::memfd_of("nothing", b"content")?, 1)?;
+    drop(session);
+    // Nor does an attempt that fails.
+    ensure_eq!(kexec::jump().errno(), Errno::EINVAL);
+    Ok(())
+}
+
+/// Any kernel starts after a kexec that hands nothing over, and live update works there. One in Rust
+/// finds nothing at all.
+///
+/// At bd974ac a kernel with the C implementation panicked before it said a word, each time.
+pub fn nothing_after(_: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+
+    ensure_errno!(device.retrieve_session("nothing"), ENOENT);
+    if let Ok(number) = sysfs::show("number") {
+        ensure_eq!(number, "0\n");
+        ensure_eq!(sysfs::show("abi")?, "outgoing fdt\nincoming none\n");
+    }
+    device
+        .create_session("nothing")?
+        .preserve(&sys::memfd_of("nothing", b"content")?, 1)?;
+    Ok(())
 }
 
 /// A session with nothing in it is something nevertheless, and its name comes back byte by byte.

@@ -126,6 +126,11 @@ const TESTS: &[Test] = &[
     // Across kexecs.
     Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
     Test::new(
+        "kexec-nothing",
+        &[kexec::nothing_before, kexec::nothing_after],
+    )
+    .alone(),
+    Test::new(
         "kexec-sessions",
         &[kexec::sessions_before, kexec::sessions_after],
     )
