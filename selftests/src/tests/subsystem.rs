@@ -300,14 +300,14 @@ pub fn late_after(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Nothing came in and nobody is there: the update is over at once.
+/// Nothing was handed over and no subsystem is there: the update is over at once.
 pub fn nothing_before(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
 /// See [`nothing_before`].
 pub fn nothing_after(_: &mut Stage) -> Outcome {
-    ensure_eq!(show("number")?, "1\n");
+    ensure_eq!(show("number")?, "0\n");
     ensure_eq!(show("state")?, "normal\n");
     ensure_errno!(store("finish", "1"), EINVAL);
 
