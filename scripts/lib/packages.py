@@ -216,6 +216,24 @@ class Root:
                 and path.parts[:2] != ("var", "log")}
 
 
+def again(folder: Path, scratch: Path) -> Path:
+    """The packages in `folder` once more, as a later version; returns the folder of these."""
+    newer = scratch / "newer"
+    if newer.exists():
+        return newer
+    newer.mkdir()
+    for deb in sorted(folder.glob("*.deb")):
+        unpacked = scratch / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        quiet(["dpkg-deb", "--raw-extract", str(deb), str(unpacked)], "unpacking a package")
+        text = (unpacked / "DEBIAN/control").read_text()
+        text = re.sub(r"^(Version: .*)$", r"\1+next", text, flags=re.MULTILINE)
+        text = re.sub(r"\(= (.*?)\)", r"(= \1+next)", text)
+        (unpacked / "DEBIAN/control").write_text(text)
+        quiet(["dpkg-deb", "--root-owner-group", "--build", str(unpacked), str(newer)], "packing it again")
+    return newer
+
+
 def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     """Installs, upgrades and purges the packages in `folder`; what is wrong, by test."""
     found: dict[str, list[str]] = {"install": [], "link": [], "upgrade": [], "purge": []}
@@ -238,6 +256,11 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     quiet(["gcc", str(root.path / "usr/share/doc/libliveupdate-dev/examples/hold.c"),
            f"-I{root.path}/usr/include", f"-L{library}", "-lliveupdate", "-o", str(program)],
           "building the example")
+    # And so is what README shows.
+    shown = (REPO / "README.md").read_text().split("```c\n")[1].split("```")[0]
+    (scratch / "agent.c").write_text(shown)
+    quiet(["gcc", "-c", "-Wall", "-Werror", f"-I{root.path}/usr/include", str(scratch / "agent.c"),
+           "-o", str(scratch / "agent.o")], "building README's example")
     done = subprocess.run([program, "retrieve", "nobody"], stdout=subprocess.PIPE, text=True,
                           stderr=subprocess.STDOUT, env={"LD_LIBRARY_PATH": str(library)})
     if done.returncode != 1 or "/dev/liveupdate" not in done.stdout:
@@ -246,18 +269,7 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     if "[libliveupdate.so.1]" not in needed:
         found["link"].append("the example does not need libliveupdate.so.1")
 
-    # The same packages again, as a later version.
-    newer = scratch / "newer"
-    newer.mkdir()
-    for deb in debs:
-        unpacked = scratch / "unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)
-        quiet(["dpkg-deb", "--raw-extract", deb, str(unpacked)], "unpacking a package")
-        text = (unpacked / "DEBIAN/control").read_text()
-        text = re.sub(r"^(Version: .*)$", r"\1+next", text, flags=re.MULTILINE)
-        text = re.sub(r"\(= (.*?)\)", r"(= \1+next)", text)
-        (unpacked / "DEBIAN/control").write_text(text)
-        quiet(["dpkg-deb", "--root-owner-group", "--build", str(unpacked), str(newer)], "packing it again")
+    newer = again(folder, scratch)
     root.dpkg("--install", *sorted(str(path) for path in newer.glob("*.deb")))
     found["upgrade"] += [line for line in root.installed()
                          if "+next" not in line or not line.endswith(" installed")]
