@@ -89,6 +89,8 @@ class Story:
         self.type("systemctl is-active luod.socket luod.service")
         self.type("systemctl is-enabled luod.socket luod.service")
         self.type("luod --check-policy")
+        # By systemd's own measure; what it has no need of may not come back.
+        self.type("systemd-analyze security --threshold=20 --no-pager luod.service")
         self.says("luoctl status", "live update  normal", "agent        luod")
         if (failed := self.type("systemctl --failed --plain --no-legend")).strip():
             raise Wrong(f"these failed: {failed}")
