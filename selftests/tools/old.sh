@@ -156,7 +156,9 @@ test_load() {
 	said "liveupdate=on is missing"
 	expect 0 luoctl status
 	said "next kernel  loaded"
-	expect 0 luoctl unload
+	expect 0 luoctl --json unload
+	said '"loaded": false'
+	json unload
 	expect 3 luoctl kexec
 }
 

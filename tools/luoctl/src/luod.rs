@@ -230,11 +230,32 @@ impl AsFd for Luod {
 
 /// The agent's refusal as a failure.
 pub fn refused(event: &Event) -> Failure {
-    let exit = match event.text("code") {
+    let code = event.text("code");
+    let exit = match code {
         "ENOENT" => Exit::NoSuch,
         _ => Exit::Failure,
     };
-    Failure::new(exit, format_args!("luod: {}", event.text("message")))
+    let failure = Failure::new(exit, format_args!("luod: {}", event.text("message")));
+
+    match advice(code) {
+        Some(advice) => failure.hint(advice),
+        None => failure,
+    }
+}
+
+/// What to do about a refusal.
+fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "EACCES" => "who may have which names is up to the policy, /etc/luod.toml",
+        "EPERM" => "be root, or one of the operators that /etc/luod.toml names",
+        "ENOENT" => "`luoctl list` shows what there is",
+        "EEXIST" => "`luoctl list` shows who has it",
+        "EBUSY" => "`luoctl monitor` shows what goes on; try again after that",
+        "EDQUOT" => "finish sessions that are not needed, or raise the limit in /etc/luod.toml",
+        "EAGAIN" => "try again; `fuser /dev/liveupdate` names who has the device open",
+        "EIO" => "the kernel log says more",
+        _ => return None,
+    })
 }
 
 fn garbled() -> Failure {
@@ -304,6 +325,17 @@ mod tests {
     }
 
     #[test]
+    fn each_refusal_has_its_own_advice() {
+        let codes = [
+            "EACCES", "EPERM", "ENOENT", "EEXIST", "EBUSY", "EDQUOT", "EAGAIN", "EIO",
+        ];
+        let advice: std::collections::BTreeSet<_> = codes.map(advice).into();
+
+        assert!(!advice.contains(&None));
+        assert_eq!(advice.len(), codes.len());
+    }
+
+    #[test]
     fn refusals() {
         let (_directory, path) = agent(&[
             HELLO,
@@ -320,6 +352,7 @@ mod tests {
             (failure.exit, failure.message.as_str()),
             (Exit::Failure, "luod: no")
         );
+        assert!(failure.hint.unwrap().contains("operators"));
         assert!(ask("STATUS").message.contains("protocol"));
     }
 }

@@ -148,8 +148,8 @@ fn describe(image: &Image) -> String {
     }
 }
 
-/// `luoctl load`
-pub fn load(output: Output, next: &NextKernel) -> Outcome {
+/// Loads a kernel; the command line that it gets.
+fn load_kernel(output: Output, next: &NextKernel) -> Outcome<CommandLine> {
     let kernel = open(&next.kernel)?;
     let initrd = next.with.initrd.as_deref().map(open).transpose()?;
     let cmdline = next.with.command_line()?;
@@ -165,10 +165,23 @@ pub fn load(output: Output, next: &NextKernel) -> Outcome {
              preserved would be lost"
         ));
     }
+    Ok(cmdline)
+}
+
+/// `luoctl load`
+pub fn load(output: Output, next: &NextKernel) -> Outcome {
+    let cmdline = load_kernel(output, next)?;
+
     output.result(
         &json!({"loaded": true, "cmdline": cmdline.as_str()}),
         |out| writeln!(out, "loaded {}", next.kernel.display()),
     )
+}
+
+/// `luoctl unload`
+pub fn unload(output: Output) -> Outcome {
+    kexec::unload()?;
+    output.result(&json!({"loaded": false}), |_| Ok(()))
 }
 
 /// `luoctl kexec`
@@ -251,7 +264,7 @@ pub fn update(
         kernel: kernel.clone(),
         with: with.clone(),
     };
-    load(Output { json: false }, &next)?;
+    load_kernel(output, &next)?;
     jump(output).map(|()| Exit::Success)
 }
 

@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments, output: Output) -> Outcome<ExitCode> {
         Verb::Wait { state, timeout } => wait::wait(output, *state, *timeout).map(done),
         Verb::Check(next) => kernel::check(output, next).map(code),
         Verb::Load(next) => kernel::load(output, next).map(done),
-        Verb::Unload => Ok(liveupdate::kexec::unload().map(done)?),
+        Verb::Unload => kernel::unload(output).map(done),
         Verb::Kexec { systemd } => kernel::kexec(output, *systemd).map(done),
         Verb::Hold {
             session,
