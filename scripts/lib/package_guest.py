@@ -99,8 +99,9 @@ class Story:
         """The others lead to the next kernel."""
         for line in self.before[1:-1]:
             self.type(line)
-        if "app" not in self.listed("clients"):
-            raise Wrong("there is no client `app'")
+        self.type("systemd-run --unit=other -p Type=notify luoctl subscribe other 1=/etc/os-release")
+        if set(self.listed("clients")) != {"app", "other"}:
+            raise Wrong(f"the clients are {self.listed('clients')}")
         try:
             said = self.type(self.before[-1])
             if "committed" not in said:
@@ -125,7 +126,9 @@ class Story:
             raise Wrong("the session is lost")
 
     def readme_claim(self) -> None:
-        """What README takes out is what it put in."""
+        """What README takes out is what it put in. What nobody wants is discarded."""
+        self.says("luoctl list", "luod.other")
+        self.type("luoctl discard luod.other --yes")
         for line in self.after:
             self.type(line)
         self.type("cmp /etc/os-release /tmp/os-release")

@@ -53,7 +53,10 @@ use nix::{
         setsid, //
     },
 };
-use serde_json::json;
+use serde_json::{
+    json,
+    Value, //
+};
 use std::{
     ffi::OsStr,
     fs,
@@ -153,21 +156,10 @@ impl Held {
 
     /// Asks the agent for a session that it keeps.
     fn claim(arguments: &Arguments, name: &SessionName) -> Outcome<Option<Self>> {
-        let Some(mut luod) = Luod::connect(&arguments.socket)? else {
+        let Some((mut luod, id)) = at_agent(arguments, name)? else {
             return Ok(None);
         };
-        // Who is no operator may still ask the kernel.
-        let Ok(status) = luod.ask(json!({"cmd": "STATUS"}), &[]) else {
-            return Ok(None);
-        };
-        let text = name.to_string();
-        let sessions = status.value["sessions"].as_array();
-        let Some(entry) = sessions.and_then(|all| all.iter().find(|it| it["session"] == *text))
-        else {
-            return Ok(None);
-        };
-
-        let claim = json!({"cmd": "CLAIM", "id": entry["id"], "force": true});
+        let claim = json!({"cmd": "CLAIM", "id": id, "force": true});
         match luod.ask(claim, &[])?.fd {
             Some(Arrived::Session(AnySession::Incoming(session))) => Ok(Some(Self {
                 session,
@@ -271,6 +263,26 @@ impl Held {
             Keeper::Agent(_) => "luod".into(),
         }
     }
+}
+
+/// The agent, if it knows an incoming session of this name, and the id of the client whose it is.
+///
+/// # Errors
+///
+/// If the agent does not speak the protocol.
+pub fn at_agent(arguments: &Arguments, name: &SessionName) -> Outcome<Option<(Luod, Value)>> {
+    let Some(mut luod) = Luod::connect(&arguments.socket)? else {
+        return Ok(None);
+    };
+    // Who is no operator may still ask the kernel.
+    let Ok(status) = luod.ask(json!({"cmd": "STATUS"}), &[]) else {
+        return Ok(None);
+    };
+    let text = name.to_string();
+    let sessions = status.value["sessions"].as_array();
+    let entry = sessions.and_then(|all| all.iter().find(|it| it["session"] == *text));
+
+    Ok(entry.map(|entry| (luod, entry["id"].clone())))
 }
 
 /// Where the keeper of some process number listens.

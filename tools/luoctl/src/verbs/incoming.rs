@@ -17,7 +17,10 @@ use crate::{
         Failure,
         Outcome, //
     },
-    keep::Held,
+    keep::{
+        at_agent,
+        Held, //
+    },
     output::{
         Output,
         Size, //
@@ -327,7 +330,13 @@ pub fn discard(arguments: &Arguments, output: Output, name: SessionName, yes: bo
     if !yes {
         confirm(&what)?;
     }
-    Held::take(arguments, name)?.finish()?;
+    match at_agent(arguments, &name)? {
+        // It may have nothing left of it but the name.
+        Some((mut luod, id)) => {
+            luod.ask(json!({"cmd": "DISCARD", "id": id}), &[])?;
+        }
+        None => Held::take(arguments, name)?.finish()?,
+    }
     ended(output, name, "discarded")
 }
 

@@ -251,17 +251,40 @@ impl Sessions {
                 }),
             }
         }
+        if let Some(agent) = agent {
+            all.add_agent(agent);
+        }
+        Ok(all)
+    }
+
+    /// Adds what the agent knows: whose sessions are, and those that the kernel does not list (any
+    /// more).
+    fn add_agent(&mut self, agent: &Value) {
         for list in ["sessions", "clients"] {
-            let entries = agent.and_then(|agent| agent[list].as_array());
-            for entry in entries.into_iter().flatten() {
-                for row in &mut all.rows {
-                    if entry["session"].as_str() == Some(&row.session.to_string()) {
-                        row.client = entry["id"].as_str().map(str::to_owned);
+            for entry in agent[list].as_array().into_iter().flatten() {
+                let Some(name) = entry["session"].as_str() else {
+                    continue;
+                };
+                let client = entry["id"].as_str().map(str::to_owned);
+                let mut known = false;
+                for row in &mut self.rows {
+                    if row.session.to_string() == name {
+                        row.client.clone_from(&client);
+                        known = true;
                     }
+                }
+                if let (false, "sessions", Ok(session)) = (known, list, SessionName::new(name)) {
+                    self.rows.push(Row {
+                        session,
+                        direction: Some(DirectionKind::Incoming),
+                        state: entry["state"].as_str().map(str::to_owned),
+                        files: None,
+                        holders: Vec::new(),
+                        client,
+                    });
                 }
             }
         }
-        Ok(all)
     }
 }
 
@@ -401,6 +424,49 @@ pub fn show(arguments: &Arguments, output: Output, name: SessionName) -> Outcome
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_agent_knows() {
+        let row = |name: &str| Row {
+            session: SessionName::new(name).unwrap(),
+            direction: Some(DirectionKind::Incoming),
+            state: Some("waiting".into()),
+            files: None,
+            holders: Vec::new(),
+            client: None,
+        };
+        let mut all = Sessions {
+            rows: vec![row("luod.a"), row("other")],
+            quarantined: Vec::new(),
+            unknown: None,
+        };
+        all.add_agent(&json!({
+            "sessions": [
+                {"id": "a", "session": "luod.a", "state": "unclaimed"},
+                {"id": "b", "session": "luod.b", "state": "lost"},
+            ],
+            "clients": [{"id": "c", "session": null}],
+        }));
+        let told: Vec<_> = all
+            .rows
+            .iter()
+            .map(|row| {
+                (
+                    row.session.to_string(),
+                    row.state.as_deref(),
+                    row.client.as_deref(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("luod.a".to_owned(), Some("waiting"), Some("a")),
+                ("other".to_owned(), Some("waiting"), None),
+                ("luod.b".to_owned(), Some("lost"), Some("b")),
+            ]
+        );
+    }
 
     #[test]
     fn numbers() {
