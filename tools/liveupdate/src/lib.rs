@@ -50,9 +50,12 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `agent` | `agent`: a client of the live update agent, for programs that take part in updates |
 //! | `image` | `image`: what a kernel image reads; `preflight`: whether it can follow this kernel |
 //! | `serde` | `Serialize` for the types that describe something |
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod cmdline;
 mod device;
 mod error;

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A client of the live update agent.
+//!
+//! The agent (luod) owns the device and says when an update happens. A [`Client`] claims what the
+//! previous kernel handed over, subscribes, and then gets [`Notice`]s of what the agent wants. It
+//! speaks version 1 of the protocol in `Documentation/userspace-api/liveupdate-agent.rst`.
+//!
+//! A client has one thread and its own event loop: it polls [`Client::as_fd`] for input, and asks
+//! [`Client::notice`] when there is some.
+
+use crate::{
+    handoff::{
+        self,
+        Arrived, //
+    },
+    AnySession,
+    Incoming,
+    Outgoing,
+    Session, //
+};
+use nix::{
+    errno::Errno,
+    poll::{
+        poll,
+        PollFd,
+        PollFlags,
+        PollTimeout, //
+    },
+};
+use serde_json::{
+    json,
+    Value, //
+};
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    os::{
+        fd::{
+            AsFd,
+            BorrowedFd, //
+        },
+        unix::net::UnixStream, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// Where the agent listens.
+pub const SOCKET: &str = "/run/luod/liveupdate.sock";
+
+/// The version of the protocol that is spoken here.
+const VERSION: u64 = 1;
+
+/// The longest line that is accepted.
+const MAX_LINE: usize = 1 << 20;
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Why something could not be done with the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// There is no agent, or it went away. Connecting again may help.
+    Gone(String),
+    /// The agent refused: its code (`ENOENT`, ...), and its message.
+    Refused {
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// What came is not the protocol.
+    Protocol(&'static str),
+}
+
+impl Error {
+    /// Whether the agent refused with this code.
+    pub fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone(why) => write!(f, "the live update agent cannot be reached: {why}"),
+            Self::Refused { message, .. } => write!(f, "luod: {message}"),
+            Self::Protocol(what) => {
+                write!(
+                    f,
+                    "the live update agent does not speak the protocol: {what}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The result of talking to the agent.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// What the agent wants.
+#[derive(Debug)]
+pub enum Notice {
+    /// An update begins: preserve everything in this session, then say [`Client::ready`] or
+    /// [`Client::failed`].
+    Start(Session<Outgoing>),
+    /// The update does not happen: drop the session and go on.
+    Abort(String),
+    /// The kexec follows. Only an abort takes it back.
+    Committed,
+}
+
+/// A client of the agent, connected or not.
+#[derive(Debug)]
+pub struct Client {
+    id: String,
+    class: &'static str,
+    socket: PathBuf,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// A client that is not connected yet.
+    pub fn new(id: &str, class: &'static str, socket: &Path) -> Self {
+        Self {
+            id: id.to_owned(),
+            class,
+            socket: socket.to_owned(),
+            connection: None,
+        }
+    }
+
+    /// Whether there is a connection, so that [`Self::as_fd`] has something to poll.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(|it| it.stream.as_fd())
+    }
+
+    fn ask(&mut self, command: &Value, answer: &str) -> Result<Event> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(Connection::new(&self.socket)?),
+        };
+        let result = connection.ask(command, answer);
+        if matches!(result, Err(Error::Gone(_) | Error::Protocol(_))) {
+            self.connection = None;
+        }
+        result
+    }
+
+    /// Claims the session that the previous kernel handed over; [`None`] if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The agent's refusal: another user or service preserved it, or another connection has it.
+    pub fn claim(&mut self) -> Result<Option<Session<Incoming>>> {
+        match self.ask(&json!({"cmd": "CLAIM", "id": self.id}), "SESSION") {
+            Err(why) if why.is("ENOENT") => Ok(None),
+            Err(why) => Err(why),
+            Ok(event) => match event.session {
+                Some(AnySession::Incoming(session)) => Ok(Some(session)),
+                _ => Err(Error::Protocol("a claim was answered without a session")),
+            },
+        }
+    }
+
+    /// Tells that the claimed session is finished.
+    ///
+    /// # Errors
+    ///
+    /// The agent's refusal: it is not.
+    pub fn finished(&mut self) -> Result {
+        self.ask(&json!({"cmd": "FINISHED"}), "OK").map(drop)
+    }
+
+    /// Takes part in updates from now on. Returns whether one is committed already.
+    ///
+    /// # Errors
+    ///
+    /// The agent's refusal: another client has the name, or a session of that name came in and is
+    /// not finished (`EEXIST`), or the policy forbids it.
+    pub fn subscribe(&mut self) -> Result<bool> {
+        let command = json!({"cmd": "SUBSCRIBE", "id": self.id, "class": self.class});
+        let event = self.ask(&command, "SUBSCRIBED")?;
+        Ok(event.text("update") == "committed")
+    }
+
+    /// Asks for the session before an update begins, in order to preserve early what takes long.
+    ///
+    /// # Errors
+    ///
+    /// The agent's refusal. Without it everything is preserved when the update begins.
+    pub fn prepare(&mut self) -> Result<Session<Outgoing>> {
+        match self.ask(&json!({"cmd": "PREPARE"}), "SESSION")?.session {
+            Some(AnySession::Outgoing(session)) => Ok(session),
+            _ => Err(Error::Protocol("PREPARE was answered without a session")),
+        }
+    }
+
+    /// Says that everything is preserved.
+    ///
+    /// # Errors
+    ///
+    /// The agent's refusal. `EPROTO` means that an abort is on its way.
+    pub fn ready(&mut self) -> Result {
+        self.ask(&json!({"cmd": "READY"}), "OK").map(drop)
+    }
+
+    /// Says that the client cannot preserve, and why. The update is aborted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ready`].
+    pub fn failed(&mut self, why: &str) -> Result {
+        self.ask(&json!({"cmd": "FAILED", "message": why}), "OK")
+            .map(drop)
+    }
+
+    /// The next notice, if there is a whole one. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] when the connection ended. Unless the update was committed, it is aborted.
+    pub fn notice(&mut self) -> Result<Option<Notice>> {
+        let result = match &mut self.connection {
+            Some(connection) => connection.notice(),
+            None => Ok(None),
+        };
+        if result.is_err() {
+            self.connection = None;
+        }
+        result
+    }
+}
+
+/// An event of the agent.
+#[derive(Debug)]
+struct Event {
+    value: Value,
+    session: Option<AnySession>,
+}
+
+impl Event {
+    fn text(&self, member: &str) -> &str {
+        self.value[member].as_str().unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    /// Bytes that are not a whole line yet.
+    buffer: Vec<u8>,
+    /// Descriptors whose line has not been read, and the byte that they came with.
+    fds: VecDeque<(usize, Arrived)>,
+    /// Events that came while an answer was waited for.
+    pending: VecDeque<Event>,
+}
+
+impl Connection {
+    fn new(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket)
+            .map_err(|err| Error::Gone(format!("{}: {err}", socket.display())))?;
+        let mut connection = Self {
+            stream,
+            buffer: Vec::new(),
+            fds: VecDeque::new(),
+            pending: VecDeque::new(),
+        };
+        connection.ask(&json!({"cmd": "HELLO", "version": VERSION}), "HELLO")?;
+        Ok(connection)
+    }
+
+    fn ask(&mut self, command: &Value, answer: &str) -> Result<Event> {
+        let line = format!("{command}\n");
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            let sent = handoff::send(&self.stream, rest, &[])
+                .map_err(|err| Error::Gone(err.to_string()))?;
+            rest = &rest[sent..];
+        }
+
+        let end = Instant::now() + ANSWER;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let event = match self.event()? {
+                Some(event) => event,
+                None if left.is_zero() => {
+                    return Err(Error::Gone(format!(
+                        "no answer after {} s",
+                        ANSWER.as_secs()
+                    )))
+                }
+                None => {
+                    self.fill(left)?;
+                    continue;
+                }
+            };
+            if event.text("event") == answer {
+                return Ok(event);
+            }
+            if event.text("event") == "ERROR" && event.value["cmd"] == command["cmd"] {
+                return Err(Error::Refused {
+                    code: event.text("code").to_owned(),
+                    message: event.text("message").to_owned(),
+                });
+            }
+            self.pending.push_back(event);
+        }
+    }
+
+    fn notice(&mut self) -> Result<Option<Notice>> {
+        let mut filled = false;
+        loop {
+            let next = match self.pending.pop_front() {
+                Some(event) => Some(event),
+                None => self.event()?,
+            };
+            let Some(event) = next else {
+                // What was read counts, even if the connection has ended since.
+                if filled {
+                    return Ok(None);
+                }
+                filled = true;
+                self.fill(Duration::ZERO)?;
+                continue;
+            };
+            let notice = match event.text("event") {
+                "START_PRESERVATION" | "PRESERVATION_REQUEST" => match event.session {
+                    Some(AnySession::Outgoing(session)) => Notice::Start(session),
+                    _ => return Err(Error::Protocol("an update began without a session")),
+                },
+                "ABORT" => Notice::Abort(event.text("reason").to_owned()),
+                "COMMITTED" => Notice::Committed,
+                // A client ignores what it does not know.
+                _ => continue,
+            };
+            return Ok(Some(notice));
+        }
+    }
+
+    /// Reads what there is, after at most `wait`.
+    fn fill(&mut self, wait: Duration) -> Result {
+        let gone = |err: Errno| Error::Gone(err.to_string());
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let ready = match poll(
+            &mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Err(Errno::EINTR) => 0,
+            result => result.map_err(gone)?,
+        };
+        if ready == 0 {
+            return Ok(());
+        }
+
+        let mut bytes = [0; 16384];
+        let received = handoff::receive(&self.stream, &mut bytes)
+            .map_err(|err| Error::Gone(io::Error::from(err).to_string()))?;
+        if received.len == 0 {
+            return Err(Error::Gone("it ended the connection".to_owned()));
+        }
+        let at = self.buffer.len();
+        self.fds.extend(received.fds.into_iter().map(|fd| (at, fd)));
+        self.buffer.extend(&bytes[..received.len]);
+        if self.buffer.len() > MAX_LINE {
+            return Err(Error::Protocol("a line is too long"));
+        }
+        Ok(())
+    }
+
+    /// The first whole event of what has been read.
+    fn event(&mut self) -> Result<Option<Event>> {
+        let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else {
+            return Ok(None);
+        };
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+
+        // What came with a byte of this line is part of it.
+        let mut session = None;
+        while self.fds.front().is_some_and(|(at, _)| *at < line.len()) {
+            let arrived = self.fds.pop_front().and_then(|(_, it)| it.into_session());
+            session = session.or(arrived);
+        }
+        for (at, _) in &mut self.fds {
+            *at -= line.len();
+        }
+        let value: Value =
+            serde_json::from_slice(&line).map_err(|_| Error::Protocol("a line is not JSON"))?;
+        Ok(Some(Event { value, session }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{
+            BufRead,
+            BufReader,
+            Write, //
+        },
+        os::unix::net::UnixListener,
+        thread, //
+    };
+
+    /// An agent that answers each line with what is given for it, then ends the connection.
+    fn agent(answers: &'static [&'static str]) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // Answers first: after the last one no line is waited for.
+            for (answer, line) in answers.iter().zip(lines) {
+                let command: Value = serde_json::from_str(&line.unwrap()).unwrap();
+                assert!(command["cmd"].is_string());
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        (directory, path)
+    }
+
+    const HELLO: &str = "{\"event\":\"HELLO\",\"version\":1}\n";
+
+    #[test]
+    fn nobody_there() {
+        let mut client = Client::new("a", "vm", Path::new("/nonexistent/socket"));
+        assert!(matches!(client.claim(), Err(Error::Gone(_))));
+        assert!(client.as_fd().is_none());
+        assert!(client.notice().unwrap().is_none());
+    }
+
+    #[test]
+    fn nothing_to_claim() {
+        let (_directory, path) = agent(&[
+            HELLO,
+            "{\"event\":\"ERROR\",\"cmd\":\"CLAIM\",\"code\":\"ENOENT\",\"message\":\"none\"}\n",
+            "{\"event\":\"ERROR\",\"cmd\":\"CLAIM\",\"code\":\"EACCES\",\"message\":\"not yours\"}\n",
+        ]);
+        let mut client = Client::new("a", "vm", &path);
+        assert!(client.claim().unwrap().is_none());
+        let why = client.claim().unwrap_err();
+        assert!(why.is("EACCES"));
+        assert_eq!(why.to_string(), "luod: not yours");
+    }
+
+    #[test]
+    fn notices_between_answers() {
+        let (_directory, path) = agent(&[
+            HELLO,
+            "{\"event\":\"ABORT\",\"reason\":\"x\"}\n{\"event\":\"NEWS\"}\n{\"event\":\"SUBSCRIBED\",\"update\":\"committed\"}\n{\"event\":\"COM",
+            "MITTED\"}\n{\"event\":\"OK\",\"cmd\":\"READY\"}\n",
+        ]);
+        let mut client = Client::new("a", "vm", &path);
+        assert!(client.subscribe().unwrap());
+        assert!(matches!(client.notice().unwrap(), Some(Notice::Abort(why)) if why == "x"));
+        assert!(client.notice().unwrap().is_none());
+        client.ready().unwrap();
+        assert!(matches!(client.notice().unwrap(), Some(Notice::Committed)));
+        let ended = loop {
+            match client.notice() {
+                Ok(None) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(ended, Err(Error::Gone(_))));
+        assert!(client.as_fd().is_none());
+    }
+
+    #[test]
+    fn an_update_without_a_session_is_no_update() {
+        let (_directory, path) = agent(&[
+            HELLO,
+            "{\"event\":\"SUBSCRIBED\"}\n{\"event\":\"START_PRESERVATION\"}\n",
+        ]);
+        let mut client = Client::new("a", "vm", &path);
+        assert!(!client.subscribe().unwrap());
+        let notice = loop {
+            match client.notice() {
+                Ok(None) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(notice, Err(Error::Protocol(_))));
+    }
+}
