@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A running QEMU whose RAM is a memfd: started, saved, loaded, stopped.
+//!
+//! QEMU inherits three descriptors of fixed numbers, so that its command line is the same in each
+//! kernel: the RAM, its monitor, and the file that the state is written to and read from. It opens RAM
+//! and state by `/proc/self/fd`. RAM that is a shared mapping of a *named* file is left out of
+//! the state (`x-ignore-shared`); a backend of type memfd would be copied into it.
+
+use crate::{
+    qmp::Qmp,
+    Outcome, //
+};
+use command_fds::{
+    CommandFdExt,
+    FdMapping, //
+};
+use nix::sys::memfd::{
+    memfd_create,
+    MFdFlags, //
+};
+use serde_json::json;
+use std::{
+    fs::File,
+    os::{
+        fd::{
+            AsFd,
+            BorrowedFd,
+            OwnedFd, //
+        },
+        unix::net::UnixStream, //
+    },
+    path::Path,
+    process::{
+        Child,
+        Command,
+        ExitStatus, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// The descriptors that QEMU inherits.
+const RAM_FD: i32 = 3;
+const QMP_FD: i32 = 4;
+const STATE_FD: i32 = 5;
+
+/// How long QEMU may take to start, and to write or read a state. An emulated host is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What QEMU is started with.
+#[derive(Debug)]
+pub struct Files {
+    /// The guest's RAM.
+    pub ram: File,
+    /// The state of its devices.
+    pub state: File,
+}
+
+impl Files {
+    /// RAM of a size, and an empty state.
+    pub fn new(name: &str, memory: u64) -> Outcome<Self> {
+        let memfd = |what: &str| {
+            memfd_create(
+                format!("luo-qemu:{name}:{what}").as_str(),
+                MFdFlags::MFD_CLOEXEC,
+            )
+        };
+        let ram = File::from(memfd("ram")?);
+        ram.set_len(memory)?;
+        Ok(Self {
+            ram,
+            state: File::from(memfd("state")?),
+        })
+    }
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    qmp: Qmp,
+    files: Files,
+    memory: u64,
+}
+
+impl Machine {
+    /// Starts QEMU. With a `machine` type it waits for a state to be loaded, as that machine.
+    pub fn start(
+        command: &[String],
+        directory: &Path,
+        memory: u64,
+        files: Files,
+        machine: Option<&str>,
+    ) -> Outcome<Self> {
+        let [program, arguments @ ..] = command else {
+            return Err("there is no command to run".into());
+        };
+        let (ours, theirs) = UnixStream::pair()?;
+        let mapping = |fd: &dyn AsFd, child_fd| -> Outcome<FdMapping> {
+            Ok(FdMapping {
+                parent_fd: fd.as_fd().try_clone_to_owned()?,
+                child_fd,
+            })
+        };
+        let mut qemu = Command::new(program);
+        qemu.args(arguments)
+            .args(own_arguments(memory, machine))
+            .current_dir(directory)
+            .fd_mappings(vec![
+                mapping(&files.ram, RAM_FD)?,
+                mapping(&OwnedFd::from(theirs), QMP_FD)?,
+                mapping(&files.state, STATE_FD)?,
+            ])?;
+        let child = qemu
+            .spawn()
+            .map_err(|err| format!("cannot start {program}: {err}"))?;
+        // With it goes our copy of QEMU's end of the monitor, so that the end of QEMU is seen.
+        drop(qemu);
+
+        let mut child = Unfinished(Some(child));
+        let mut qmp = Qmp::new(ours, PATIENCE)?;
+        qmp.execute(
+            "migrate-set-capabilities",
+            &json!({"capabilities": [
+                {"capability": "events", "state": true},
+                {"capability": "x-ignore-shared", "state": true},
+            ]}),
+        )?;
+        let child = child.0.take().ok_or("QEMU is gone")?;
+        Ok(Self {
+            child,
+            qmp,
+            files,
+            memory,
+        })
+    }
+
+    /// RAM and state.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The machine type without aliases.
+    pub fn kind(&mut self) -> Outcome<String> {
+        let found = self
+            .qmp
+            .execute("qom-get", &json!({"path": "/machine", "property": "type"}))?;
+        let found = found.as_str().unwrap_or_default();
+        Ok(found.strip_suffix("-machine").unwrap_or(found).to_owned())
+    }
+
+    /// Stops the guest and writes its state. Returns whether it ran before.
+    ///
+    /// If that fails, the guest goes on.
+    pub fn save(&mut self) -> Outcome<bool> {
+        let status = self.qmp.execute("query-status", &json!({}))?;
+        let running = status["running"] == true;
+
+        let saved = self.write_state();
+        if saved.is_err() && running {
+            self.go_on()?;
+        }
+        saved.map(|()| running)
+    }
+
+    fn write_state(&mut self) -> Outcome {
+        self.qmp.execute("stop", &json!({}))?;
+        // Of an update that was aborted a moment ago the file may still be preserved.
+        let end = Instant::now() + Duration::from_secs(5);
+        while let Err(err) = self.files.state.set_len(0) {
+            if Instant::now() > end {
+                return Err(format!("cannot empty the file for the state: {err}").into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        // Those of the migration that this machine came by.
+        self.qmp.drain()?;
+        self.qmp.execute("migrate", &json!({"uri": state_uri()}))?;
+        self.migrated("the state cannot be saved")?;
+
+        let info = self.qmp.execute("query-migrate", &json!({}))?;
+        if info["ram"]["total"]
+            .as_u64()
+            .is_none_or(|total| total >= self.memory)
+        {
+            return Err("QEMU would copy the guest's RAM instead of leaving it where it is".into());
+        }
+        Ok(())
+    }
+
+    /// Loads the state.
+    pub fn load(&mut self) -> Outcome {
+        self.qmp
+            .execute("migrate-incoming", &json!({"uri": state_uri()}))?;
+        self.migrated("the state cannot be loaded")
+    }
+
+    /// Waits for the end of a migration.
+    fn migrated(&mut self, what: &str) -> Outcome {
+        let completed = self.qmp.wait(PATIENCE, |event| {
+            let status = event["data"]["status"].as_str();
+            match status.filter(|_| event["event"] == "MIGRATION") {
+                Some("completed") => Some(true),
+                Some("failed" | "cancelled") => Some(false),
+                _ => None,
+            }
+        })?;
+        if completed {
+            return Ok(());
+        }
+        let info = self.qmp.execute("query-migrate", &json!({}))?;
+        let why = info["error-desc"].as_str().unwrap_or("no reason given");
+        Err(format!("{what}: {why}").into())
+    }
+
+    /// Lets the guest run.
+    pub fn go_on(&mut self) -> Outcome {
+        self.qmp.execute("cont", &json!({})).map(drop)
+    }
+
+    /// Asks the guest to shut down.
+    pub fn power_down(&mut self) -> Outcome {
+        self.qmp.execute("system_powerdown", &json!({})).map(drop)
+    }
+
+    /// Reads the events that have come, and drops them.
+    pub fn drain(&mut self) -> Outcome {
+        self.qmp.drain()
+    }
+
+    /// Whether QEMU has ended, and how.
+    pub fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Ends QEMU, which has written everything that counts.
+    pub fn quit(&mut self) -> Outcome<ExitStatus> {
+        let _ = self.qmp.execute("quit", &json!({}));
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+}
+
+impl AsFd for Machine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.qmp.as_fd()
+    }
+}
+
+impl Drop for Machine {
+    /// A guest that nobody looks after must not run beside the one that is started next.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A QEMU that is ended unless it is taken.
+struct Unfinished(Option<Child>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn state_uri() -> String {
+    format!("file:/proc/self/fd/{STATE_FD}")
+}
+
+/// What is added to the operator's command line.
+fn own_arguments(memory: u64, machine: Option<&str>) -> Vec<String> {
+    let mut words = vec![
+        "-m".to_owned(),
+        format!("{}k", memory >> 10),
+        "-object".to_owned(),
+        format!(
+            "memory-backend-file,id=luo-ram,size={memory},mem-path=/proc/self/fd/{RAM_FD},share=on"
+        ),
+        "-machine".to_owned(),
+        "memory-backend=luo-ram".to_owned(),
+        "-chardev".to_owned(),
+        format!("socket,id=luo-qmp,fd={QMP_FD}"),
+        "-qmp".to_owned(),
+        "chardev:luo-qmp".to_owned(),
+        "-only-migratable".to_owned(),
+    ];
+    if let Some(machine) = machine {
+        let words_to_load = ["-machine", &format!("type={machine}"), "-incoming", "defer"];
+        words.extend(words_to_load.map(str::to_owned));
+    }
+    words
+}
