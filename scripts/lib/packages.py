@@ -20,7 +20,11 @@ from common import CACHE, REPO, Failed, quiet, run
 
 DEBIAN = REPO / "packaging/debian"
 LUOD = REPO / "tools/luod"
-PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", *(["luod"] if LUOD.exists() else []))
+QEMU = REPO / "tools/luo-qemu"
+PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", "luo-qemu",
+            *(["luod"] if LUOD.exists() else []))
+# Those that tell their manual pages and completions themselves.
+GENERATING = ("luoctl", "luo-qemu")
 # Apart from the static programs, as the flags differ.
 FOLDER = CACHE / "cargo-target/shared"
 MAINTAINER = "The LUO project <root@localhost>"
@@ -35,12 +39,12 @@ def version(crate: str) -> str:
 
 
 def version_of(package: str) -> str:
-    return version({"luoctl": "luoctl", "luod": "luod"}.get(package, "libliveupdate"))
+    return version(package if package in ("luoctl", "luod", "luo-qemu") else "libliveupdate")
 
 
 def build() -> Path:
     """Builds everything; returns the folder of it. Needs the lock."""
-    names = ["luoctl", "libliveupdate", *(["luod"] if LUOD.exists() else [])]
+    names = [*GENERATING, "libliveupdate", *(["luod"] if LUOD.exists() else [])]
     environment = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER),
                    # Over .cargo/config.toml, which is for programs of an initramfs.
                    "RUSTFLAGS": "-Ctarget-feature=-crt-static"}
@@ -50,9 +54,10 @@ def build() -> Path:
             CACHE / f"log/{name}-shared.log", step=r"^ +(Compiling|Downloaded)", cwd=REPO,
             env=environment)
     built = FOLDER / programs.TARGET / "release"
-    generated = built / "luoctl-generated"
-    shutil.rmtree(generated, ignore_errors=True)
-    quiet([str(built / "luoctl"), "generate", str(generated)], "making manual pages and completions")
+    for name in GENERATING:
+        generated = built / f"{name}-generated"
+        shutil.rmtree(generated, ignore_errors=True)
+        quiet([str(built / name), "generate", str(generated)], "making manual pages and completions")
     return built
 
 
@@ -83,20 +88,23 @@ def stage(package: str, built: Path, root: Path, prefix: str) -> None:
     soname = f"libliveupdate.so.{version('libliveupdate').split('.')[0]}"
     full = f"libliveupdate.so.{version('libliveupdate')}"
     source = REPO / "tools/libliveupdate"
-    generated = built / "luoctl-generated"
+    generated = built / f"{package}-generated"
 
     def link(path: Path, target: str) -> None:
         path.unlink(missing_ok=True)
         path.symlink_to(target)
 
-    if package == "luoctl":
-        put(built / "luoctl", usr / "bin/luoctl", 0o755)
+    if package in GENERATING:
+        put(built / package, usr / "bin" / package, 0o755)
         for page in sorted((generated / "man").iterdir()):
             manual(page, usr / "share/man/man1")
         completions = generated / "completions"
-        put(completions / "luoctl.bash", usr / "share/bash-completion/completions/luoctl")
-        put(completions / "_luoctl", usr / "share/zsh/vendor-completions/_luoctl")
-        put(completions / "luoctl.fish", usr / "share/fish/vendor_completions.d/luoctl.fish")
+        put(completions / f"{package}.bash", usr / "share/bash-completion/completions" / package)
+        put(completions / f"_{package}", usr / f"share/zsh/vendor-completions/_{package}")
+        put(completions / f"{package}.fish", usr / f"share/fish/vendor_completions.d/{package}.fish")
+    if package == "luo-qemu":
+        for unit in sorted((QEMU / "systemd").iterdir()):
+            put(unit, usr / "lib/systemd/system" / unit.name)
     elif package == "libliveupdate1":
         put(built / "libliveupdate_c.so", library / full)
         link(library / soname, full)
@@ -243,6 +251,8 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     files = root.files()
     expected = {"usr/bin/luoctl", "usr/share/man/man1/luoctl.1.gz", "usr/include/liveupdate.h",
                 "usr/share/bash-completion/completions/luoctl",
+                "usr/bin/luo-qemu", "usr/share/man/man1/luo-qemu-run.1.gz",
+                "usr/lib/systemd/system/luo-qemu@.service",
                 f"usr/lib/{TRIPLET}/libliveupdate.so.1", f"usr/lib/{TRIPLET}/pkgconfig/liveupdate.pc"}
     if LUOD.exists():
         expected |= {"usr/sbin/luod", "usr/lib/systemd/system/luod.service",

@@ -213,10 +213,8 @@ pub fn refusals(arguments: &[String]) -> Vec<Refusal> {
             }
             "machine" | "M" => machine(option, &mut refuse),
             "m" => memory(option, &mut refuse),
-            "numa" => {
-                if option.value("memdev").is_some() || option.value("mem").is_some() {
-                    refuse("RAM of several nodes is not in one memfd; give the guest one node");
-                }
+            "numa" if option.value("memdev").is_some() || option.value("mem").is_some() => {
+                refuse("RAM of several nodes is not in one memfd; give the guest one node");
             }
             "cpu" => {
                 let words = option.argument.split(',');
