@@ -12,7 +12,7 @@ import junit
 from common import CACHE
 
 GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust", "alternating",
-          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "distro", "patches", "corrupt", "luod",
+          "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "distro", "patches", "corrupt", "luod", "vm",
           "debug", "c-debug", "kcsan")
 SHOWN = 40      # lines of explanation that one failure may take
 
