@@ -35,7 +35,7 @@ pub enum Fill {
     /// In random order.
     Random,
     /// In turn with those of a file that stays behind, so that no two are neighbours in memory.
-    Scattered,
+    Fragmented,
     /// There are only the first and the last one.
     Holes,
     /// The same, and the file is mapped for writing.
@@ -72,7 +72,7 @@ impl Load {
             fill: match cmdline.get("bench.fill") {
                 None | Some("order") => Fill::Order,
                 Some("random") => Fill::Random,
-                Some("scattered") => Fill::Scattered,
+                Some("fragmented") => Fill::Fragmented,
                 Some("holes") => Fill::Holes,
                 Some("mapped") => Fill::Mapped,
                 Some("late") => Fill::Late,
@@ -125,7 +125,7 @@ impl Load {
                     write(file, index, 1)?;
                 }
             }
-            Fill::Scattered => {
+            Fill::Fragmented => {
                 for index in 0..self.pages {
                     write(file, index, 1)?;
                     write(decoy, index, 1)?;

@@ -69,7 +69,7 @@ LARGE = {"64 MiB": Load(1, 1, 64 * MIB), "1 GiB": Load(1, 1, 1024 * MIB),
          "1 GiB clear of KHO's areas": Load(1, 1, 1024 * MIB, options=CLEAR),
          "4 GiB": Load(1, 1, 4096 * MIB, memory=9216)}
 FRAGMENTED = {"64 MiB, touched in random order": Load(1, 1, 64 * MIB, "random"),
-              "64 MiB in scattered single pages": Load(1, 1, 64 * MIB, "scattered")}
+              "64 MiB in fragmented single pages": Load(1, 1, 64 * MIB, "fragmented")}
 HUGE_PAGES = {"64 MiB in huge pages": Load(1, 1, 64 * MIB, options=HUGE),
               "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE)}
 SPARSE = Load(1, 1, 256 * MIB, "holes")

@@ -978,8 +978,8 @@ pub fn raced(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// How many pages [`scattered_before`] has.
-const SCATTERED: usize = 2048;
+/// How many pages [`fragmented_before`] has.
+const FRAGMENTED: usize = 2048;
 
 /// How many runs of pages there are in memory.
 fn runs(frames: &[u64]) -> usize {
@@ -1073,25 +1073,25 @@ pub fn given_up(stage: &mut Stage) -> Outcome {
 
 /// What lies apart in memory is moved together while somebody writes to it; what is in use by a
 /// device, or by a pipe as here, is left where it is.
-pub fn scattered_before(stage: &mut Stage) -> Outcome {
+pub fn fragmented_before(stage: &mut Stage) -> Outcome {
     const HELD: usize = 700;
 
     let session = Device::open()?.create_session(stage.name)?;
-    let (memory, decoy) = (sys::memfd("scattered")?, sys::memfd("decoy")?);
+    let (memory, decoy) = (sys::memfd("fragmented")?, sys::memfd("decoy")?);
     for (at, page) in (0..)
         .step_by(PAGE)
-        .zip(sys::pattern(1, SCATTERED * PAGE).chunks(PAGE))
+        .zip(sys::pattern(1, FRAGMENTED * PAGE).chunks(PAGE))
     {
         sys::write_at(&memory, at, page)?;
         sys::write_at(&decoy, at, page)?;
     }
-    let before = sys::frames(&memory, SCATTERED)?;
-    ensure_eq!(before.len(), SCATTERED);
-    ensure!(runs(&before) > SCATTERED / 2, "only {} runs", runs(&before));
+    let before = sys::frames(&memory, FRAGMENTED)?;
+    ensure_eq!(before.len(), FRAGMENTED);
+    ensure!(runs(&before) > FRAGMENTED / 2, "only {} runs", runs(&before));
 
     let (reader, writer) = pipe()?;
     sys::splice_page(
-        &sys::SharedWords::of(&memory, SCATTERED * PAGE)?,
+        &sys::SharedWords::of(&memory, FRAGMENTED * PAGE)?,
         HELD * PAGE,
         &writer,
     )?;
@@ -1100,8 +1100,8 @@ pub fn scattered_before(stage: &mut Stage) -> Outcome {
     let done = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
         let busy = scope.spawn(|| -> Outcome<Vec<u64>> {
-            let mut words = sys::SharedWords::of(&memory, SCATTERED * PAGE)?;
-            let mut written = vec![0; SCATTERED];
+            let mut words = sys::SharedWords::of(&memory, FRAGMENTED * PAGE)?;
+            let mut written = vec![0; FRAGMENTED];
             for round in 1_u64.. {
                 for (page, last) in written.iter_mut().enumerate() {
                     words.write(page * PAGE, round);
@@ -1122,13 +1122,13 @@ pub fn scattered_before(stage: &mut Stage) -> Outcome {
         Ok::<_, Failure>(written)
     })?;
 
-    let after = sys::frames(&memory, SCATTERED)?;
+    let after = sys::frames(&memory, FRAGMENTED)?;
     stage.note(format!("{} runs, then {}", runs(&before), runs(&after)));
-    ensure_eq!(after.len(), SCATTERED);
+    ensure_eq!(after.len(), FRAGMENTED);
     ensure!(runs(&after) < 40);
     ensure_eq!(after[HELD], before[HELD]);
 
-    let mut expected = sys::pattern(1, SCATTERED * PAGE);
+    let mut expected = sys::pattern(1, FRAGMENTED * PAGE);
     for (page, round) in expected.chunks_mut(PAGE).zip(written) {
         if round != 0 {
             page[..8].copy_from_slice(&round.to_ne_bytes());
@@ -1146,18 +1146,18 @@ pub fn scattered_before(stage: &mut Stage) -> Outcome {
     );
 
     // What the next kernel is to find.
-    for page in 0..SCATTERED {
+    for page in 0..FRAGMENTED {
         sys::write_at(&memory, (page * PAGE) as u64, &marker(page).to_ne_bytes())?;
     }
     stage.keep(session);
     Ok(())
 }
 
-/// See [`scattered_before`].
-pub fn scattered_after(stage: &mut Stage) -> Outcome {
+/// See [`fragmented_before`].
+pub fn fragmented_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
     let file = retrieve(&session, 1)?;
-    let mut expected = sys::pattern(1, SCATTERED * PAGE);
+    let mut expected = sys::pattern(1, FRAGMENTED * PAGE);
 
     for (number, page) in expected.chunks_mut(PAGE).enumerate() {
         page[..8].copy_from_slice(&marker(number).to_ne_bytes());

@@ -612,8 +612,8 @@ const TESTS: &[Test] = &[
     .c_differs(),
     Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
     Test::new(
-        "memfd-scattered",
-        &[memfd::scattered_before, memfd::scattered_after],
+        "memfd-fragmented",
+        &[memfd::fragmented_before, memfd::fragmented_after],
     )
     .rust_memfd(),
     Test::new(
