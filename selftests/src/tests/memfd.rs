@@ -1087,7 +1087,11 @@ pub fn fragmented_before(stage: &mut Stage) -> Outcome {
     }
     let before = sys::frames(&memory, FRAGMENTED)?;
     ensure_eq!(before.len(), FRAGMENTED);
-    ensure!(runs(&before) > FRAGMENTED / 2, "only {} runs", runs(&before));
+    ensure!(
+        runs(&before) > FRAGMENTED / 2,
+        "only {} runs",
+        runs(&before)
+    );
 
     let (reader, writer) = pipe()?;
     sys::splice_page(
