@@ -10,8 +10,8 @@
 //!     0  u64  position                     0  u64  number of the first physical page
 //!     8  u64  size                         8  u64  index in the file, in pages
 //!    16  u64  number of extents           16  u32  number of pages
-//!    24  u64  number of pages in them     20  u16  kind: 1 pages, 2 folio
-//!    32  u64  first block, or 0           22  u16  order of the folio, else 0
+//!    24  u64  number of pages in them     20  u16  kind: 1 pages, 2 folios
+//!    32  u64  first block, or 0           22  u16  order of the folios, else 0
 //!    40  u32  flags: bit 0, there may be late folios; bit 1, pages are poisoned
 //!    44  u32  seals
 //!    48  u32  open flags, see OpenFlags
@@ -23,8 +23,8 @@
 //! ```
 //!
 //! Extents of pages are preserved as single pages: those that follow each other in memory as one
-//! range, wherever they are in the file. An extent of a folio was preserved, and is restored, as
-//! that one folio; it begins in the file but may reach beyond its end.
+//! range, wherever they are in the file. An extent of folios, of one order, was preserved and is
+//! restored folio by folio; the last one begins in the file but may reach beyond its end.
 
 use core::{
     ffi::CStr,
@@ -321,17 +321,17 @@ impl MemfdHeader {
 pub enum ExtentKind {
     /// As a range of single pages.
     Pages,
-    /// As one folio.
-    Folio {
-        /// Its order: it has `1 << order` pages.
+    /// Folio by folio.
+    Folios {
+        /// The order of each: it has `1 << order` pages.
         order: u16,
     },
 }
 
 /// [`ExtentKind::Pages`].
 const KIND_PAGES: u16 = 1;
-/// [`ExtentKind::Folio`].
-const KIND_FOLIO: u16 = 2;
+/// [`ExtentKind::Folios`].
+const KIND_FOLIOS: u16 = 2;
 
 /// An extent as it stands in a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -368,7 +368,39 @@ impl Extent {
             start,
             index,
             pages: folio_pages(order)?,
-            kind: ExtentKind::Folio { order },
+            kind: ExtentKind::Folios { order },
+        })
+    }
+
+    /// What is restored in one go, in the order of the file: all single pages, or each folio.
+    pub fn pieces(self) -> impl Iterator<Item = Self> {
+        let pages = self.piece_pages();
+        let mut next = Some(self);
+
+        core::iter::from_fn(move || {
+            let rest = next?;
+            next = rest.without_first(pages);
+            Some(Self { pages, ..rest })
+        })
+    }
+
+    /// How many pages are restored in one go.
+    pub(super) fn piece_pages(&self) -> u32 {
+        match self.kind {
+            ExtentKind::Pages => self.pages,
+            ExtentKind::Folios { order } => folio_pages(order).unwrap_or(self.pages),
+        }
+    }
+
+    /// What is left of it without its first `pages` pages, if there is something.
+    fn without_first(&self, pages: u32) -> Option<Self> {
+        let left = self.pages.checked_sub(pages).filter(|left| *left > 0)?;
+
+        Some(Self {
+            start: Phys::from_pfn(self.start.pfn().checked_add(pages.into())?)?,
+            index: self.index.checked_add(pages.into())?,
+            pages: left,
+            kind: self.kind,
         })
     }
 
@@ -395,7 +427,7 @@ impl ExtentRecord {
     pub fn new(extent: &Extent) -> Self {
         let (kind, order) = match extent.kind {
             ExtentKind::Pages => (KIND_PAGES, 0),
-            ExtentKind::Folio { order } => (KIND_FOLIO, order),
+            ExtentKind::Folios { order } => (KIND_FOLIOS, order),
         };
         Self {
             pfn: extent.start.pfn(),
@@ -421,7 +453,7 @@ impl ExtentRecord {
         let start = Phys::from_pfn(self.pfn).ok_or(address)?;
         let kind = match (self.kind, self.order) {
             (KIND_PAGES, 0) => ExtentKind::Pages,
-            (KIND_FOLIO, order) => ExtentKind::Folio { order },
+            (KIND_FOLIOS, order) => ExtentKind::Folios { order },
             (kind, order) => return Err(ExtentError::Kind { index, kind, order }),
         };
         let extent = Extent {
@@ -433,15 +465,16 @@ impl ExtentRecord {
         if self.pages == 0 || extent.run().end().is_none() {
             return Err(address);
         }
-        if let ExtentKind::Folio { order } = kind {
-            if folio_pages(order) != Some(self.pages) {
+        if let ExtentKind::Folios { order } = kind {
+            let whole = |pages: &u32| self.pages % *pages == 0;
+            let Some(pages) = folio_pages(order).filter(whole) else {
                 return Err(ExtentError::Kind {
                     index,
                     kind: self.kind,
                     order,
                 });
-            }
-            let inside = u64::from(self.pages).wrapping_sub(1);
+            };
+            let inside = u64::from(pages).wrapping_sub(1);
             if (self.pfn | index) & inside != 0 {
                 return Err(ExtentError::Misaligned {
                     index,
@@ -503,8 +536,10 @@ impl ExtentCheck {
         let end = index.checked_add(pages).ok_or(outside)?;
         let last = match extent.kind {
             ExtentKind::Pages => end,
-            // A folio may be larger than what is left of the file.
-            ExtentKind::Folio { .. } => index.saturating_add(1),
+            // The last folio may be larger than what is left of the file.
+            ExtentKind::Folios { .. } => end
+                .saturating_sub(extent.piece_pages().into())
+                .saturating_add(1),
         };
         if last > self.file_pages {
             return Err(outside);

@@ -93,7 +93,7 @@ impl LateRecord {
     pub fn new(late: &Late, crc: Crc32c) -> Self {
         let order = match late.extent.kind {
             ExtentKind::Pages => 0,
-            ExtentKind::Folio { order } => u64::from(order),
+            ExtentKind::Folios { order } => u64::from(order),
         };
         let mut record = Self {
             file: late.file,

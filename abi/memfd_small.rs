@@ -186,7 +186,7 @@ impl SmallRecord {
         let extent = self.extent.parse()?;
         let inside = match extent.kind {
             ExtentKind::Pages => u64::from(extent.pages) <= SMALL_PAGES,
-            ExtentKind::Folio { .. } => true,
+            ExtentKind::Folios { .. } => extent.pages == extent.piece_pages(),
         };
         if extent.index != 0 || self.size == 0 || !inside {
             return Err(ExtentError::Outside {

@@ -193,7 +193,9 @@ impl Layout for Extents {
 
         chain::walk(mem, list.first, blocks, |_, record: &ExtentRecord| {
             let extent = check.check(record).map_err(malformed)?;
-            visit(&Part::of(&extent)?)
+            extent
+                .pieces()
+                .try_for_each(|piece| visit(&Part::of(&piece)?))
         })
         .map_err(|e| match e.fault {
             Fault::Visit(cause) | Fault::Memory(cause) => cause,

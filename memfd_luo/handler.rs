@@ -124,7 +124,7 @@ pub(super) fn summarize_preserved(
     for extent in extents {
         let count = u64::from(extent.pages());
         pages = pages.saturating_add(count);
-        folios = folios.saturating_add(if extent.order() == 0 { count } else { 1 });
+        folios = folios.saturating_add(count >> extent.order());
     }
     let (size, extents) = (memfd.size(), extents.len());
     Ok(write!(

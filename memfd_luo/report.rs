@@ -35,7 +35,7 @@ pub(super) fn extent_of(extent: &PinnedExtent) -> Result<Extent> {
         pages: extent.pages(),
         kind: match extent.order() {
             0 => ExtentKind::Pages,
-            order => ExtentKind::Folio {
+            order => ExtentKind::Folios {
                 order: u16::try_from(order)?,
             },
         },

@@ -38,13 +38,14 @@ static bool may_stay(struct folio *folio)
  * @mapping: mapping of a shmem file, frozen
  * @index: where to begin
  * @max: how many pages, at most
- * @max_run: how many single pages make a run, at most
+ * @max_run: a run ends as soon as it has so many pages
  * @runs: where to tell what was pinned
  * @nr_runs: how many runs, at most
  *
  * The walk of memfd_pin_folios() for the common case, in place. It ends before
  * the first hole, and before the first page that needs more care. A large folio
- * is pinned once. All pages are of one zone.
+ * is pinned once, and only its head page is read. A run has folios of one order.
+ * All pages are of one zone.
  *
  * Return: how many runs there are.
  */
@@ -55,10 +56,10 @@ size_t shmem_pin_runs(struct address_space *mapping, pgoff_t index,
 	XA_STATE(xas, &mapping->i_pages, index);
 	struct shmem_run *run = runs, *end = run + nr_runs;
 	unsigned long pfn, block = ULONG_MAX, next = ULONG_MAX, done = 0;
-	unsigned long pinned = 0, count = 0;
+	unsigned long pinned = 0, nr;
 	struct zone *zone = NULL;
 	struct folio *folio;
-	bool large;
+	unsigned int order;
 	int refs;
 
 	rcu_read_lock();
@@ -66,8 +67,8 @@ size_t shmem_pin_runs(struct address_space *mapping, pgoff_t index,
 		if (!folio || xa_is_value(folio) || xas_retry(&xas, folio))
 			break;
 		pfn = folio_pfn(folio);
-		large = folio_test_large(folio);
-		if ((pfn != next || large) && run == end)
+		order = folio_order(folio);
+		if ((pfn != next || order != run[-1].order) && run == end)
 			break;
 
 		/*
@@ -75,11 +76,11 @@ size_t shmem_pin_runs(struct address_space *mapping, pgoff_t index,
 		 * lock. Either they did so before, and this fails, or they see
 		 * our reference and give up.
 		 */
-		refs = large ? 1 : GUP_PIN_COUNTING_BIAS;
+		refs = order ? 1 : GUP_PIN_COUNTING_BIAS;
 		if (!folio_ref_add_unless_zero(folio, refs))
 			break;
 		if (folio_test_locked(folio) || folio != xas_reload(&xas) ||
-		    folio_test_large(folio) != large ||
+		    folio_order(folio) != order ||
 		    !folio_test_uptodate(folio))
 			goto put;
 
@@ -90,32 +91,27 @@ size_t shmem_pin_runs(struct address_space *mapping, pgoff_t index,
 			zone = folio_zone(folio);
 			block = pfn >> pageblock_order;
 		}
-		if (large && (folio->index != index + done ||
+		if (order && (folio->index != index + done ||
 			      !folio_has_pincount(folio)))
 			goto put;
 		if (!folio_test_dirty(folio))
 			folio_mark_dirty(folio);
 		pinned++;
 
-		if (large) {
-			atomic_inc(&folio->_pincount);
+		if (pfn != next || order != run[-1].order) {
 			run->pfn = pfn;
-			run->count = folio_nr_pages(folio);
-			run->order = folio_order(folio);
-			done += run++->count;
-			next = ULONG_MAX;
-			xas_advance(&xas, index + done - 1);
-			continue;
-		}
-		if (pfn != next) {
-			run->pfn = pfn;
-			run->order = 0;
-			count = 0;
+			run->count = 0;
+			run->order = order;
 			run++;
 		}
-		run[-1].count = ++count;
-		next = count < max_run ? pfn + 1 : ULONG_MAX;
-		done++;
+		nr = 1UL << order;
+		run[-1].count += nr;
+		next = run[-1].count < max_run ? pfn + nr : ULONG_MAX;
+		done += nr;
+		if (order) {
+			atomic_inc(&folio->_pincount);
+			xas_advance(&xas, index + done - 1);
+		}
 	}
 	goto unlock;
 put:

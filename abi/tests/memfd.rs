@@ -349,6 +349,63 @@ fn extents_outside_the_file() {
 }
 
 #[test]
+fn extents_of_several_folios() {
+    let several = |pages| Extent {
+        pages,
+        ..folio(0x400, 8, 2)
+    };
+
+    // The last folio has to begin in the file.
+    assert_eq!(
+        check(
+            &Memfd {
+                nr_extents: 1,
+                ..roomy(16)
+            },
+            &[several(8)]
+        ),
+        Err(ExtentError::Totals {
+            extents: 1,
+            pages: 8,
+            expected_extents: 1,
+            expected_pages: 16
+        })
+    );
+    let check_in = |file, pages: u32| {
+        let memfd = Memfd {
+            size: file * PAGE,
+            nr_extents: 1,
+            nr_pages: pages.into(),
+            ..roomy(file)
+        };
+        check(&memfd, &[several(pages)])
+    };
+    assert_eq!(check_in(16, 8), Ok(()));
+    assert_eq!(check_in(13, 8), Ok(()));
+    assert!(matches!(check_in(12, 8), Err(ExtentError::Outside { .. })));
+    for pages in [6, 9] {
+        assert!(matches!(
+            check_in(64, pages),
+            Err(ExtentError::Kind {
+                kind: 2,
+                order: 2,
+                ..
+            })
+        ));
+    }
+
+    let pieces: Vec<_> = several(12).pieces().collect();
+    assert_eq!(
+        pieces,
+        [folio(0x400, 8, 2), folio(0x404, 12, 2), folio(0x408, 16, 2)]
+    );
+    assert_eq!(
+        pages(5, 1, 3).pieces().collect::<Vec<_>>(),
+        [pages(5, 1, 3)]
+    );
+}
+
+#[test]
 fn extents_that_are_none() {
     let parse = |record: ExtentRecord| record.parse().unwrap_err();
     assert!(matches!(

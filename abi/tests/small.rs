@@ -77,7 +77,7 @@ fn what_is_written_is_read() {
         ..small()
     };
     let folio = Small {
-        extent: Some(extent(0, 512, ExtentKind::Folio { order: 9 })),
+        extent: Some(extent(0, 512, ExtentKind::Folios { order: 9 })),
         ..small()
     };
     let poisoned = Small {

@@ -8,10 +8,10 @@ struct address_space;
 struct folio;
 
 /**
- * struct shmem_run - pages that follow each other in memory
- * @pfn: number of the first one
- * @count: how many
- * @order: order of the large folio that they are; 0 for single pages
+ * struct shmem_run - folios that follow each other in memory
+ * @pfn: number of the first page
+ * @count: how many pages
+ * @order: order of each folio; 0 for single pages
  */
 struct shmem_run {
 	unsigned long pfn;

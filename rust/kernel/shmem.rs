@@ -286,8 +286,8 @@ impl FrozenMapping {
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
     ///
     /// What lies behind the end of the file is left out. A folio that lies only partly in the
-    /// range counts as lying in it. Single pages that follow each other come as one, unless
-    /// `runs` says that each shall come alone.
+    /// range counts as lying in it. Folios of one order that follow each other come as one extent if
+    /// `runs` is set; else each single page and each folio comes alone.
     ///
     /// # Errors
     ///

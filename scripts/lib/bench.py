@@ -71,7 +71,9 @@ LARGE = {"64 MiB": Load(1, 1, 64 * MIB), "1 GiB": Load(1, 1, 1024 * MIB),
 FRAGMENTED = {"64 MiB, touched in random order": Load(1, 1, 64 * MIB, "random"),
               "64 MiB in fragmented single pages": Load(1, 1, 64 * MIB, "fragmented")}
 HUGE_PAGES = {"64 MiB in huge pages": Load(1, 1, 64 * MIB, options=HUGE),
-              "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE)}
+              "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE),
+              "1 GiB in huge pages clear of KHO's areas":
+                  Load(1, 1, 1024 * MIB, options=f"{HUGE} {CLEAR}")}
 SPARSE = Load(1, 1, 256 * MIB, "holes")
 # Whose mappings may be touched while they are frozen.
 MAPPED = Load(1, 10_000, 16, "mapped")

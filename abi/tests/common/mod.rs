@@ -311,7 +311,7 @@ fn emit_extents(
     for extent in extents.iter_mut() {
         let align = match extent.kind {
             ExtentKind::Pages => 1,
-            ExtentKind::Folio { order } => 1 << order,
+            ExtentKind::Folios { order } => 1 << order,
         };
         extent.start = Phys::from_pfn(mem.data(extent.pages.into(), align)).unwrap();
     }

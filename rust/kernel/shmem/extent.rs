@@ -12,12 +12,12 @@ use crate::{
 
 /// Pages that follow each other in a file as they do in memory, and stay where they are.
 ///
-/// It is either one large folio, or any number of single pages of one zone.
+/// They are any number of folios of one order and of one zone.
 ///
 /// # Invariants
 ///
-/// There are `pages` pages from the number `pfn` on. If `order` is 0, each of them is a folio, all
-/// of one zone; else together they are one folio of that order. We own one pin on each folio.
+/// There are `pages` pages from the number `pfn` on. They are folios of the order `order`, all of one
+/// zone. We own one pin on each folio.
 pub struct PinnedExtent {
     pub(super) pfn: usize,
     pub(super) index: usize,
@@ -64,7 +64,7 @@ impl PinnedExtent {
         self.pages
     }
 
-    /// The order of the folio, if it is a large one; 0 for single pages.
+    /// The order of each folio; 0 for single pages.
     pub fn order(&self) -> u32 {
         self.order
     }
@@ -88,10 +88,10 @@ impl PinnedExtent {
         Ok(())
     }
 
-    /// Whether `next` is in memory behind `pages` single pages that begin with ours, in the same
-    /// zone: KHO restores no range that lies in two.
+    /// Whether `next` has folios of our order, which are in memory behind `pages` pages that begin
+    /// with ours, in the same zone: KHO restores no range that lies in two.
     pub(super) fn is_followed_by(&self, pages: usize, next: &Self) -> bool {
-        let follows = self.order == 0 && next.order == 0 && self.pfn + pages == next.pfn;
+        let follows = self.order == next.order && self.pfn + pages == next.pfn;
 
         // SAFETY: By the type invariants there are pages at these numbers.
         follows && unsafe { bindings::pfns_share_zone(self.pfn, next.pfn) }

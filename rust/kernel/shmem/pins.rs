@@ -64,7 +64,7 @@ pub(super) fn pause() -> Result {
 /// C counterparts: `shmem_pin_runs()`, `shmem_make_pinnable()`.
 pub struct Pins<'a> {
     mapping: &'a FrozenMapping,
-    /// How many single pages may come as one.
+    /// An extent that has so many pages takes no more.
     max: usize,
     at: usize,
     end: usize,
@@ -77,8 +77,8 @@ pub struct Pins<'a> {
 }
 
 impl<'a> Pins<'a> {
-    /// Begins with the page at `at`, and ends before that at `end`. With `runs`, contiguous single pages
-    /// may come as one extent.
+    /// Begins with the page at `at`, and ends before that at `end`. With `runs`, contiguous folios of
+    /// one order may come as one extent.
     pub(super) fn new(mapping: &'a FrozenMapping, at: usize, end: usize, runs: bool) -> Self {
         Self {
             mapping,
@@ -176,12 +176,12 @@ impl<'a> Pins<'a> {
         for run in runs.iter().take(count) {
             // SAFETY: The function has written the first `count` of them.
             let run = unsafe { run.assume_init_read() };
-            // INVARIANT: That many single pages were pinned, which follow each other, in one zone;
-            // or one folio of that order. In a frozen mapping they stay at their index.
+            // INVARIANT: Folios of that order were pinned, which have that many pages and follow
+            // each other, in one zone. In a frozen mapping they stay at their index.
             let extent = PinnedExtent {
                 pfn: run.pfn,
                 index: self.at,
-                // Lossless: there are at most `MAX_RUN`, or as many as a folio has.
+                // Lossless: fewer than `MAX_RUN`, and one more folio.
                 pages: run.count as u32,
                 order: run.order as u32,
             };
