@@ -151,7 +151,10 @@ impl FileHandler for Small {
     fn can_preserve(file: &File) -> bool {
         !prefer_v2()
             && Memfd::from_file(file).is_some_and(|memfd| {
-                pages_of(memfd.size()) <= SMALL_PAGES && memfd.name_len() < SMALL_NAME_LEN
+                pages_of(memfd.size()) <= SMALL_PAGES
+                    && memfd.name_len() < SMALL_NAME_LEN
+                    // Else it can get a longer name until the reboot.
+                    && !memfd.is_linked()
             })
     }
 

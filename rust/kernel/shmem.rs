@@ -70,7 +70,7 @@ pub fn inode_id(file: &File) -> usize {
     unsafe { (*file.as_ptr()).f_inode as usize }
 }
 
-/// An open file of shared memory that stands in no directory, as `memfd_create()` makes them.
+/// An open file of shared memory: one that `memfd_create()` made, or a regular file of a tmpfs.
 ///
 /// # Invariants
 ///
@@ -99,16 +99,22 @@ impl Deref for Memfd {
 }
 
 impl Memfd {
-    /// Sees `file` as a memfd, if it is one. Those on huge pages of `hugetlbfs` are none.
+    /// Sees `file` as one of shared memory, if it is one. Those on huge pages of `hugetlbfs` are none.
+    ///
+    /// It may have names in a tmpfs, by which others can open it as well.
     pub fn from_file(file: &File) -> Option<&Self> {
-        // SAFETY: The file is valid, and so is its inode. The number of links is a plain number.
-        let unlinked = unsafe { (*(*file.as_ptr()).f_inode).__bindgen_anon_1.i_nlink } == 0;
         // SAFETY: The file is valid.
         let shmem = unsafe { bindings::shmem_file(file.as_ptr()) };
 
         // INVARIANT: The file belongs to shmem.
         // SAFETY: The layout of a `Memfd` is that of a `File`.
-        (shmem && unlinked).then(|| unsafe { &*core::ptr::from_ref(file).cast() })
+        shmem.then(|| unsafe { &*core::ptr::from_ref(file).cast() })
+    }
+
+    /// Whether the file has a name in a tmpfs at the moment.
+    pub fn is_linked(&self) -> bool {
+        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
+        unsafe { addr_of!((*self.inode()).__bindgen_anon_1.i_nlink).read_volatile() != 0 }
     }
 
     fn inode(&self) -> *mut bindings::inode {

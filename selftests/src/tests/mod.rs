@@ -29,6 +29,7 @@ mod sample;
 mod session;
 mod subsystem;
 mod sysfs;
+mod tmpfs;
 
 use crate::harness::Test;
 
@@ -645,6 +646,7 @@ const TESTS: &[Test] = &[
     Test::new("memfd-name", &[memfd::name_before, memfd::name_after]).rust_memfd(),
     Test::new("memfd-holes", &[memfd::sparse_before, memfd::holes_after]).rust_memfd(),
     Test::new("memfd-huge", &[memfd::huge_before, memfd::huge_after]).rust_memfd(),
+    Test::new("tmpfs-file", &[tmpfs::before, tmpfs::after]).rust_memfd(),
     Test::new(
         "reboot-no-handover",
         &[reboot::no_handover_before, reboot::no_handover_after],
