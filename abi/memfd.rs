@@ -3,7 +3,7 @@
 //! What the two layouts of a preserved memfd have in common.
 //!
 //! - [`MemfdV2`], the layout `memfd-v2` of the C handler: content, size, position, seals.
-//! - [`MemfdHeader`] with [`ExtentRecord`]s, the layout `memfd-extents-v1` of this implementation,
+//! - [`MemfdHeader`] with [`ExtentRecord`]s, the layout `memfd-extents-v2` of this implementation,
 //!   which adds holes, name, owner, mode and access mode, and describes runs of pages.
 //!
 //! A record of either says which physical page holds which part of the file. That such a page is
@@ -32,7 +32,8 @@ pub use super::{
         Memfd,
         MemfdHeader,
         OpenFlags,
-        COMPATIBLE_EXTENTS, //
+        COMPATIBLE_EXTENTS,
+        COMPATIBLE_EXTENTS_V1, //
     },
     memfd_v2::{
         FolioCheckV2,

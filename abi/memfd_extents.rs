@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-extents-v1`, the layout of this implementation.
+//! `memfd-extents-v2`, the layout of this implementation.
 //!
 //! One page begins with a header, and a chain of [`Block`]s holds the extents: runs of pages that
 //! follow each other both in the file and in physical memory. Where no extent is, there is a hole.
@@ -62,7 +62,11 @@ use super::{
 };
 
 /// The compatible string.
-pub const COMPATIBLE_EXTENTS: &CStr = c"memfd-extents-v1";
+pub const COMPATIBLE_EXTENTS: &CStr = c"memfd-extents-v2";
+
+/// The compatible string of the version before. It is the same but for what it cannot have: late folios,
+/// poisoned pages, and extents of several folios.
+pub const COMPATIBLE_EXTENTS_V1: &CStr = c"memfd-extents-v1";
 
 /// Size of the field of the name, terminating NUL included: what a file system allows.
 pub const FILE_NAME_LEN: usize = 256;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-small-v1`, for memfds of at most one page: many of them share a page of descriptions.
+//! `memfd-small-v2`, for memfds of at most one page: many of them share a page of descriptions.
 //!
 //! What is handed over for a file is the address of its slot. The contents of files whose slots are
 //! in one page are preserved together: one block of KHO may have pages of several files.
@@ -9,7 +9,7 @@
 //!  page                                 slot, 128 bytes
 //!     0  u32  bit n: slot n is in use      0  u64  position
 //!     4       0                            8  u64  size
-//!     8  u64  list of late folios, or 0   16  extent as in memfd-extents-v1; all 0 for a hole
+//!     8  u64  list of late folios, or 0   16  extent as in memfd-extents-v2; all 0 for a hole
 //!   128  31 slots
 //!                                         40  u32  flags: bit 1, the page is poisoned
 //!                                         44  u32  seals
@@ -59,7 +59,11 @@ use super::{
 };
 
 /// The compatible string.
-pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v1";
+pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v2";
+
+/// The compatible string of the version before. It is the same, but without late folios and poisoned
+/// pages.
+pub const COMPATIBLE_SMALL_V1: &CStr = c"memfd-small-v1";
 
 /// Size of the field of the name, terminating NUL included.
 pub const SMALL_NAME_LEN: usize = 64;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-extents-v1`: the layout of this implementation.
+//! `memfd-extents-v2`: the layout of this implementation.
 
 use core::fmt;
 
@@ -42,10 +42,13 @@ use super::{
     }, //
 };
 
-/// `memfd-extents-v1`: our own layout.
-pub(super) struct Extents;
+/// `memfd-extents-v2`: our own layout.
+///
+/// The current version is written. Version 1 is read.
+pub(super) struct Extents<const VERSION: u32>;
 
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS);
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS_V1);
 
 /// The extents of a memfd, in a chain of blocks.
 pub(super) struct ExtentBlocks {
@@ -74,15 +77,18 @@ impl ExtentList {
     }
 }
 
-impl Layout for Extents {
-    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_EXTENTS;
+impl<const VERSION: u32> Layout for Extents<VERSION> {
+    const COMPATIBLE: &'static CStr = match VERSION {
+        1 => layout::COMPATIBLE_EXTENTS_V1,
+        _ => layout::COMPATIBLE_EXTENTS,
+    };
     const RUNS: bool = true;
 
     type Parts = ExtentBlocks;
     type List = ExtentList;
 
     fn wanted() -> bool {
-        !prefer_v2()
+        VERSION != 1 && !prefer_v2()
     }
 
     fn check(_attributes: &Attributes) -> Result {

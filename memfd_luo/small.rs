@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-small-v1`: the handler for memfds of at most one page, of which there may be many.
+//! `memfd-small-v2`: the handler for memfds of at most one page, of which there may be many.
 //!
 //! Such a file is described in a [slot](Slot) of fixed size. When it is preserved, its page is only
 //! pinned. The freeze describes the file and preserves the page, together with those of other files.
@@ -77,8 +77,8 @@ use super::{
 /// The attributes of a file, with a name that is not long.
 type Attributes = attributes::Attributes<SMALL_NAME_LEN>;
 
-/// The handler.
-pub(super) struct Small;
+/// The handler. The current version is written. Version 1 is read.
+pub(super) struct Small<const VERSION: u32>;
 
 /// A preserved small memfd. Its content is with the slot. Dropping it undoes all but that.
 pub(super) struct SmallState {
@@ -141,15 +141,20 @@ fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<S
 }
 
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL);
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL_V1);
 
 #[vtable]
-impl FileHandler for Small {
-    const COMPATIBLE: &'static CStr = layout::COMPATIBLE_SMALL;
+impl<const VERSION: u32> FileHandler for Small<VERSION> {
+    const COMPATIBLE: &'static CStr = match VERSION {
+        1 => layout::COMPATIBLE_SMALL_V1,
+        _ => layout::COMPATIBLE_SMALL,
+    };
     type Handle = Slot;
     type State = SmallState;
 
     fn can_preserve(file: &File) -> bool {
-        !prefer_v2()
+        VERSION != 1
+            && !prefer_v2()
             && Memfd::from_file(file).is_some_and(|memfd| {
                 pages_of(memfd.size()) <= SMALL_PAGES
                     && memfd.name_len() < SMALL_NAME_LEN

@@ -47,7 +47,7 @@ fn somewhere() -> Phys {
     Phys::new(PAGE).unwrap()
 }
 
-/// A file of `memfd-extents-v1`: extents as pairs of a hole and a length, or of an order.
+/// A file of `memfd-extents-v2`: extents as pairs of a hole and a length, or of an order.
 fn any_extents() -> impl Strategy<Value = Content> {
     (
         prop::collection::vec((0_u64..5, 1_u32..5, prop::option::of(0_u16..4)), 0..12),
@@ -361,7 +361,7 @@ proptest! {
     }
 }
 
-/// The handler's data of a file of `memfd-extents-v1`.
+/// The handler's data of a file of `memfd-extents-v2`.
 fn data_of(mem: &PhysMem, root: &Root, name: &SessionName, token: u64) -> Phys {
     use luo_abi::{
         chain::walk,

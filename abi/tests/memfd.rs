@@ -118,7 +118,7 @@ fn record(pfn: u64, index: u64, pages: u32, kind: u16, order: u16) -> ExtentReco
 #[test]
 fn compatible_strings() {
     assert_eq!(COMPATIBLE_V2, c"memfd-v2");
-    assert_eq!(COMPATIBLE_EXTENTS, c"memfd-extents-v1");
+    assert_eq!(COMPATIBLE_EXTENTS, c"memfd-extents-v2");
 }
 
 #[test]

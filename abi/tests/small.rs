@@ -64,7 +64,7 @@ fn reparse(memfd: &Small) -> Result<Small, SmallError> {
 
 #[test]
 fn sizes_are_those_of_the_layout() {
-    assert_eq!(COMPATIBLE_SMALL, c"memfd-small-v1");
+    assert_eq!(COMPATIBLE_SMALL, c"memfd-small-v2");
     assert_eq!(size_of::<SmallRecord>(), 128);
     assert_eq!(size_of::<SmallPage>(), BLOCK_SIZE);
 }

@@ -236,7 +236,7 @@ pub fn emit_chain<R: Record>(mem: &mut PhysMem, records: &[R], per_block: usize)
 pub enum Content {
     /// A handler that is not known here.
     Other(Compatible, u64),
-    /// `memfd-extents-v1`: header and extents. Counts and addresses are not looked at.
+    /// `memfd-extents-v2`: header and extents. Counts and addresses are not looked at.
     Extents(Box<Memfd>, Vec<Extent>),
     /// `memfd-v2`: position, size, seals, folios (index, pages).
     V2(u64, u64, u32, Vec<(u64, u64)>),

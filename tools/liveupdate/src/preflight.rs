@@ -809,7 +809,7 @@ impl Findings {
 fn needed(handler: &str, anew: bool, v5: bool) -> Vec<String> {
     let names: &[&str] = match (handler.starts_with("memfd-"), anew, v5) {
         (true, true, true) => &["memfd-v2"],
-        (true, true, false) => &["memfd-extents-v1", "memfd-small-v1"],
+        (true, true, false) => &["memfd-extents-v2", "memfd-small-v2"],
         _ => &[handler],
     };
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -822,7 +822,7 @@ mod tests {
     use proptest::prelude::*;
 
     const OURS: &str = "kho kho-v4\nroot luo-v1\nroot luo-v5\nrecord luo-session-v2\n\
-        record luo-flb-v1\nhandler memfd-extents-v1\nhandler memfd-small-v1\nhandler memfd-v2\n\
+        record luo-flb-v1\nhandler memfd-extents-v2\nhandler memfd-small-v2\nhandler memfd-v2\n\
         default kho=on\n";
 
     fn image(formats: &str) -> Image {
@@ -893,7 +893,7 @@ mod tests {
 
     #[test]
     fn ours_takes_ours() {
-        let handlers = ["memfd-extents-v1", "memfd-small-v1"];
+        let handlers = ["memfd-extents-v2", "memfd-small-v2"];
         assert_eq!(codes(&image(OURS), GOOD, &machine("fdt", &handlers)), []);
     }
 
@@ -904,7 +904,7 @@ mod tests {
 
         let v5 = machine("luo-v5", &["memfd-v2"]);
         assert_eq!(codes(&stock(), with_kho, &v5), [derived]);
-        let fdt = machine("fdt", &["memfd-extents-v1"]);
+        let fdt = machine("fdt", &["memfd-extents-v2"]);
         let found = codes(&stock(), with_kho, &fdt);
         assert_eq!(
             found,
@@ -930,7 +930,7 @@ mod tests {
         let found = codes(
             &image("kho kho-v4\n"),
             GOOD,
-            &machine("fdt", &["memfd-extents-v1"]),
+            &machine("fdt", &["memfd-extents-v2"]),
         );
         assert!(found.contains(&(Level::Error, "no-luo")));
         assert!(!found.iter().any(|(_, code)| *code == "handler"));
@@ -955,7 +955,7 @@ mod tests {
     fn incoming_files_are_preserved_anew() {
         let mut back = machine("luo-v5", &[]);
         back.incoming = Some(Listing::parse(
-            "session 'a' waiting, 1 files\n token 0x1 handler 'memfd-extents-v1' waiting\n\
+            "session 'a' waiting, 1 files\n token 0x1 handler 'memfd-extents-v2' waiting\n\
              session 'b' finished, 1 files\n token 0x1 handler 'gone-v1' retrieved\n",
         ));
         assert_eq!(
@@ -966,7 +966,7 @@ mod tests {
 
     #[test]
     fn command_lines() {
-        let here = machine("fdt", &["memfd-extents-v1"]);
+        let here = machine("fdt", &["memfd-extents-v2"]);
         let image = image(OURS);
         let has = |cmdline: &str, code| {
             let found = codes(&image, cmdline, &here);
