@@ -9,6 +9,7 @@ use super::{
 use crate::{
     bindings,
     error::to_result,
+    page::PAGE_SIZE,
     prelude::*, //
 };
 use core::ops::{
@@ -136,6 +137,23 @@ fn preserve(runs: &[MemoryRun<'_>]) -> Result<KVVec<Preservation>> {
     Ok(preserved)
 }
 
+/// Gives memory for more elements back, unless that is less than a page.
+fn without_spare<T>(all: KVVec<T>) -> KVVec<T> {
+    let spare = all.capacity() - all.len();
+    if spare < PAGE_SIZE / size_of::<T>().max(1) {
+        return all;
+    }
+    let Ok(mut exact) = KVVec::with_capacity(all.len(), GFP_KERNEL_ACCOUNT) else {
+        return all;
+    };
+
+    for element in all {
+        // There is room.
+        let _ = exact.push_within_capacity(element);
+    }
+    exact
+}
+
 /// The preserved extents of one file, in the order of the file.
 ///
 /// Extents that are contiguous in memory are preserved as one range, wherever they are in the file:
@@ -195,7 +213,7 @@ impl PreservedExtents {
 
     fn push(&mut self, more: KVVec<PinnedExtent>, preserved: KVVec<Preservation>) -> Result {
         if self.extents.is_empty() {
-            self.extents = more;
+            self.extents = without_spare(more);
             self.preserved = preserved;
             return Ok(());
         }
