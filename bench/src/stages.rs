@@ -98,6 +98,7 @@ fn before(load: &Load, mut cmdline: CommandLine, report: &mut Report<'_>) -> Res
     let mut costs = Vec::with_capacity(names.len().max(files.len()));
     let device = Device::open()?;
     let (free, slab) = (free_memory()?, slab_memory()?);
+    let moved = moved_pages()?;
 
     for name in &names {
         let (cost, session) = clock::time(|| device.create_session(name));
@@ -114,6 +115,7 @@ fn before(load: &Load, mut cmdline: CommandLine, report: &mut Report<'_>) -> Res
         costs.push(cost);
     }
     report.series("preserve", &costs)?;
+    report.say("moved", moved_pages()?.saturating_sub(moved))?;
     let taken = free.saturating_sub(free_memory()?);
     report.say("memory", taken)?;
     // What crosses is in pages of its own, what this kernel alone remembers is in its slabs.
@@ -243,4 +245,15 @@ fn slab_memory() -> io::Result<u64> {
         .sum();
 
     Ok(kib << 10)
+}
+
+/// How many pages were moved since boot, in all.
+fn moved_pages() -> io::Result<u64> {
+    let pages = fs::read_to_string("/proc/vmstat")?
+        .lines()
+        .filter_map(|line| line.strip_prefix("pgmigrate_success "))
+        .filter_map(|value| value.parse::<u64>().ok())
+        .sum();
+
+    Ok(pages)
 }

@@ -113,6 +113,8 @@ def rows() -> list[Row]:
                             ("an empty session", SESSIONS, SESSIONS.sessions)):
         table += [Row(f"metadata for {name}", load, "metadata", per, "bytes"),
                   Row(f"all memory for {name}", load, "memory", per, "bytes", watched=True)]
+    table += [Row(f"pages moved to preserve {name}", load, "moved", watched=True)
+              for name, load in gigabytes.items()]
     for name, load in {"10 000 small files": SMALL, "1 GiB": LARGE["1 GiB"],
                        "1 GiB in huge pages": HUGE_PAGES["1 GiB in huge pages"]}.items():
         for figure, what in (("load", "load the next kernel with"), ("read", "read all of"),
