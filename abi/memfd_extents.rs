@@ -470,7 +470,7 @@ impl ExtentRecord {
             return Err(address);
         }
         if let ExtentKind::Folios { order } = kind {
-            let whole = |pages: &u32| self.pages % *pages == 0;
+            let whole = |pages: &u32| self.pages.checked_rem(*pages) == Some(0);
             let Some(pages) = folio_pages(order).filter(whole) else {
                 return Err(ExtentError::Kind {
                     index,
