@@ -647,6 +647,9 @@ const TESTS: &[Test] = &[
     Test::new("memfd-holes", &[memfd::sparse_before, memfd::holes_after]).rust_memfd(),
     Test::new("memfd-huge", &[memfd::huge_before, memfd::huge_after]).rust_memfd(),
     Test::new("tmpfs-file", &[tmpfs::before, tmpfs::after]).rust_memfd(),
+    Test::new("tmpfs-file-v2", &[tmpfs::v2_before, tmpfs::v2_after])
+        .parameters("liveupdate.abi=luo-v5")
+        .rust_memfd(),
     Test::new(
         "reboot-no-handover",
         &[reboot::no_handover_before, reboot::no_handover_after],

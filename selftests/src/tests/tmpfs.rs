@@ -191,3 +191,31 @@ pub fn after(stage: &mut Stage) -> Outcome {
     session.finish()?;
     Ok(())
 }
+
+/// In the layout of the C handler, which knows no names.
+pub fn v2_before(stage: &mut Stage) -> Outcome {
+    let folder = mounted(stage)?;
+    let session = Device::open()?.create_session(stage.name)?;
+    let file = made(&folder, "file", &sys::pattern(1, 5 * PAGE + 7))?;
+
+    session.preserve(&file, 1)?;
+    sys::write_at(&file, 3, b"LATE")?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`v2_before`].
+pub fn v2_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let file = File::from(session.retrieve(1)?);
+    let mut expected = sys::pattern(1, 5 * PAGE + 7);
+
+    expected[3..][..4].copy_from_slice(b"LATE");
+    ensure!(
+        sys::content(&file)? == expected,
+        "it came back with other content"
+    );
+    ensure_eq!(file.metadata()?.nlink(), 0);
+    session.finish()?;
+    Ok(())
+}
