@@ -36,7 +36,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         continue        # it has ended
     if words[0].startswith("qemu-system") and words[1:3] == ["-name", sys.argv[1]]:
         path = f"/proc/{pid}/fd/3"
-with open(path, "rb") as ram, open("/proc/self/pagemap", "rb") as pagemap:
+with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
     size = os.fstat(ram.fileno()).st_size
     view = mmap.mmap(ram.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ)
     maps = [line.split() for line in open("/proc/self/maps") if "/memfd:" in line]
