@@ -21,10 +21,10 @@ from common import CACHE, REPO, Failed, quiet, run
 DEBIAN = REPO / "packaging/debian"
 LUOD = REPO / "tools/luod"
 QEMU = REPO / "tools/luo-qemu"
-PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", "luo-qemu",
+PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", "luo-qemu", "luo-run",
             *(["luod"] if LUOD.exists() else []))
 # Those that tell their manual pages and completions themselves.
-GENERATING = ("luoctl", "luo-qemu")
+GENERATING = ("luoctl", "luo-qemu", "luo-run")
 # Apart from the static programs, as the flags differ.
 FOLDER = CACHE / "cargo-target/shared"
 MAINTAINER = "The LUO project <root@localhost>"
@@ -39,7 +39,7 @@ def version(crate: str) -> str:
 
 
 def version_of(package: str) -> str:
-    return version(package if package in ("luoctl", "luod", "luo-qemu") else "libliveupdate")
+    return version(package if package in ("luod", *GENERATING) else "libliveupdate")
 
 
 def build() -> Path:
@@ -57,7 +57,8 @@ def build() -> Path:
     for name in GENERATING:
         generated = built / f"{name}-generated"
         shutil.rmtree(generated, ignore_errors=True)
-        quiet([str(built / name), "generate", str(generated)], "making manual pages and completions")
+        verb = "--generate" if name == "luo-run" else "generate"
+        quiet([str(built / name), verb, str(generated)], "making manual pages and completions")
     return built
 
 
@@ -252,6 +253,7 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     expected = {"usr/bin/luoctl", "usr/share/man/man1/luoctl.1.gz", "usr/include/liveupdate.h",
                 "usr/share/bash-completion/completions/luoctl",
                 "usr/bin/luo-qemu", "usr/share/man/man1/luo-qemu-run.1.gz",
+                "usr/bin/luo-run", "usr/share/man/man1/luo-run.1.gz",
                 "usr/lib/systemd/system/luo-qemu@.service",
                 f"usr/lib/{TRIPLET}/libliveupdate.so.1", f"usr/lib/{TRIPLET}/pkgconfig/liveupdate.pc"}
     if LUOD.exists():

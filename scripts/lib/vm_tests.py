@@ -55,6 +55,38 @@ with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
             print(f"{at // 4096:x} {entry & (1 << 55) - 1:x}" if entry >> 63 else f"{at // 4096:x} none")
             at += 4096
 """
+# A restartable program beside the guests.
+CACHE_UNIT = """\
+[Unit]
+Description=memcached, over live updates
+Requires=luod.socket
+After=luod.socket luod.service
+
+[Service]
+Type=notify
+ExecStart=/usr/bin/luo-run cache --file memory=64M --stop-signal USR1 -- \
+ memcached -u root -m 64 -l 127.0.0.1 -p 11311 -e /run/luo-run/cache/memory
+KillMode=mixed
+"""
+# In the host: `fill' stores keys whose values follow from them, `ask' counts those that are there.
+CACHE_CLIENT = """\
+import socket, sys
+server = socket.create_connection(("127.0.0.1", 11311), 60).makefile("rwb")
+hits = 0
+for number in range(2000):
+    value = f"value {number} ".encode() * 20
+    if sys.argv[1] == "fill":
+        server.write(b"set key%d 0 0 %d\\r\\n%s\\r\\n" % (number, len(value), value))
+        server.flush()
+        hits += server.readline() == b"STORED\\r\\n"
+    else:
+        server.write(b"get key%d\\r\\n" % number)
+        server.flush()
+        if server.readline().startswith(b"VALUE"):
+            hits += server.readline() == value + b"\\r\\n"
+            server.readline()
+print(hits)
+"""
 POLICY = """\
 operators = ["root"]
 [update]
@@ -167,6 +199,10 @@ class Host:
         additions.enable("luod.socket", "sockets.target")
         additions.unit("luo-qemu@.service",
                        (REPO / "tools/luo-qemu/systemd/luo-qemu@.service").read_text())
+        additions.file("root/usr/bin/luo-run", files["luo-run"], 0o755)
+        additions.unit("cache.service", CACHE_UNIT, "multi-user.target")
+        additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
+        additions.bytes("root/usr/local/lib/cache.py", CACHE_CLIENT.encode())
         for name, configuration in guests.items():
             additions.bytes(f"root/etc/luo-qemu/{name}.conf", configuration)
             additions.enable("luo-qemu@.service", "multi-user.target", name)
@@ -195,6 +231,11 @@ class Host:
         """Where each page of a guest is."""
         out = self.machine.run("python3", "/usr/local/lib/frames.py", name, timeout=180)
         return dict(line.split() for line in out.splitlines())
+
+    def cached(self, what: str) -> int:
+        """How many keys memcached took or has, of 2000."""
+        self.machine.until("systemctl is-active cache", 90)
+        return int(self.machine.run("python3", "/usr/local/lib/cache.py", what, timeout=120))
 
     def update(self) -> None:
         """Updates the kernel, as an operator does."""
@@ -241,7 +282,8 @@ class VmTests:
     """All of them."""
 
     # The acts, in order. Each begins where the one before ended.
-    ACTS = ("refused", "start", "abort", "update", "same-frames", "nothing-copied", "shutdown")
+    ACTS = ("refused", "start", "abort", "update", "same-frames", "nothing-copied", "memcached",
+            "shutdown")
 
     def __init__(self, results: Results, folder: Path, long: bool):
         self.results, self.folder, self.long = results, folder, long
@@ -266,7 +308,8 @@ class VmTests:
                 built = kernel.build(HOST)
                 for package, program in (("luod-tests", "guest-agent"), ("luod-tests", "luod-client"),
                                          ("luod-tests", "luod-say"), ("luod-tests", "vm-beat"),
-                                         ("luoctl", "luoctl"), ("luod", "luod"), ("luo-qemu", "luo-qemu")):
+                                         ("luoctl", "luoctl"), ("luod", "luod"), ("luo-qemu", "luo-qemu"),
+                                         ("luo-run", "luo-run")):
                     self.files[program] = programs.crate_program(package, program, self.folder)
         except Failed as why:
             self.results.verdict("vm/build", str(why))
@@ -325,6 +368,8 @@ class VmTests:
         """The guest runs, and finds its memory as it should be."""
         host.subscribed({"vm-0"})
         host.heart.wait(10, 240)
+        if (hits := host.cached("ask")) != 0 or (hits := host.cached("fill")) != 2000:
+            raise Wrong(f"memcached began with, or took, {hits} keys of 2000")
 
     def abort(self, host: Host) -> None:
         """An update that is aborted late costs a pause."""
@@ -375,6 +420,12 @@ class VmTests:
         sizes = [int(size) for size in re.findall(r"its state of (\d+) bytes", log)]
         if not sizes or max(sizes) > 4 * MIB:
             raise Wrong(f"the states had {sizes} bytes: {log}")
+
+    def memcached(self, host: Host) -> None:
+        """A cache that was warm is warm."""
+        if (hits := host.cached("ask")) != 2000:
+            raise Wrong(f"of 2000 keys {hits} are there after the update: "
+                        + host.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "cache"))
 
     def shutdown(self, host: Host) -> None:
         """Stopped like any service, the guest is not kept, and nothing is left in the kernel."""
