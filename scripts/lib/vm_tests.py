@@ -333,15 +333,15 @@ class VmTests:
             return
         with host.machine:
             for number, act in enumerate(self.ACTS):
-                why: list[str] = []
+                trouble: list[str] = []
                 try:
                     getattr(self, act.replace("-", "_"))(host)
                 except (Wrong, Lost) as what:
-                    why = [str(what), *host.story()]
+                    trouble = [str(what), *host.story()]
                 now = time.monotonic()
-                self.results.add(f"vm/{name}/{act}", why or None, now - begin)
+                self.results.add(f"vm/{name}/{act}", trouble or None, now - begin)
                 begin = now
-                if why:
+                if trouble:
                     for rest in self.ACTS[number + 1:]:
                         self.results.add(f"vm/{name}/{rest}", "did not run: one before it failed")
                     return
