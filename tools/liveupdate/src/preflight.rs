@@ -661,8 +661,11 @@ impl Findings {
                 self.add(self.loss, Problem::Kho { written });
             }
         }
-        // The other root has no parts of a version of their own.
-        if written.as_deref() != Some("luo-v5") && image.formats.source == Source::Note {
+        // Only our own root has parts with versions. If it is not read, that was said.
+        let ours = written
+            .as_deref()
+            .is_some_and(|root| root != "luo-v5" && roots.contains(&root));
+        if ours && image.formats.source == Source::Note {
             for record in formats.of(FormatKind::Record) {
                 if !image.formats.has(FormatKind::Record, record) {
                     self.add(self.loss, Problem::Record(record.into()));
