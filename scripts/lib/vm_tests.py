@@ -274,8 +274,8 @@ class Scene:
 # refuse that of the guest.
 SCENES = {"tcg": Scene("tcg,tb-size=64"),
           "kvm": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
-# What takes too long for every day.
-LONG = ("kvm",)
+# What takes too long for every day: a guest in an emulated host, the more so if it is emulated, too.
+LONG = ("kvm", "tcg")
 
 
 class VmTests:
