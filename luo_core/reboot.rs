@@ -140,7 +140,7 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
         }
     }
     let totals = serialized.totals();
-    if totals.sessions == 0 && flbs == 0 && subsystems.is_empty() {
+    if totals.sessions == 0 && flbs == 0 && prepared.count() == 0 {
         // Whatever the next kernel reads, it finds no root, and nothing stays preserved.
         *slot = None;
         pr_info!("handing nothing over\n");

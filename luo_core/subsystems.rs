@@ -452,6 +452,12 @@ impl PreparedSubsystems<'_> {
         self.table.records()
     }
 
+    /// How many there are, notifiers among them: the next kernel tells these of the end of the update,
+    /// although they hand nothing over by LUO.
+    pub(crate) fn count(&self) -> usize {
+        self.table.prepared()
+    }
+
     /// The kexec happens.
     pub(crate) fn commit(mut self) {
         for entry in &mut self.table.entries {

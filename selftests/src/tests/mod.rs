@@ -864,6 +864,12 @@ const TESTS: &[Test] = &[
         .c_differs()
         .alone(),
     Test::new(
+        "subsystem-notifier",
+        &[subsystem::notifier_before, subsystem::notifier_after],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
         "subsystem-nothing",
         &[subsystem::nothing_before, subsystem::nothing_after],
     )

@@ -300,6 +300,24 @@ pub fn late_after(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A notifier keeps its state by itself, and nothing else takes part.
+pub fn notifier_before(_: &mut Stage) -> Outcome {
+    C.load()?;
+    C.set("text", "alone")
+}
+
+/// It is an update nevertheless: the notifier is told of its end.
+pub fn notifier_after(_: &mut Stage) -> Outcome {
+    ensure_eq!(show("number")?, "1\n");
+    ensure_eq!(show("state")?, "updated\n");
+    C.load()?;
+    ensure_eq!(C.get("text")?, "alone");
+    store("finish", "1")?;
+    C.told("f")?;
+    ensure_eq!(show("state")?, "normal\n");
+    Ok(())
+}
+
 /// Nothing was handed over and no subsystem is there: the update is over at once.
 pub fn nothing_before(_: &mut Stage) -> Outcome {
     Ok(())
