@@ -2,12 +2,12 @@
 
 //! The Live Update Orchestrator (LUO): open files that survive a kexec.
 //!
-//! A user-space agent collects files in named sessions (`/dev/liveupdate`), reboots by kexec into a new
-//! kernel, and retrieves sessions and files there. What a file consists of is known to its driver; Kexec
-//! Handover (KHO) carries the memory; LUO keeps the books.
+//! A user-space agent collects files in named sessions (`/dev/liveupdate`), reboots by kexec into a
+//! new kernel, and retrieves sessions and files there. What a file consists of is known to its
+//! driver; Kexec Handover (KHO) carries the memory; LUO keeps the books.
 //!
-//! This is the root of the crate. It names the modules and nothing imports from it. A module imports from
-//! those below it only; the picture of the layers and the order of the locks are in
+//! This is the root of the crate. It names the modules and nothing imports from it. A module
+//! imports from those below it only; the picture of the layers and the order of the locks are in
 //! `Documentation/core-api/liveupdate/architecture.rst`.
 
 #![deny(unsafe_code)]

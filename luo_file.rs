@@ -2,8 +2,8 @@
 
 //! Files: the life of one preserved file, and the files of one session.
 //!
-//! Below sessions, above the drivers' callbacks and FLBs. A file is either outgoing or incoming; the
-//! files of a session are owned by it and protected by its lock.
+//! Below sessions, above the drivers' callbacks and FLBs. A file is either outgoing or incoming;
+//! the files of a session are owned by it and protected by its lock.
 //!
 //! ```text
 //!  outgoing    preserved, frozen, described for the next kernel

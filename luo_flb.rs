@@ -2,10 +2,10 @@
 
 //! File-lifecycle-bound state (FLB): what several preserved files share.
 //!
-//! Below files, above the callbacks of drivers. An FLB is preserved with the first file that depends
-//! on it and unpreserved with the last; in the new kernel its object is retrieved when a driver asks
-//! for it, and finished with the last file. Which files those are follows from their handlers: each has
-//! an [`FlbSet`].
+//! Below files, above the callbacks of drivers. An FLB is preserved with the first file that
+//! depends on it and unpreserved with the last; in the new kernel its object is retrieved when a
+//! driver asks for it, and finished with the last file. Which files those are follows from their
+//! handlers: each has an [`FlbSet`].
 //!
 //! ```text
 //!  luo_flb   one FLB: its outgoing and its incoming side
@@ -13,15 +13,15 @@
 //!  table     all FLBs, registered or incoming
 //! ```
 //!
-//! An FLB is identified by its compatible string, on both sides of the kexec: an incoming one is there
-//! before its driver, and stays while that driver comes and goes. Files and drivers that use the object
-//! are counted apart. Only files are handed over.
+//! An FLB is identified by its compatible string, on both sides of the kexec: an incoming one is
+//! there before its driver, and stays while that driver comes and goes. Files and drivers that use
+//! the object are counted apart. Only files are handed over.
 //!
 //! # Locks
 //!
 //! One side of one FLB, then the table of FLBs, then what is registered of an FLB. A callback runs
-//! under the lock of one side of its FLB. All of these locks are of one class, so a callback must not
-//! ask for an object of any FLB.
+//! under the lock of one side of its FLB. All of these locks are of one class, so a callback must
+//! not ask for an object of any FLB.
 
 use core::fmt;
 

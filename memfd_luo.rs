@@ -2,8 +2,8 @@
 
 //! Memfds across a live update.
 //!
-//! A file handler like that of any driver: it uses the public driver API and the shmem abstraction, and so
-//! runs under either implementation of LUO. A handler is registered for each layout:
+//! A file handler like that of any driver: it uses the public driver API and the shmem abstraction,
+//! and so runs under either implementation of LUO. A handler is registered for each layout:
 //!
 //! ```text
 //!  small       memfd-small-v2    at most one page: many files share a page of records
@@ -11,18 +11,21 @@
 //!  folios_v2   memfd-v2          the layout of the C handler: content, size, position and seals
 //! ```
 //!
-//! All three are read, always; of the first two also version 1, which earlier kernels wrote. `liveupdate.abi=luo-v5` has files written in the last one, for a next
-//! kernel that reads nothing else.
+//! All three are read, always; of the first two also version 1, which earlier kernels wrote.
+//! `liveupdate.abi=luo-v5` has files written in the last one, for a next kernel that reads nothing
+//! else.
 //!
 //! What happens to a file:
 //!
 //! - preserve: its mapping is frozen, and all of its pages are pinned and preserved. Pages that are
 //!   fragmented in memory are migrated together first.
-//! - freeze: what may have changed since is written: position, seals, owner, and so on. From now on, a
-//!   folio that is inserted into a hole is preserved and listed ([`late`]) until the kexec is called off.
-//!   Folios that were inserted before are pinned and preserved, and the file is described anew.
+//! - freeze: what may have changed since is written: position, seals, owner, and so on. From now
+//!   on, a folio that is inserted into a hole is preserved and listed ([`late`]) until the kexec is
+//!   called off. Folios that were inserted before are pinned and preserved, and the file is
+//!   described anew.
 //! - retrieve: the whole description is validated first, and a file is made. Only then pages are
-//!   restored, part by part, and inserted into the file. If that fails, the rest is restored and freed.
+//!   restored, part by part, and inserted into the file. If that fails, the rest is restored and
+//!   freed.
 
 #![deny(unsafe_code)]
 

@@ -64,8 +64,8 @@ use super::{
 /// The compatible string.
 pub const COMPATIBLE_EXTENTS: &CStr = c"memfd-extents-v2";
 
-/// The compatible string of the version before. It is the same but for what it cannot have: late folios,
-/// poisoned pages, and extents of several folios.
+/// The compatible string of the version before. It is the same but for what it cannot have: late
+/// folios, poisoned pages, and extents of several folios.
 pub const COMPATIBLE_EXTENTS_V1: &CStr = c"memfd-extents-v1";
 
 /// Size of the field of the name, terminating NUL included: what a file system allows.

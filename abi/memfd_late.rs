@@ -2,9 +2,9 @@
 
 //! The list of late folios: those inserted into holes of memfds after their files were frozen.
 //!
-//! It is a chain of pages that all frozen memfds of a kernel share. The old kernel appends to it until
-//! its processors stop, so nothing that is written at the freeze counts the records. A record is there
-//! once its last word says so, and that word is written last.
+//! It is a chain of pages that all frozen memfds of a kernel share. The old kernel appends to it
+//! until its processors stop, so nothing that is written at the freeze counts the records. A record
+//! is there once its last word says so, and that word is written last.
 //!
 //! ```text
 //!  page                                 record, 32 bytes
@@ -15,8 +15,8 @@
 //!    32  127 records                               CRC-32C of the rest in bits 32..64
 //! ```
 //!
-//! The number of files stands in the first page only. A folio of order 0 is preserved as one page, a
-//! larger one as a folio.
+//! The number of files stands in the first page only. A folio of order 0 is preserved as one page,
+//! a larger one as a folio.
 
 use zerocopy_derive::{
     FromBytes,

@@ -61,8 +61,8 @@ use super::{
 /// The compatible string.
 pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v2";
 
-/// The compatible string of the version before. It is the same, but without late folios and poisoned
-/// pages.
+/// The compatible string of the version before. It is the same, but without late folios and
+/// poisoned pages.
 pub const COMPATIBLE_SMALL_V1: &CStr = c"memfd-small-v1";
 
 /// Size of the field of the name, terminating NUL included.

@@ -118,8 +118,8 @@ pub const FLB_COUNT_PROPERTY: &CStr = c"luo-flb-count";
 /// Property of the node of the FLBs: index of their first check.
 pub const FLB_CHECKS_PROPERTY: &CStr = c"luo-flb-checks";
 
-/// The most pages of checks that a root lists, so that the tree fits into a page. With subsystems it
-/// may be fewer; then the tree's writer says that it is full.
+/// The most pages of checks that a root lists, so that the tree fits into a page. With subsystems
+/// it may be fewer; then the tree's writer says that it is full.
 pub const MAX_CHECK_PAGES: usize = 384;
 const _: () = assert!(MAX_CHECK_PAGES * size_of::<u64>() + 1024 <= BLOCK_SIZE);
 
@@ -375,8 +375,8 @@ impl Root {
         )
     }
 
-    /// Writes the root as a device tree, with what there is to say about checks, and what it carries
-    /// besides.
+    /// Writes the root as a device tree, with what there is to say about checks, and what it
+    /// carries besides.
     ///
     /// # Errors
     ///

@@ -150,8 +150,8 @@ extern "C" {
 pub(crate) unsafe extern "C" fn liveupdate_register_file_handler(
     handler: *mut bindings::liveupdate_file_handler,
 ) -> c_int {
-    // SAFETY: By the requirement of this function `handler` is valid for as long as it must be; a null
-    // description is allowed.
+    // SAFETY: By the requirement of this function `handler` is valid for as long as it must be; a
+    // null description is allowed.
     unsafe { liveupdate_register_described_handler(handler, core::ptr::null()) }
 }
 
@@ -170,8 +170,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_described_handler(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let ptr = NonNull::new(handler).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function handler and description are valid until the handler is
-        // unregistered and no reference to its module is left.
+        // SAFETY: By the requirement of this function handler and description are valid until the
+        // handler is unregistered and no reference to its module is left.
         let registered = unsafe { RegisteredHandler::new(ptr, description) }?;
         luo.context.handlers.register(registered)?;
 
@@ -220,8 +220,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_flb(
     from_result(|| {
         // SAFETY: By the requirement of this function `flb` is valid.
         let (luo, _) = unsafe { luo_and_flb(flb) }?;
-        // SAFETY: By the requirement of this function `flb` is valid until it is unregistered and no reference
-        // to its module is left.
+        // SAFETY: By the requirement of this function `flb` is valid until it is unregistered and
+        // no reference to its module is left.
         let flb = unsafe { RegisteredFlb::new(NonNull::new(flb).ok_or(EINVAL)?) }?;
 
         luo.context
@@ -264,10 +264,10 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
 
 /// Gets the object of an incoming FLB.
 ///
-/// Returns 0, `-EOPNOTSUPP` if live update is off, `-ENODATA` if nothing was handed over or the object is
-/// finished, `-ENOENT` if the previous kernel did not preserve it, `-EUCLEAN` if it left damaged ones
-/// of which this may be one, `-ENODEV` if the module of the FLB is about to go, `-EEXIST` if another FLB
-/// of that name made the object, or what its `retrieve` callback returned.
+/// Returns 0, `-EOPNOTSUPP` if live update is off, `-ENODATA` if nothing was handed over or the
+/// object is finished, `-ENOENT` if the previous kernel did not preserve it, `-EUCLEAN` if it left
+/// damaged ones of which this may be one, `-ENODEV` if the module of the FLB is about to go,
+/// `-EEXIST` if another FLB of that name made the object, or what its `retrieve` callback returned.
 ///
 /// Context: process, may sleep.
 ///
@@ -422,7 +422,8 @@ pub(crate) unsafe extern "C" fn liveupdate_register_subsystem(
     from_result(|| {
         let luo = luo().ok_or(EOPNOTSUPP)?;
         let subsystem = NonNull::new(subsystem).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function `subsystem` is valid until it is unregistered.
+        // SAFETY: By the requirement of this function `subsystem` is valid until it is
+        // unregistered.
         let subsystem = unsafe { RegisteredSubsystem::subsystem(subsystem) }?;
         luo.context.subsystems.register(subsystem)?;
         Ok(0)

@@ -2,9 +2,9 @@
 
 //! FLBs of C drivers.
 //!
-//! What a driver has registered is a [`RegisteredFlb`], valid while it is registered. To call it, its
-//! module is pinned ([`PinnedFlb`]). The object that a callback made is owned by a [`LiveFlb`], whose
-//! drop is the callback that ends its life.
+//! What a driver has registered is a [`RegisteredFlb`], valid while it is registered. To call it,
+//! its module is pinned ([`PinnedFlb`]). The object that a callback made is owned by a [`LiveFlb`],
+//! whose drop is the callback that ends its life.
 
 use core::{
     marker::PhantomData,
@@ -116,7 +116,8 @@ impl RegisteredFlb {
     /// `ptr` must be a valid FLB, whose `ops` are null or valid, and stay so as long as the value
     /// exists, and while there is any reference to the module that owns it.
     pub(crate) unsafe fn new(ptr: NonNull<bindings::liveupdate_flb>) -> Result<Self> {
-        // INVARIANT: By the requirement of this function the FLB is valid for as long as the value exists.
+        // INVARIANT: By the requirement of this function the FLB is valid for as long as the value
+        // exists.
         // SAFETY: It is given out for as long as the value exists only.
         Ok(Self(unsafe { FlbRef::new(ptr) }?))
     }
@@ -175,8 +176,8 @@ impl PinnedFlb {
         };
 
         if let Some(callback) = callback {
-            // SAFETY: The callback is one of the FLB, which is valid by the type invariant; `args` is
-            // valid for the call.
+            // SAFETY: The callback is one of the FLB, which is valid by the type invariant; `args`
+            // is valid for the call.
             to_result(unsafe { callback(&mut args) })?;
         }
 

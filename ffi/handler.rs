@@ -2,9 +2,9 @@
 
 //! File handlers of C drivers.
 //!
-//! What a driver has registered is a [`RegisteredHandler`], valid while it is registered. To call it,
-//! its module is pinned ([`PinnedHandler`]). What a handler saved of a file is owned by a [`Saved`],
-//! whose drop is the callback that gives it back.
+//! What a driver has registered is a [`RegisteredHandler`], valid while it is registered. To call
+//! it, its module is pinned ([`PinnedHandler`]). What a handler saved of a file is owned by a
+//! [`Saved`], whose drop is the callback that gives it back.
 
 use core::ptr::{
     null_mut,
@@ -145,7 +145,8 @@ impl RegisteredHandler {
 ///
 /// # Invariants
 ///
-/// What `info` tells is valid as in [`RegisteredHandler`], and stays so as long as the value exists.
+/// What `info` tells is valid as in [`RegisteredHandler`], and stays so as long as the value
+/// exists.
 #[derive(Clone)]
 pub(crate) struct PinnedHandler {
     info: Arc<HandlerInfo>,
@@ -266,8 +267,8 @@ impl PinnedHandler {
             return Ok(KVec::new());
         };
         let mut text = KVec::from_elem(0, MAX, GFP_KERNEL)?;
-        // SAFETY: By the type invariants and the requirement of this function. `args` and the buffer,
-        // which has `MAX` bytes, are valid for the call.
+        // SAFETY: By the type invariants and the requirement of this function. `args` and the
+        // buffer, which has `MAX` bytes, are valid for the call.
         let written = unsafe { summarize(&mut args, text.as_mut_ptr().cast(), MAX) };
         text.truncate(written);
         Ok(text)
@@ -365,8 +366,8 @@ impl Saved {
     ///
     /// [`ENOMEM`].
     pub(crate) fn summary(&self) -> Result<KVec<u8>> {
-        // SAFETY: By the type invariants. This value is not `Sync`, so that nothing else runs for the
-        // file while somebody has it.
+        // SAFETY: By the type invariants. This value is not `Sync`, so that nothing else runs for
+        // the file while somebody has it.
         unsafe { self.handler.summary_by(self.args()) }
     }
 

@@ -20,7 +20,8 @@ impl ModuleRef {
     ///
     /// `module` must be null, or a module that has not been freed.
     pub(super) unsafe fn get(module: *mut bindings::module) -> Option<Self> {
-        // SAFETY: By the requirement of this function `module` is null or a module that has not been freed.
+        // SAFETY: By the requirement of this function `module` is null or a module that has not
+        // been freed.
         if !unsafe { bindings::try_module_get(module) } {
             return None;
         }

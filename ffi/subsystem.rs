@@ -51,8 +51,8 @@ impl Notifier {
 ///
 /// # Invariants
 ///
-/// The structure is valid, and so are its `ops` and its callbacks, of which those that must be there
-/// are, as long as this value exists.
+/// The structure is valid, and so are its `ops` and its callbacks, of which those that must be
+/// there are, as long as this value exists.
 struct Subsystem {
     ptr: NonNull<bindings::liveupdate_subsystem>,
     name: Compatible,
@@ -208,7 +208,8 @@ impl RegisteredSubsystem {
             }
             Kind::Subsystem(subsystem) => {
                 if let Some(cancel) = subsystem.ops().cancel {
-                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
+                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the
+                    // callback takes it.
                     unsafe { cancel(subsystem.ptr.as_ptr(), data) };
                 }
             }
@@ -224,7 +225,8 @@ impl RegisteredSubsystem {
         match &self.kind {
             Kind::Notifier(_) => Ok(()),
             Kind::Subsystem(subsystem) => match subsystem.ops().restore {
-                // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
+                // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback
+                // takes it.
                 Some(restore) => to_result(unsafe { restore(subsystem.ptr.as_ptr(), data) }),
                 None => Ok(()),
             },
@@ -239,7 +241,8 @@ impl RegisteredSubsystem {
             }
             Kind::Subsystem(subsystem) => {
                 if let Some(finish) = subsystem.ops().finish {
-                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the callback takes it.
+                    // SAFETY: By the invariant of `Subsystem` its pointer is valid, and the
+                    // callback takes it.
                     unsafe { finish(subsystem.ptr.as_ptr()) };
                 }
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Boot: early, the state of the previous kernel is read and the incoming sessions are rebuilt; late,
-//! memory for the outgoing root is allocated, and the device, sysfs and debugfs appear.
+//! Boot: early, the state of the previous kernel is read and the incoming sessions are rebuilt;
+//! late, memory for the outgoing root is allocated, and the device, sysfs and debugfs appear.
 
 use kernel::{
     debugfs::Dir,
@@ -47,8 +47,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the root cannot be understood. Live update is off for this boot then, and the memory
-/// that was handed over stays reserved. [`ENOMEM`].
+/// [`EINVAL`] if the root cannot be understood. Live update is off for this boot then, and the
+/// memory that was handed over stays reserved. [`ENOMEM`].
 pub(crate) fn early_init() -> Result {
     if !params::enabled() {
         if kho::find_subtree(ENTRY_NAME).is_ok_and(|found| found.is_none()) {

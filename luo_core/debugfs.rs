@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What `/sys/kernel/debug/liveupdate/` shows: all sessions and their files, subsystems, FLBs, and
-//! how long the phases of the last update took. For people who look into a problem, and no interface.
+//! how long the phases of the last update took. For people who look into a problem, and no
+//! interface.
 //!
-//! Of the highest layer. Nothing is kept for it but the reasons why something is quarantined. A reader
-//! goes from session to session, and in a session from one piece to the next, and keeps no lock of
-//! theirs for longer: what changes meanwhile is seen as it was before or after, and a kexec does not
-//! wait for all of it.
+//! Of the highest layer. Nothing is kept for it but the reasons why something is quarantined. A
+//! reader goes from session to session, and in a session from one piece to the next, and keeps no
+//! lock of theirs for longer: what changes meanwhile is seen as it was before or after, and a kexec
+//! does not wait for all of it.
 
 use core::fmt::{
     Formatter,

@@ -40,11 +40,11 @@ use crate::{
     records::checksums::OutgoingChecks, //
 };
 
-/// The memory in which the state for the next kernel is written at the kexec. It is allocated at boot, so
-/// the kexec does not fail for want of it.
+/// The memory in which the state for the next kernel is written at the kexec. It is allocated at
+/// boot, so the kexec does not fail for want of it.
 ///
-/// The next kernel finds it only after [`Handover::list`]. A kernel with the C implementation panics on a
-/// root that it cannot read, so there is none unless something is handed over.
+/// The next kernel finds it only after [`Handover::list`]. A kernel with the C implementation
+/// panics on a root that it cannot read, so there is none unless something is handed over.
 pub(crate) struct Handover {
     root: Subtree<RootPage>,
     pub(super) flbs: Preserved<FlbBlock>,

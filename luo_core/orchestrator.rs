@@ -2,8 +2,8 @@
 
 //! The orchestrator: all of its state, as one value that exists if live update is enabled.
 //!
-//! Boot creates it ([`boot`](super::boot)), the kexec hands it over ([`reboot`](super::reboot)); the
-//! device, sysfs, debugfs and the C interface ask for it by [`luo`].
+//! Boot creates it ([`boot`](super::boot)), the kexec hands it over ([`reboot`](super::reboot));
+//! the device, sysfs, debugfs and the C interface ask for it by [`luo`].
 
 use kernel::{
     liveupdate::{
@@ -62,8 +62,8 @@ pub(crate) fn luo() -> Option<&'static Luo> {
 }
 
 impl Luo {
-    /// Creates the orchestrator, once, early in boot. `flbs` are those of the previous kernel, if there
-    /// was one.
+    /// Creates the orchestrator, once, early in boot. `flbs` are those of the previous kernel, if
+    /// there was one.
     ///
     /// # Errors
     ///

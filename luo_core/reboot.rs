@@ -46,9 +46,9 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What a driver or a subsystem returns; [`EOPNOTSUPP`] if the next kernel would find nothing of what is
-/// preserved; those of [`KexecLock::check_image`]. Nothing has changed then, except that subsystems
-/// which refuse at the last moment are cancelled.
+/// What a driver or a subsystem returns; [`EOPNOTSUPP`] if the next kernel would find nothing of
+/// what is preserved; those of [`KexecLock::check_image`]. Nothing has changed then, except that
+/// subsystems which refuse at the last moment are cancelled.
 pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
     let _rebooting = Rebooting::begin(kexec);
     let checked = kexec.check_image();
@@ -77,8 +77,8 @@ pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
     })
 }
 
-/// Checks that a kexec which hands nothing over loses nothing. Else reports what would be lost, and the
-/// reason.
+/// Checks that a kexec which hands nothing over loses nothing. Else reports what would be lost, and
+/// the reason.
 ///
 /// # Errors
 ///

@@ -34,8 +34,8 @@ impl Refusal {
         *self.reason.lock() = None;
     }
 
-    /// Reports what has failed, and keeps it as the reason, unless there is one. What fails first is
-    /// the cause of what fails later.
+    /// Reports what has failed, and keeps it as the reason, unless there is one. What fails first
+    /// is the cause of what fails later.
     pub(crate) fn report(&self, what: fmt::Arguments<'_>) {
         pr_warn!("{}\n", what);
 

@@ -162,7 +162,8 @@ pub(super) fn read() -> Result<Option<IncomingRoot>> {
     }
 }
 
-/// Reads the FLBs that the previous kernel handed over, and returns whether anything was damaged, too.
+/// Reads the FLBs that the previous kernel handed over, and returns whether anything was damaged,
+/// too.
 pub(super) fn read_flbs(incoming: &IncomingRoot) -> Result<(IncomingFlbs, bool)> {
     let at = incoming.root.flbs;
     let Some(at) = at.and_then(|at| kho::PhysAddr::new(at.get())) else {

@@ -56,8 +56,8 @@ pub(crate) enum UpdateState {
 }
 
 impl UpdateState {
-    /// The state that follows from the phase of the subsystems and from the numbers of sessions. What is
-    /// incoming counts more, since it has to be finished first.
+    /// The state that follows from the phase of the subsystems and from the numbers of sessions.
+    /// What is incoming counts more, since it has to be finished first.
     fn of(phase: UpdatePhase, incoming: usize, outgoing: usize) -> Self {
         match phase {
             UpdatePhase::Updated => Self::Updated,
@@ -208,8 +208,8 @@ impl Status {
     /// The state, for a reader that may poll it from now on.
     pub(crate) fn watch(&self, subsystems: &Subsystems) -> UpdateState {
         self.watched.store(true, Relaxed);
-        // Pairs with the barrier in `changed()`: either this sees the change, or `changed()` sees that
-        // the state is watched.
+        // Pairs with the barrier in `changed()`: either this sees the change, or `changed()` sees
+        // that the state is watched.
         barrier::smp_mb(barrier::Full);
 
         UpdateState::of(

@@ -3,9 +3,9 @@
 //! Subsystems: they hand over state that belongs to no file, and are told of the events of a live
 //! update. Notifiers are told of the events only.
 //!
-//! A live update is prepared when user space says so, or else at the kexec. Then each subsystem is told
-//! in the order of its priority, and the number that it returns is handed over in the root. In the
-//! next kernel it gets that number back when it registers, however late.
+//! A live update is prepared when user space says so, or else at the kexec. Then each subsystem is
+//! told in the order of its priority, and the number that it returns is handed over in the root. In
+//! the next kernel it gets that number back when it registers, however late.
 //!
 //! ```text
 //!            prepare                  kexec
@@ -14,8 +14,8 @@
 //!            cancel
 //! ```
 //!
-//! One semaphore protects everything: a writer tells of an event, or registers; readers keep that from
-//! happening. It is the outermost lock of LUO.
+//! One semaphore protects everything: a writer tells of an event, or registers; readers keep that
+//! from happening. It is the outermost lock of LUO.
 
 use core::fmt;
 
@@ -389,8 +389,9 @@ impl Subsystems {
         Err(EINVAL)
     }
 
-    /// Ends an update if no subsystem is registered or waited for. Returns whether it has ended. Does
-    /// not wait for a kexec that is under way, nor for a callback; the update has not ended then.
+    /// Ends an update if no subsystem is registered or waited for. Returns whether it has ended.
+    /// Does not wait for a kexec that is under way, nor for a callback; the update has not ended
+    /// then.
     pub(crate) fn end_if_unattended(&self) -> bool {
         if self.phase() != UpdatePhase::Updated {
             return false;
@@ -426,8 +427,8 @@ impl Subsystems {
     }
 }
 
-/// All subsystems, prepared for a kexec that is under way. Dropping it cancels those that were prepared
-/// for that, or all, if they have been told that the kexec is near.
+/// All subsystems, prepared for a kexec that is under way. Dropping it cancels those that were
+/// prepared for that, or all, if they have been told that the kexec is near.
 pub(crate) struct PreparedSubsystems<'a> {
     subsystems: &'a Subsystems,
     table: RwSemaphoreWriteGuard<'a, SubsystemTable>,
@@ -452,8 +453,8 @@ impl PreparedSubsystems<'_> {
         self.table.records()
     }
 
-    /// How many there are, notifiers among them: the next kernel tells these of the end of the update,
-    /// although they hand nothing over by LUO.
+    /// How many there are, notifiers among them: the next kernel tells these of the end of the
+    /// update, although they hand nothing over by LUO.
     pub(crate) fn count(&self) -> usize {
         self.table.prepared()
     }

@@ -2,8 +2,8 @@
 
 //! `/sys/kernel/liveupdate/`.
 //!
-//! [`Enabled`] is always there, so that off can be told from absent; the others only while live update
-//! is on.
+//! [`Enabled`] is always there, so that off can be told from absent; the others only while live
+//! update is on.
 
 use core::fmt;
 

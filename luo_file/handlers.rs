@@ -5,7 +5,8 @@
 //! Below files, above the views of C drivers ([`ffi::handler`](crate::ffi::handler)). There are few
 //! handlers, so they are searched one by one.
 //!
-//! The module of a handler that incoming files need cannot be unloaded until these files are finished.
+//! The module of a handler that incoming files need cannot be unloaded until these files are
+//! finished.
 //!
 //! The lock is held while handlers are asked whether they accept a file, and never during any other
 //! callback. The table of FLBs may be locked under it.
@@ -62,7 +63,8 @@ struct HandlerEntry {
     _pinned: Option<PinnedHandler>,
 }
 
-/// The compatible string of an incoming file. As long as there is one of a handler, its module stays.
+/// The compatible string of an incoming file. As long as there is one of a handler, its module
+/// stays.
 pub(crate) struct Expected {
     compatible: Compatible,
     handlers: &'static Handlers,

@@ -2,9 +2,9 @@
 
 //! Sets of numbers: [`IdSet`].
 //!
-//! A table, at most three quarters full, in which a number stands at the place that its hash says, or
-//! in the next free place behind it. Lookup takes constant time. With `RBTree` instead, preserving a
-//! small file takes 3 209 instructions with ten thousand there, and 2 694 with this.
+//! A table, at most three quarters full, in which a number stands at the place that its hash says,
+//! or in the next free place behind it. Lookup takes constant time. With `RBTree` instead,
+//! preserving a small file takes 3 209 instructions with ten thousand there, and 2 694 with this.
 
 use kernel::prelude::*;
 

@@ -72,8 +72,8 @@ struct IncomingFile {
 enum RetrieveState {
     /// It has not been retrieved.
     Waiting,
-    /// It has been retrieved. It is not registered if the handler returned a file that is, for another
-    /// reason.
+    /// It has been retrieved. It is not registered if the handler returned a file that is, for
+    /// another reason.
     Retrieved {
         _registered: Option<Registered>,
         file: ARef<File>,
@@ -223,8 +223,8 @@ pub(crate) struct IncomingFiles {
 }
 
 impl IncomingFiles {
-    /// Reads the records of a session's files, and returns whether anything was damaged, too. A file
-    /// that is damaged is quarantined.
+    /// Reads the records of a session's files, and returns whether anything was damaged, too. A
+    /// file that is damaged is quarantined.
     ///
     /// # Errors
     ///
@@ -378,8 +378,8 @@ impl IncomingFiles {
     ///
     /// # Errors
     ///
-    /// What a handler or an FLB returns if it cannot preserve a file, or cannot retrieve it now; then
-    /// nothing is preserved.
+    /// What a handler or an FLB returns if it cannot preserve a file, or cannot retrieve it now;
+    /// then nothing is preserved.
     pub(crate) fn preserve_again(
         &mut self,
         session: &SessionName,

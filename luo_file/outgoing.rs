@@ -246,8 +246,8 @@ impl PreservedFiles {
     ///
     /// # Errors
     ///
-    /// What a handler returns; those frozen before are unfrozen then, in reverse order. [`E2BIG`] if
-    /// there are more than the next kernel can take.
+    /// What a handler returns; those frozen before are unfrozen then, in reverse order. [`E2BIG`]
+    /// if there are more than the next kernel can take.
     pub(crate) fn freeze(&mut self, session: &SessionName, refusal: &Refusal) -> Result {
         let Some(lists) = &mut self.lists else {
             return Ok(());

@@ -2,9 +2,9 @@
 
 //! Files in the order in which they were preserved, found by their token: [`ByToken`].
 //!
-//! Most agents use ascending tokens. As long as they do, a list is all that is needed; the tokens that
-//! do not ascend are in a tree besides. `XArray` and the maple tree do not keep the order, which is
-//! that of the records.
+//! Most agents use ascending tokens. As long as they do, a list is all that is needed; the tokens
+//! that do not ascend are in a tree besides. `XArray` and the maple tree do not keep the order,
+//! which is that of the records.
 
 use kernel::{
     prelude::*,

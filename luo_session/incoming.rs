@@ -3,8 +3,8 @@
 //! Incoming sessions: handed over by the previous kernel.
 //!
 //! An incoming session waits until it is retrieved. Closing its descriptor finishes it; where that
-//! fails, or if the holder was killed, the session can be retrieved again. One that is not finished at
-//! the next kexec is handed over again.
+//! fails, or if the holder was killed, the session can be retrieved again. One that is not finished
+//! at the next kexec is handed over again.
 
 use core::fmt::{
     Formatter,
@@ -188,8 +188,8 @@ impl IncomingSession {
         Ok(())
     }
 
-    /// The last reference to the open file was dropped. Returns whether the session is to be removed from
-    /// the table.
+    /// The last reference to the open file was dropped. Returns whether the session is to be
+    /// removed from the table.
     fn close(&self, last: LastPut) -> bool {
         let mut state = self.state.lock();
 
@@ -233,13 +233,14 @@ impl IncomingSession {
         }
     }
 
-    /// Keeps the session as it is until [`Session::release`]. When this returns, requests and closes
-    /// that were under way have finished.
+    /// Keeps the session as it is until [`Session::release`]. When this returns, requests and
+    /// closes that were under way have finished.
     fn hold(&self) {
         self.state.lock().held = true;
     }
 
-    /// Preserves the files again, and returns what to hand over; [`None`] if the session is finished.
+    /// Preserves the files again, and returns what to hand over; [`None`] if the session is
+    /// finished.
     ///
     /// # Errors
     ///

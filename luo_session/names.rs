@@ -2,10 +2,10 @@
 
 //! Sessions in the order in which they were created, found by their name: [`ByName`].
 //!
-//! A list has the order; a session that is removed leaves a hole in it. Sessions whose hashes are near
-//! each other are in one chain through the list, and there are as many chains as places. Lookup takes
-//! constant time. With `RBTree` instead, creating a session takes 4 890 instructions with ten
-//! thousand there, and 2 639 with this.
+//! A list has the order; a session that is removed leaves a hole in it. Sessions whose hashes are
+//! near each other are in one chain through the list, and there are as many chains as places.
+//! Lookup takes constant time. With `RBTree` instead, creating a session takes 4 890 instructions
+//! with ten thousand there, and 2 639 with this.
 
 use core::{
     num::NonZeroU32,
@@ -34,8 +34,8 @@ pub(crate) struct HashedName {
 
 impl HashedName {
     pub(crate) fn new(name: SessionName) -> Self {
-        // With KASLR its address differs from boot to boot: no previous kernel can choose names that
-        // collide.
+        // With KASLR its address differs from boot to boot: no previous kernel can choose names
+        // that collide.
         static SALT: u8 = 0;
 
         Self {

@@ -152,8 +152,8 @@ impl OutgoingSession {
         Ok(())
     }
 
-    /// Keeps the session as it is until [`Session::release`]. When this returns, requests and closes
-    /// that were under way have finished.
+    /// Keeps the session as it is until [`Session::release`]. When this returns, requests and
+    /// closes that were under way have finished.
     fn hold(&self) {
         let mut state = self.state.lock();
         if matches!(state.phase, OutgoingPhase::Open) {
@@ -164,8 +164,8 @@ impl OutgoingSession {
         }
     }
 
-    /// Freezes the files, and returns what to hand over; [`None`] if the session was closed before it
-    /// was held.
+    /// Freezes the files, and returns what to hand over; [`None`] if the session was closed before
+    /// it was held.
     ///
     /// # Errors
     ///
@@ -216,8 +216,8 @@ impl OutgoingSession {
 }
 
 impl OutgoingState {
-    /// Unpreserves all files, or defers that if the session is held. Returns whether the session is to
-    /// be removed from the table.
+    /// Unpreserves all files, or defers that if the session is held. Returns whether the session is
+    /// to be removed from the table.
     fn close(&mut self, session: &SessionName, status: &Status, last: LastPut) -> bool {
         match &mut self.phase {
             OutgoingPhase::Open => {

@@ -2,12 +2,12 @@
 
 //! Serialization: at the kexec, the sessions of both tables are written down for the next kernel.
 //!
-//! First, all sessions are held, each under its own lock: a request or a close that has begun finishes
-//! before, and a later one changes nothing. That covers sessions that are not serialized yet, too, as
-//! files of different sessions may have memory in the same preserved pages.
+//! First, all sessions are held, each under its own lock: a request or a close that has begun
+//! finishes before, and a later one changes nothing. That covers sessions that are not serialized
+//! yet, too, as files of different sessions may have memory in the same preserved pages.
 //!
-//! Then the files are serialized and the records written: of the outgoing sessions first, then of the
-//! incoming sessions that are not finished, whose retrieved files are preserved again.
+//! Then the files are serialized and the records written: of the outgoing sessions first, then of
+//! the incoming sessions that are not finished, whose retrieved files are preserved again.
 //!
 //! If the kexec does not happen, all of that is undone, and deferred closes take effect.
 
@@ -35,8 +35,8 @@ impl Serialized {
     ///
     /// # Errors
     ///
-    /// What a driver returns, [`ENOMEM`], or [`E2BIG`] if there are more than the next kernel reads;
-    /// nothing has changed then.
+    /// What a driver returns, [`ENOMEM`], or [`E2BIG`] if there are more than the next kernel
+    /// reads; nothing has changed then.
     pub(crate) fn new(
         outgoing: &'static OutgoingSessions,
         incoming: &'static IncomingSessions,
@@ -64,8 +64,8 @@ impl Serialized {
         &self.totals
     }
 
-    /// Passes all records to functions that corrupt them: those of the sessions, then those of their
-    /// files.
+    /// Passes all records to functions that corrupt them: those of the sessions, then those of
+    /// their files.
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
     pub(crate) fn each_used(
         &self,

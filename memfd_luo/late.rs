@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of late folios of all memfds, in the layout of [`abi::memfd_late`](super::abi::memfd_late).
+//! The list of late folios of all memfds, in the layout of
+//! [`abi::memfd_late`](super::abi::memfd_late).
 //!
 //! Below the handlers of memfds. A file that has holes when it is frozen refers to the list by a
 //! [`FileJournal`]; the folios that are inserted later are listed under what is handed over for the
@@ -8,9 +9,9 @@
 //!
 //! # Locks
 //!
-//! The two mutexes here, of the outgoing list and of the incoming ones, are innermost: the first one is
-//! locked by page faults. A record in its place is written without any lock, by the only owner of the
-//! place.
+//! The two mutexes here, of the outgoing list and of the incoming ones, are innermost: the first
+//! one is locked by page faults. A record in its place is written without any lock, by the only
+//! owner of the place.
 
 use kernel::{
     crc32c::crc32c,
@@ -120,8 +121,8 @@ impl OutgoingList {
 
         if let Some(last) = self.pages.last() {
             let next = phys_of(page.phys())?.get();
-            // Pairs with the stop of the processors: the next kernel sees a page that is linked with
-            // its magic number.
+            // Pairs with the stop of the processors: the next kernel sees a page that is linked
+            // with its magic number.
             last.get(NEXT_WORD).ok_or(EINVAL)?.store(next, Release);
         }
         self.pages.push(page, GFP_KERNEL)?;

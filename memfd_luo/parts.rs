@@ -33,7 +33,8 @@ pub(super) struct Part {
     /// How many pages.
     pub(super) pages: usize,
     /// They were preserved as one folio. Else they are single pages: of
-    /// [`Singles`](super::singles::Singles), or one that was preserved together with those of other files.
+    /// [`Singles`](super::singles::Singles), or one that was preserved together with those of other
+    /// files.
     pub(super) folio: bool,
     /// They have content; else they read as zeros.
     pub(super) uptodate: bool,
@@ -77,8 +78,8 @@ impl Part {
         file.insert_pages(pages, self.index, self.uptodate)
     }
 
-    /// Whether this is a folio that need not be taken apart, as one is that has a poisoned page: that
-    /// must never come to the page allocator, not even as a part of something.
+    /// Whether this is a folio that need not be taken apart, as one is that has a poisoned page:
+    /// that must never come to the page allocator, not even as a part of something.
     fn stays_whole(&self) -> bool {
         self.folio && !kho::is_poisoned(self.start, self.pages << PAGE_SHIFT)
     }

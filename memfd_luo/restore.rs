@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Restoring a memfd: its description is validated without a change, then its pages are claimed and put
-//! into a new file.
+//! Restoring a memfd: its description is validated without a change, then its pages are claimed and
+//! put into a new file.
 
 use kernel::{
     fs::File,

@@ -2,8 +2,8 @@
 
 //! All single pages of an incoming memfd: [`Singles`].
 //!
-//! Single pages that are contiguous in memory were preserved as one range, wherever they are in the file.
-//! They are checked and claimed as one range as well.
+//! Single pages that are contiguous in memory were preserved as one range, wherever they are in the
+//! file. They are checked and claimed as one range as well.
 
 use kernel::{
     kho::{
@@ -57,7 +57,8 @@ impl Single {
 /// The parts of a file that are single pages, in the order of memory.
 pub(super) struct Singles {
     all: KVVec<Single>,
-    /// Room for the claimed pages, in the order of the file: once they are claimed nothing may fail.
+    /// Room for the claimed pages, in the order of the file: once they are claimed nothing may
+    /// fail.
     claimed: KVVec<(u64, RestoredPages)>,
 }
 
@@ -116,7 +117,8 @@ impl Singles {
         Ok(())
     }
 
-    /// Claims all pages, whatever happens, and inserts them into `file`, which has `file_pages` pages.
+    /// Claims all pages, whatever happens, and inserts them into `file`, which has `file_pages`
+    /// pages.
     pub(super) fn fill(self, file: &mut Filling, file_pages: u64) -> Result {
         let Self { all, mut claimed } = self;
         let mut result = Ok(());

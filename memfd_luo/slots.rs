@@ -2,14 +2,14 @@
 
 //! Slots for small memfds: each describes one, and many of them share a page.
 //!
-//! At the freeze, the contents of all files that share such a page are preserved together. A file that
-//! gets a slot there later is frozen as well, and all are preserved anew.
+//! At the freeze, the contents of all files that share such a page are preserved together. A file
+//! that gets a slot there later is frozen as well, and all are preserved anew.
 //!
-//! - [`Slot`] is one for the next kernel, with the content of the file. Dropping it frees the slot, and
-//!   the page after its last slot.
-//! - [`IncomingSlot`] is one of the previous kernel. Its page is restored when the first of its slots is
-//!   read, and freed after the last one. A slot can be freed only once, so that two files cannot have
-//!   the same.
+//! - [`Slot`] is one for the next kernel, with the content of the file. Dropping it frees the slot,
+//!   and the page after its last slot.
+//! - [`IncomingSlot`] is one of the previous kernel. Its page is restored when the first of its
+//!   slots is read, and freed after the last one. A slot can be freed only once, so that two files
+//!   cannot have the same.
 //!
 //! # Locks
 //!
@@ -226,8 +226,8 @@ impl Slot {
         act(page.contents.get(index))
     }
 
-    /// Describes the file, and preserves its content together with that of the other files of the page.
-    /// `late` is the list of late folios, if the content may be inserted late.
+    /// Describes the file, and preserves its content together with that of the other files of the
+    /// page. `late` is the list of late folios, if the content may be inserted late.
     ///
     /// # Errors
     ///

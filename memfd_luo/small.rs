@@ -3,7 +3,8 @@
 //! `memfd-small-v2`: the handler for memfds of at most one page, of which there may be many.
 //!
 //! Such a file is described in a [slot](Slot) of fixed size. When it is preserved, its page is only
-//! pinned. The freeze describes the file and preserves the page, together with those of other files.
+//! pinned. The freeze describes the file and preserves the page, together with those of other
+//! files.
 
 use core::{
     fmt,

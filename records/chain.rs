@@ -3,8 +3,8 @@
 //! Chains of blocks: records laid down in preserved memory, and read from it.
 //!
 //! Memory is allocated before the kexec, when that may fail ([`Chain::reserve`]); writing a record
-//! ([`Chain::push`]) then cannot. A block becomes part of the chain with its first record, so a chain
-//! never ends in an empty block, which the C implementation would refuse.
+//! ([`Chain::push`]) then cannot. A block becomes part of the chain with its first record, so a
+//! chain never ends in an empty block, which the C implementation would refuse.
 
 use core::{
     marker::PhantomData,
@@ -175,8 +175,8 @@ impl<R: Record> Chain<R> {
     }
 }
 
-/// The blocks of the previous kernel. Reading a block claims it. It is freed if it was valid; else its
-/// memory may be used for something else, and stays reserved until the next reboot.
+/// The blocks of the previous kernel. Reading a block claims it. It is freed if it was valid; else
+/// its memory may be used for something else, and stays reserved until the next reboot.
 pub(crate) struct ClaimedBlocks;
 
 /// A block of the previous kernel.

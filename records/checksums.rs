@@ -2,9 +2,9 @@
 
 //! Checksums of the records that are handed over: calculated at the kexec, verified early in boot.
 //!
-//! [`abi::check`](crate::abi::check) says which checksum is calculated over what. They are calculated
-//! last, when the records do not change any more. If there is no memory for them, the kexec goes ahead
-//! without.
+//! [`abi::check`](crate::abi::check) says which checksum is calculated over what. They are
+//! calculated last, when the records do not change any more. If there is no memory for them, the
+//! kexec goes ahead without.
 
 use kernel::{
     crc32c::crc32c,

@@ -54,7 +54,8 @@ pub struct Holder {
 impl LastPut {
     /// How the current task drops the reference.
     fn by_current() -> Self {
-        // SAFETY: The current task is valid. Only the task itself changes its flags and its exit code.
+        // SAFETY: The current task is valid. Only the task itself changes its flags and its exit
+        // code.
         let (task, flags, exit_code) = unsafe {
             let task = bindings::get_current();
             (task, (*task).flags, (*task).exit_code)
@@ -66,8 +67,8 @@ impl LastPut {
             return Self::Closed;
         }
 
-        // SAFETY: The current task is valid. Its number does not change; its name may, so each byte is
-        // read as by `READ_ONCE()`.
+        // SAFETY: The current task is valid. Its number does not change; its name may, so each byte
+        // is read as by `READ_ONCE()`.
         unsafe {
             Self::Killed(Holder {
                 pid: (*task).pid,
@@ -137,9 +138,9 @@ pub trait AnonFile: Sized + 'static {
 
 /// Makes an anonymous file, open for reading and writing, that owns `data`.
 ///
-/// `readlink /proc/PID/fd/N` shows `name` after `anon_inode:`. May
-/// sleep. The module that implements `T` stays while the file is open. `pread(2)` and `pwrite(2)` work
-/// where `read(2)` and `write(2)` do.
+/// `readlink /proc/PID/fd/N` shows `name` after `anon_inode:`. May sleep. The module that
+/// implements `T` stays while the file is open. `pread(2)` and `pwrite(2)` work where `read(2)` and
+/// `write(2)` do.
 ///
 /// # Errors
 ///
@@ -252,8 +253,8 @@ impl<T: AnonFile> Table<T> {
     ///
     /// `data` must be that of a file of a `T`, and is not used again.
     unsafe fn release(data: *mut c_void) {
-        // SAFETY: By the requirement of this function `data` is that of a file of a `T`, made by `into_foreign`
-        // in [`new_file`], and is used here for the last time.
+        // SAFETY: By the requirement of this function `data` is that of a file of a `T`, made by
+        // `into_foreign` in [`new_file`], and is used here for the last time.
         T::release(unsafe { T::Ptr::from_foreign(data) }, LastPut::by_current());
     }
 

@@ -23,8 +23,8 @@ macro_rules! early_initcall {
 }
 
 /// Lays `function` (an `extern "C" fn() -> c_int` without name mangling) down as an initcall of the
-/// first level: it runs once, in process context, before those of drivers and file systems, with all
-/// CPUs and all pages there.
+/// first level: it runs once, in process context, before those of drivers and file systems, with
+/// all CPUs and all pages there.
 ///
 /// C counterpart: `pure_initcall()`.
 #[macro_export]

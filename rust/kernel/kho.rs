@@ -81,7 +81,8 @@ pub struct KexecLock<'a>(PhantomData<&'a ()>, NotThreadSafe);
 impl KexecLock<'_> {
     /// # Safety
     ///
-    /// The current task must hold the kexec lock (`kexec_trylock()`) for `'a`, as in `kernel_kexec()`.
+    /// The current task must hold the kexec lock (`kexec_trylock()`) for `'a`, as in
+    /// `kernel_kexec()`.
     pub unsafe fn assume_held() -> Self {
         // INVARIANT: By the requirement of this function the current task holds the lock for `'a`.
         Self(PhantomData, NotThreadSafe)
@@ -89,21 +90,23 @@ impl KexecLock<'_> {
 
     /// Whether the kexec image that is loaded would find what this kernel preserved.
     ///
-    /// An image loaded by `kexec_file_load()` does; one loaded by `kexec_load()`, or none, does not.
+    /// An image loaded by `kexec_file_load()` does; one loaded by `kexec_load()`, or none, does
+    /// not.
     pub fn image_finds_preserved_memory(&self) -> bool {
-        // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. By the
-        // type invariant the image stays.
+        // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. By
+        // the type invariant the image stays.
         unsafe { bindings::kexec_image_has_kho() }
     }
 
-    /// Checks that the image, if it finds what this kernel preserved, will have that memory, and know
-    /// of all pages that are poisoned.
+    /// Checks that the image, if it finds what this kernel preserved, will have that memory, and
+    /// know of all pages that are poisoned.
     ///
     /// # Errors
     ///
     /// With the reason, in words:
     ///
-    /// - [`EOPNOTSUPP`] if the command line of the image leaves out, or overwrites, preserved memory.
+    /// - [`EOPNOTSUPP`] if the command line of the image leaves out, or overwrites, preserved
+    ///   memory.
     /// - [`EHWPOISON`] if it would not know of all poisoned pages.
     ///
     /// C counterpart: `kho_check_image()`.
@@ -373,8 +376,8 @@ fn order_at(phys: PhysAddr) -> Result<u32> {
     u32::try_from(order).map_err(|_| Error::from_errno(order))
 }
 
-/// Whether any page of `size` bytes of memory at `phys` is known to be poisoned: reading it may bring
-/// the machine down. The previous kernel has told which ones it knew of.
+/// Whether any page of `size` bytes of memory at `phys` is known to be poisoned: reading it may
+/// bring the machine down. The previous kernel has told which ones it knew of.
 ///
 /// C counterpart: `kho_poisoned()`.
 pub fn is_poisoned(phys: PhysAddr, size: usize) -> bool {
@@ -417,8 +420,8 @@ impl<T: FromBytes + IntoBytes> Subtree<T> {
             return Ok(());
         }
 
-        // SAFETY: `name` is a C string that the function copies. `value` is preserved memory, and stays
-        // until `drop` takes it out of the tree.
+        // SAFETY: `name` is a C string that the function copies. `value` is preserved memory, and
+        // stays until `drop` takes it out of the tree.
         to_result(unsafe {
             bindings::kho_add_subtree(
                 name.as_char_ptr(),

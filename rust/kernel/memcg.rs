@@ -13,8 +13,8 @@ use crate::{
 /// As long as this lives, what the current task allocates is charged to the root group, which has
 /// no limit.
 ///
-/// For work on behalf of the machine, which must not fail at the limit of the group of the task that
-/// asks for it. These may be nested.
+/// For work on behalf of the machine, which must not fail at the limit of the group of the task
+/// that asks for it. These may be nested.
 ///
 /// C counterpart: `set_active_memcg()`.
 pub struct RootCharges {

@@ -5,8 +5,9 @@
 //! - [`Memfd`] is an open file of shmem.
 //! - [`FrozenMapping`] keeps the size and the pages of such a file as they are until it is dropped.
 //!   [`RecordedMapping`] lists the pages that are inserted into holes meanwhile. [`Pins`] pins the
-//!   pages that are present, in memory where they may stay for long. The resulting [`PinnedExtent`]s
-//!   are preserved by [`PreservedExtents`] and [`SharedExtents`]. Dropping any of these undoes it.
+//!   pages that are present, in memory where they may stay for long. The resulting
+//!   [`PinnedExtent`]s are preserved by [`PreservedExtents`] and [`SharedExtents`]. Dropping any of
+//!   these undoes it.
 //! - [`FrozenMapping::migrate`] migrates fragmented pages to contiguous memory.
 //! - [`NewMemfd`] is a file to which nobody else has a reference yet; [`Filling`] inserts pages.
 //!
@@ -99,7 +100,8 @@ impl Deref for Memfd {
 }
 
 impl Memfd {
-    /// Sees `file` as one of shared memory, if it is one. Those on huge pages of `hugetlbfs` are none.
+    /// Sees `file` as one of shared memory, if it is one. Those on huge pages of `hugetlbfs` are
+    /// none.
     ///
     /// It may have names in a tmpfs, by which others can open it as well.
     pub fn from_file(file: &File) -> Option<&Self> {
@@ -235,9 +237,9 @@ impl Drop for InodeLock<'_> {
 
 /// A memfd that can neither grow nor shrink nor lose pages, until this is dropped.
 ///
-/// It can still be written to within its size, and so pages can still appear in holes. They come from
-/// where they can stay for long, as with somebody who pins memory for a device: not from KHO's areas,
-/// from which they would have to be moved at the kexec.
+/// It can still be written to within its size, and so pages can still appear in holes. They come
+/// from where they can stay for long, as with somebody who pins memory for a device: not from KHO's
+/// areas, from which they would have to be moved at the kexec.
 ///
 /// # Invariants
 ///
@@ -291,8 +293,8 @@ impl FrozenMapping {
 
     /// Goes through the pages that are there in a range of the file; see [`Pins`].
     ///
-    /// What lies behind the end of the file is left out. A folio that lies only partly in the
-    /// range counts as lying in it. Folios of one order that follow each other come as one extent if
+    /// What lies behind the end of the file is left out. A folio that lies only partly in the range
+    /// counts as lying in it. Folios of one order that follow each other come as one extent if
     /// `runs` is set; else each single page and each folio comes alone.
     ///
     /// # Errors

@@ -182,8 +182,8 @@ impl<const N: usize> Attributes<N> {
         }
     }
 
-    /// Makes `T` the attribute at `index`, counted from 0 on. What comes after a place that is empty
-    /// does not count.
+    /// Makes `T` the attribute at `index`, counted from 0 on. What comes after a place that is
+    /// empty does not count.
     pub const fn with<T: Attribute>(mut self, index: usize) -> Self {
         // INVARIANT: It is part of a static.
         self.attributes[index] = &Adapter::<T>::RAW.0.attr;
@@ -243,9 +243,9 @@ impl Directory {
             ..pin_init::zeroed()
         };
 
-        // SAFETY: By the type invariants `kobj` is valid, and the list ends with a null pointer; the
-        // attributes are static, and of the type that the files of such a `kobj` have. The group
-        // itself is not kept.
+        // SAFETY: By the type invariants `kobj` is valid, and the list ends with a null pointer;
+        // the attributes are static, and of the type that the files of such a `kobj` have. The
+        // group itself is not kept.
         to_result(unsafe { bindings::sysfs_create_group(self.kobj.as_ptr(), &group) })
     }
 
@@ -264,8 +264,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // This removes the files even if there are other references to the kobject; their methods are not
-        // called later.
+        // This removes the files even if there are other references to the kobject; their methods
+        // are not called later.
         // SAFETY: By the type invariant `kobj` is valid and was added, and the reference is ours.
         unsafe {
             bindings::kobject_del(self.kobj.as_ptr());

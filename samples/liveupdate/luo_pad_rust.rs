@@ -11,8 +11,8 @@
 //! - a pad, by a [`FileHandler`]: [`Pads`];
 //! - the last number, which all pads share, by an [`Flb`]: [`Numbers`].
 //!
-//! `luo_pad_c.c` is the same driver in C. They hand over the same, described in `luo_pad.h`, so that
-//! either may follow the other.
+//! `luo_pad_c.c` is the same driver in C. They hand over the same, described in `luo_pad.h`, so
+//! that either may follow the other.
 
 use kernel::{
     anon_inode::{
@@ -140,8 +140,8 @@ fn next_number() -> u64 {
 #[pin_data]
 struct Pad {
     number: u64,
-    /// Locked by `freeze`, and so never while user memory is accessed: that may fault, and a fault may
-    /// wait for whatever it likes.
+    /// Locked by `freeze`, and so never while user memory is accessed: that may fault, and a fault
+    /// may wait for whatever it likes.
     #[pin]
     content: Mutex<Content>,
 }

@@ -47,10 +47,11 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
         return Err(EHWPOISON);
     }
 
-    // SAFETY: A preserved block of that size starts at `phys`, as just checked, and stays preserved,
-    // since claims wait for each other and we are one of them. So it is in the direct map, and nobody
-    // writes to it. The copy is ours and large enough; one of the size of a page is a whole page, as
-    // `copy_page()` wants it, since memory of a size that is a power of two is aligned to it.
+    // SAFETY: A preserved block of that size starts at `phys`, as just checked, and stays
+    // preserved, since claims wait for each other and we are one of them. So it is in the direct
+    // map, and nobody writes to it. The copy is ours and large enough; one of the size of a page is
+    // a whole page, as `copy_page()` wants it, since memory of a size that is a power of two is
+    // aligned to it.
     unsafe {
         let from = bindings::phys_to_virt(phys.get());
         if size_of::<T>() == PAGE_SIZE {
@@ -104,7 +105,8 @@ fn pfn_range(phys: PhysAddr, pages: usize) -> Result<(usize, usize)> {
 }
 
 /// The largest order of a block whose pages may be claimed one by one. A description that says by
-/// mistaken claim of a page that is part of a larger one, such as of a guest's memory, does no harm.
+/// mistaken claim of a page that is part of a larger one, such as of a guest's memory, does no
+/// harm.
 const SHARED_ORDER: u32 = 5;
 
 /// Whether the page at `phys` could be claimed by [`RestoredPages::claim_shared`].
@@ -112,7 +114,8 @@ const SHARED_ORDER: u32 = 5;
 /// # Errors
 ///
 /// - [`EINVAL`] if `phys` is not the start of a page.
-/// - [`ENOENT`] if the page is in no preserved block, or in a large one, or somebody has claimed it.
+/// - [`ENOENT`] if the page is in no preserved block, or in a large one, or somebody has claimed
+///   it.
 pub fn check_shared(phys: PhysAddr) -> Result {
     shared_block(phys).map(|_| ())
 }

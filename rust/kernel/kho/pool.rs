@@ -5,9 +5,9 @@
 //! Below [`Preserved`](super::Preserved). The next kernel reserves each preserved page in memblock,
 //! whose list of regions is an array: the more of them lie apart, the longer each takes, before
 //! anything else can run. Between pages that are allocated one by one lies what was allocated
-//! meanwhile. So pages are allocated in blocks, the larger the more pages are in use, and a block is
-//! freed as what it was allocated as, when none of its pages is in use: pages that are freed one by
-//! one pile up in the page allocator's per-CPU lists.
+//! meanwhile. So pages are allocated in blocks, the larger the more pages are in use, and a block
+//! is freed as what it was allocated as, when none of its pages is in use: pages that are freed one
+//! by one pile up in the page allocator's per-CPU lists.
 
 use super::PhysAddr;
 use crate::{
@@ -32,8 +32,8 @@ const MAX_ORDER: u32 = 4;
 ///
 /// # Invariants
 ///
-/// The 2^`order` pages from the number `first` on are in the direct map, were allocated as one block,
-/// and are ours. Those whose bit in `free` is set are not in use; no other bits are set.
+/// The 2^`order` pages from the number `first` on are in the direct map, were allocated as one
+/// block, and are ours. Those whose bit in `free` is set are not in use; no other bits are set.
 struct Block {
     first: usize,
     order: u32,
@@ -99,7 +99,8 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if self.is_unused() {
-            // SAFETY: By the type invariant the block was allocated like this, and no page is in use.
+            // SAFETY: By the type invariant the block was allocated like this, and no page is in
+            // use.
             unsafe { bindings::__free_pages(bindings::pfn_to_page(self.first), self.order) };
         }
     }

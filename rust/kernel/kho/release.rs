@@ -37,14 +37,15 @@ const COMPLETE: *mut Waiting = ptr::dangling_mut();
 ///
 /// # Safety
 ///
-/// The folio must be in the direct map. The reference is transferred, and the memory is not used any more.
+/// The folio must be in the direct map. The reference is transferred, and the memory is not used
+/// any more.
 pub(super) unsafe fn release(folio: NonNull<bindings::folio>) {
     let mut last = LAST.load(Relaxed);
 
     while last != COMPLETE {
         let waiting = Waiting { folio, next: last };
-        // SAFETY: By the requirement of this function the memory of the folio is ours, and mapped. It
-        // is at least a page, and aligned to that.
+        // SAFETY: By the requirement of this function the memory of the folio is ours, and mapped.
+        // It is at least a page, and aligned to that.
         let new = unsafe {
             let new: *mut Waiting = bindings::folio_address(folio.as_ptr()).cast();
             new.write(waiting);
@@ -68,8 +69,8 @@ extern "C" fn rust_kho_allocator_complete() -> c_int {
     let mut next = LAST.xchg(COMPLETE, Full);
 
     while next != COMPLETE && !next.is_null() {
-        // SAFETY: `release` has written there, in memory that has been nobody else's since; with the
-        // exchange above it, and the reference to the folio, have become ours.
+        // SAFETY: `release` has written there, in memory that has been nobody else's since; with
+        // the exchange above it, and the reference to the folio, have become ours.
         unsafe {
             let waiting = next.read();
             next = waiting.next;

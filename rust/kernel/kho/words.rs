@@ -52,8 +52,8 @@ impl PreservedWords {
             return None;
         }
 
-        // SAFETY: The page has that word, which is aligned, and lives as long as `self`. By the type
-        // invariant nobody accesses it but by atomic operations.
+        // SAFETY: The page has that word, which is aligned, and lives as long as `self`. By the
+        // type invariant nobody accesses it but by atomic operations.
         Some(unsafe { Atomic::from_ptr(self.page.ptr.as_ptr().cast::<u64>().add(word)) })
     }
 }

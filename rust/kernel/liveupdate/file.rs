@@ -48,8 +48,8 @@ pub enum Outcome<'a, H> {
     Failed {
         /// By this error.
         error: Error,
-        /// The handle, unless it is known to be consumed. Its memory may be claimed already, in part or in
-        /// whole.
+        /// The handle, unless it is known to be consumed. Its memory may be claimed already, in
+        /// part or in whole.
         left: Option<H>,
     },
 }
@@ -59,9 +59,9 @@ pub enum Outcome<'a, H> {
 pub enum RetrieveError<H> {
     /// Nothing was claimed, and the handle is returned: another attempt may succeed.
     ///
-    /// For shortages that pass, such as [`ENFILE`] or [`ENOMEM`]. The C implementation of LUO treats it
-    /// like [`RetrieveError::Final`]; then `finish` gets [`Outcome::Failed`] although nothing was
-    /// claimed.
+    /// For shortages that pass, such as [`ENFILE`] or [`ENOMEM`]. The C implementation of LUO
+    /// treats it like [`RetrieveError::Final`]; then `finish` gets [`Outcome::Failed`] although
+    /// nothing was claimed.
     Again(Error, H),
     /// The handler has cleaned up what it could; the file is lost.
     Final(Error),
@@ -166,17 +166,17 @@ pub trait FileHandler: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// Any; the agent gets it. Nothing must remain then of what the method did. [`EAGAIN`] says that
-    /// the file has changed since [`FileHandler::can_preserve`] and may be one for another handler:
-    /// LUO in Rust asks them again, a few times.
+    /// Any; the agent gets it. Nothing must remain then of what the method did. [`EAGAIN`] says
+    /// that the file has changed since [`FileHandler::can_preserve`] and may be one for another
+    /// handler: LUO in Rust asks them again, a few times.
     fn preserve(file: &File) -> Result<(Self::Handle, Self::State)>;
 
     /// The last chance to update what was saved. Called in the blackout, so be quick.
     ///
-    /// User space still runs, and goes on using the file until the processors stop: what it may change
-    /// meanwhile needs its lock here as anywhere, and what it changes afterwards must be handed over, or be
-    /// refused. A lock that is taken here must not be held across a copy to or from user space, which
-    /// may fault and wait for reclaim.
+    /// User space still runs, and goes on using the file until the processors stop: what it may
+    /// change meanwhile needs its lock here as anywhere, and what it changes afterwards must be
+    /// handed over, or be refused. A lock that is taken here must not be held across a copy to or
+    /// from user space, which may fault and wait for reclaim.
     ///
     /// # Errors
     ///
@@ -209,7 +209,8 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Describes a file for debugfs in a few words on one line, such as its size. Nothing may change by it. Under the C implementation it is never called.
+    /// Describes a file for debugfs in a few words on one line, such as its size. Nothing may
+    /// change by it. Under the C implementation it is never called.
     ///
     /// # Errors
     ///
@@ -218,8 +219,8 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Ends LUO's part: after this the file is an ordinary one. Dropping the handle in `outcome` frees
-    /// the memory that it stands for. Cannot fail.
+    /// Ends LUO's part: after this the file is an ordinary one. Dropping the handle in `outcome`
+    /// frees the memory that it stands for. Cannot fail.
     fn finish(outcome: Outcome<'_, IncomingHandle<Self>>);
 }
 
@@ -508,8 +509,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     /// # Safety
     ///
     /// `args` must be valid, with a reference to its file if there is one: as `preserve` left it if
-    /// there is a file and the status is zero, else as for `finish`. No other callback may run for the
-    /// file. `buffer` must be valid for a write of `size` bytes.
+    /// there is a file and the status is zero, else as for `finish`. No other callback may run for
+    /// the file. `buffer` must be valid for a write of `size` bytes.
     #[cfg(CONFIG_LIVEUPDATE_RUST)]
     unsafe extern "C" fn summarize(
         args: *mut bindings::liveupdate_file_op_args,
@@ -518,7 +519,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     ) -> usize {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
-        // SAFETY: By the requirement of this function `buffer` is valid for a write of `size` bytes.
+        // SAFETY: By the requirement of this function `buffer` is valid for a write of `size`
+        // bytes.
         let mut text = unsafe { RawFormatter::from_buffer(buffer.cast(), size) };
 
         let file = NonNull::new(args.file).map(|file| {

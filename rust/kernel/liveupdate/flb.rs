@@ -26,8 +26,8 @@ use core::{
 
 /// State that several preserved files share.
 ///
-/// All methods may sleep. LUO serializes them for one FLB. None of them may ask for the object of any
-/// FLB, this one or another: that would deadlock.
+/// All methods may sleep. LUO serializes them for one FLB. None of them may ask for the object of
+/// any FLB, this one or another: that would deadlock.
 ///
 /// C counterpart: `struct liveupdate_flb_ops`.
 #[vtable]

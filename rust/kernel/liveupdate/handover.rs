@@ -14,9 +14,10 @@ use crate::{
 
 /// A handle: what a driver hands over, and its counterpart in the next kernel.
 ///
-/// - A [`u64`] is handed over as it is. The next kernel must not trust it, as another kernel wrote it.
-/// - A [`Preserved`] is memory whose ownership is handed over. In the next kernel it is an [`Unclaimed`],
-///   the right to claim that memory.
+/// - A [`u64`] is handed over as it is. The next kernel must not trust it, as another kernel wrote
+///   it.
+/// - A [`Preserved`] is memory whose ownership is handed over. In the next kernel it is an
+///   [`Unclaimed`], the right to claim that memory.
 /// - An [`Address`] is the same for memory that something else owns in this kernel.
 pub trait Handover: Send + Sized {
     /// The handle in the next kernel.
@@ -32,8 +33,8 @@ pub trait Handover: Send + Sized {
     /// [`EINVAL`] if no handle has these bits.
     fn from_bits(bits: u64) -> Result<Self::Incoming>;
 
-    /// Drops an incoming handle and keeps what it stands for, so that [`Handover::from_bits`] can make
-    /// the handle again.
+    /// Drops an incoming handle and keeps what it stands for, so that [`Handover::from_bits`] can
+    /// make the handle again.
     fn keep(incoming: Self::Incoming);
 }
 

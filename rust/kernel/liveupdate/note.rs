@@ -3,8 +3,8 @@
 //! Notes in the kernel image that say which live-update formats it reads.
 //!
 //! Each is an ELF note of the owner `LiveUpdate`, type 1, with a line of text: a kind and a name,
-//! such as `handler memfd-extents-v2`. So a tool that has an image, also a compressed one, knows without
-//! running it what it can take over. In C: `LIVEUPDATE_NOTE()`.
+//! such as `handler memfd-extents-v2`. So a tool that has an image, also a compressed one, knows
+//! without running it what it can take over. In C: `LIVEUPDATE_NOTE()`.
 //!
 //! C header: [`include/linux/liveupdate_note.h`](srctree/include/linux/liveupdate_note.h).
 
@@ -99,8 +99,8 @@ fn image_notes() -> &'static [u8] {
 
     let (start, stop) = (&raw const __start_notes, &raw const __stop_notes);
     let len = stop.addr().wrapping_sub(start.addr());
-    // SAFETY: The linker defines the symbols as the bounds of the section `.notes`, which is part of
-    // the kernel's read-only data and never freed.
+    // SAFETY: The linker defines the symbols as the bounds of the section `.notes`, which is part
+    // of the kernel's read-only data and never freed.
     unsafe { slice::from_raw_parts(start, len) }
 }
 

@@ -49,8 +49,8 @@ impl Drop for Rebooting<'_> {
 
 /// Whether the current task is rebooting the machine into the next kernel.
 ///
-/// Files that were retrieved and not finished are preserved again then. Their handler should not refuse
-/// them for a problem that no user can fix any more.
+/// Files that were retrieved and not finished are preserved again then. Their handler should not
+/// refuse them for a problem that no user can fix any more.
 pub fn is_rebooting() -> bool {
     // SAFETY: The function has no requirements.
     TASK.load(Relaxed) == unsafe { bindings::get_current() }

@@ -130,8 +130,8 @@ pub trait Subsystem: Sized + 'static {
     /// Undoes `prepare`: the live update does not happen. Cannot fail.
     fn cancel(saved: Self::Saved);
 
-    /// Restores what the previous kernel handed over. Called once, from [`SubsystemCell::register`], if
-    /// there is something.
+    /// Restores what the previous kernel handed over. Called once, from
+    /// [`SubsystemCell::register`], if there is something.
     ///
     /// # Errors
     ///
@@ -195,8 +195,8 @@ impl<T: Subsystem> SubsystemCell<T> {
             .cmpxchg(false, true, Full)
             .map_err(|_registered| EEXIST)?;
 
-        // SAFETY: The cell is a static with the subsystem initialized, and it is not registered. The
-        // callbacks expect it to be part of a cell, as it is.
+        // SAFETY: The cell is a static with the subsystem initialized, and it is not registered.
+        // The callbacks expect it to be part of a cell, as it is.
         to_result(unsafe { bindings::liveupdate_register_subsystem(self.subsystem.get()) })
             .inspect_err(|_| self.registered.store(false, Release))?;
         Ok(SubsystemRegistration { cell: self })
@@ -241,8 +241,8 @@ impl<T: Subsystem> Vtable<T> {
     ///
     /// # Safety
     ///
-    /// `subsystem` must be part of a static `SubsystemCell<T>`, and no other callback may run as long
-    /// as the result is used.
+    /// `subsystem` must be part of a static `SubsystemCell<T>`, and no other callback may run as
+    /// long as the result is used.
     unsafe fn saved<'a>(
         subsystem: *mut bindings::liveupdate_subsystem,
     ) -> &'a mut Option<T::Saved> {
@@ -265,7 +265,8 @@ impl<T: Subsystem> Vtable<T> {
             let value = T::prepare()?;
             // SAFETY: By the requirement of this function `data` is valid for a write.
             unsafe { data.write(value.to_bits()) };
-            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
+            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose
+            // value nobody else uses.
             *unsafe { Self::saved(subsystem) } = Some(value);
             Ok(0)
         })
@@ -279,7 +280,8 @@ impl<T: Subsystem> Vtable<T> {
         data: *mut u64,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
+            // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose
+            // value nobody else uses.
             let value = unsafe { Self::saved(subsystem) }.as_mut().ok_or(EINVAL)?;
             T::reboot(value)?;
             // SAFETY: By the requirement of this function `data` is valid for a write.
@@ -292,7 +294,8 @@ impl<T: Subsystem> Vtable<T> {
     ///
     /// As for [`Self::saved`], during the call.
     unsafe extern "C" fn cancel(subsystem: *mut bindings::liveupdate_subsystem, _data: u64) {
-        // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value nobody else uses.
+        // SAFETY: By the requirement of this function `subsystem` is that of a cell, whose value
+        // nobody else uses.
         if let Some(value) = unsafe { Self::saved(subsystem) }.take() {
             T::cancel(value);
         }

@@ -16,8 +16,8 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// There are `pages` pages from the number `pfn` on. They are folios of the order `order`, all of one
-/// zone. We own one pin on each folio.
+/// There are `pages` pages from the number `pfn` on. They are folios of the order `order`, all of
+/// one zone. We own one pin on each folio.
 pub struct PinnedExtent {
     pub(super) pfn: usize,
     pub(super) index: usize,

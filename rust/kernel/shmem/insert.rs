@@ -26,13 +26,14 @@ impl Filling {
     ///
     /// # Errors
     ///
-    /// As those of [`Filling::insert`]. What is not in the file then is given to the page allocator.
+    /// As those of [`Filling::insert`]. What is not in the file then is given to the page
+    /// allocator.
     pub fn insert_pages(&mut self, pages: RestoredPages, index: u64, uptodate: bool) -> Result {
         self.insert_all(iter::once((index, pages)), uptodate)
     }
 
-    /// Puts single pages into the file: all `pieces`, each from its index on. They had better come in
-    /// the order of the file.
+    /// Puts single pages into the file: all `pieces`, each from its index on. They had better come
+    /// in the order of the file.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ impl Filling {
 ///
 /// # Invariants
 ///
-/// The pointers from `given` to `len`, without `len`, are initialized and point to folios of one page
-/// each; the only references to these are ours.
+/// The pointers from `given` to `len`, without `len`, are initialized and point to folios of one
+/// page each; the only references to these are ours.
 struct Batch {
     /// Where in the file the first one is to be, if none was given.
     index: usize,
@@ -109,8 +110,8 @@ impl Batch {
         }
     }
 
-    /// Takes pages that begin at `index`, as many as there is place for. False if that is none: it is
-    /// full, or they are not what follows.
+    /// Takes pages that begin at `index`, as many as there is place for. False if that is none: it
+    /// is full, or they are not what follows.
     fn take(&mut self, index: &mut usize, pages: &mut RestoredPages) -> bool {
         match self.len {
             0 => self.index = *index,
@@ -143,7 +144,8 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         for folio in self.folios.iter().take(self.len).skip(self.given) {
-            // SAFETY: By the type invariant it is initialized, and the reference to the folio is ours.
+            // SAFETY: By the type invariant it is initialized, and the reference to the folio is
+            // ours.
             unsafe { bindings::folio_put(folio.assume_init().as_ptr()) };
         }
     }

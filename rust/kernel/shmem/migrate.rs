@@ -2,9 +2,10 @@
 
 //! Migrates pages of a memfd, while user space goes on using them.
 //!
-//! - Fragmented pages are migrated to contiguous memory. Before the next kernel has any process, KHO's
-//!   work there grows with the number of preserved ranges, in memblock with the square of those that
-//!   are not adjacent. Migration takes longer than that, but happens while the workload runs.
+//! - Fragmented pages are migrated to contiguous memory. Before the next kernel has any process,
+//!   KHO's work there grows with the number of preserved ranges, in memblock with the square of
+//!   those that are not adjacent. Migration takes longer than that, but happens while the workload
+//!   runs.
 //! - Pages in memory that is needed to start the next kernel are migrated out of it.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h).
@@ -71,8 +72,8 @@ pub(super) fn fragmented(
 impl FrozenMapping {
     /// Migrates the single pages in `ranges` of the file to contiguous memory, as far as possible.
     ///
-    /// Pages that are pinned stay where they are, and so do all when there is no contiguous memory. A
-    /// page stays on its node. May sleep.
+    /// Pages that are pinned stay where they are, and so do all when there is no contiguous memory.
+    /// A page stays on its node. May sleep.
     ///
     /// # Errors
     ///
@@ -123,8 +124,8 @@ impl Migration {
         })
     }
 
-    /// Migrates the single pages in a range of the file that cannot be pinned for long, if there are
-    /// enough of them. Returns the index up to which the range was searched.
+    /// Migrates the single pages in a range of the file that cannot be pinned for long, if there
+    /// are enough of them. Returns the index up to which the range was searched.
     pub(super) fn migrate_unpinnable(
         &mut self,
         mapping: &FrozenMapping,
@@ -253,15 +254,15 @@ impl Drop for Block {
     }
 }
 
-/// The page that `folio`, a single page, is to be migrated to; null if there is none. Migration frees
-/// the page if it does not use it.
+/// The page that `folio`, a single page, is to be migrated to; null if there is none. Migration
+/// frees the page if it does not use it.
 ///
 /// # Safety
 ///
 /// `folio` must be valid, and `targets` the address of [`Targets`] that nobody else uses.
 unsafe extern "C" fn target(folio: *mut bindings::folio, targets: c_ulong) -> *mut bindings::folio {
-    // SAFETY: By the requirements of this function `folio` is valid, and `targets` is the address of
-    // a `Targets` that nobody else uses.
+    // SAFETY: By the requirements of this function `folio` is valid, and `targets` is the address
+    // of a `Targets` that nobody else uses.
     let (targets, node) = unsafe {
         let targets = ptr::with_exposed_provenance_mut::<Targets>(targets);
         (&mut *targets, bindings::page_to_nid(folio.cast()))

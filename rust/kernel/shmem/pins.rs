@@ -77,8 +77,8 @@ pub struct Pins<'a> {
 }
 
 impl<'a> Pins<'a> {
-    /// Begins with the page at `at`, and ends before that at `end`. With `runs`, contiguous folios of
-    /// one order may come as one extent.
+    /// Begins with the page at `at`, and ends before that at `end`. With `runs`, contiguous folios
+    /// of one order may come as one extent.
     pub(super) fn new(mapping: &'a FrozenMapping, at: usize, end: usize, runs: bool) -> Self {
         Self {
             mapping,
@@ -191,8 +191,8 @@ impl<'a> Pins<'a> {
         count > 0
     }
 
-    /// Skips a hole, or else makes some pages from `at` on fit to be pinned. False at the end of the
-    /// range.
+    /// Skips a hole, or else makes some pages from `at` on fit to be pinned. False at the end of
+    /// the range.
     fn advance(&mut self) -> Result<bool> {
         if self.at >= self.present_until {
             return Ok(self.find());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pinned extents that KHO preserves: [`PreservedExtents`] of one file, [`SharedExtents`] of several.
+//! Pinned extents that KHO preserves: [`PreservedExtents`] of one file, [`SharedExtents`] of
+//! several.
 
 use super::{
     migrate::fragmented,
@@ -21,7 +22,8 @@ use core::ops::{
 ///
 /// # Invariants
 ///
-/// The pages are preserved by KHO: as folios of the order `order` if that is not 0, else as a range.
+/// The pages are preserved by KHO: as folios of the order `order` if that is not 0, else as a
+/// range.
 pub(super) struct Preservation {
     pfn: usize,
     pages: usize,
@@ -157,8 +159,8 @@ fn without_spare<T>(all: KVVec<T>) -> KVVec<T> {
 /// The preserved extents of one file, in the order of the file.
 ///
 /// Extents that are contiguous in memory are preserved as one range, wherever they are in the file:
-/// KHO's work in the next kernel grows faster than the number of ranges. A next kernel that restores
-/// each extent by itself, as the C implementation does, cannot read such ranges.
+/// KHO's work in the next kernel grows faster than the number of ranges. A next kernel that
+/// restores each extent by itself, as the C implementation does, cannot read such ranges.
 pub struct PreservedExtents {
     /// Whether contiguous extents are preserved as one range.
     runs: bool,
@@ -176,8 +178,9 @@ impl PreservedExtents {
         }
     }
 
-    /// Preserves more extents, unless they are fragmented in memory: in many short runs. Then they are
-    /// unpinned, and their ranges of the file are returned, to be [migrated](FrozenMapping::migrate).
+    /// Preserves more extents, unless they are fragmented in memory: in many short runs. Then they
+    /// are unpinned, and their ranges of the file are returned, to be
+    /// [migrated](FrozenMapping::migrate).
     ///
     /// # Errors
     ///
@@ -242,8 +245,8 @@ impl Deref for PreservedExtents {
 }
 
 /// Extents of several files that are preserved together, so that extents which are contiguous in
-/// memory are one range whatever file they belong to. The next kernel restores the pages one by one, see
-/// [`RestoredPages::claim_shared`](crate::kho::RestoredPages::claim_shared).
+/// memory are one range whatever file they belong to. The next kernel restores the pages one by
+/// one, see [`RestoredPages::claim_shared`](crate::kho::RestoredPages::claim_shared).
 ///
 /// Each extent has a place, counted from 0.
 pub struct SharedExtents {

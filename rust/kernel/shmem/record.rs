@@ -3,9 +3,9 @@
 //! Folios that are inserted into a frozen mapping late: [`RecordedMapping`].
 //!
 //! A frozen mapping loses no pages, but pages still appear in holes, by page faults, `write(2)`,
-//! `UFFDIO_COPY`, or for devices. From [`RecordedMapping::start`] on, the task that inserts a folio pins and
-//! preserves it, and has it listed in a [`Journal`], before user space can write to it. So nothing is
-//! missing in the next kernel whenever the processors stop, and no task waits for that.
+//! `UFFDIO_COPY`, or for devices. From [`RecordedMapping::start`] on, the task that inserts a folio
+//! pins and preserves it, and has it listed in a [`Journal`], before user space can write to it. So
+//! nothing is missing in the next kernel whenever the processors stop, and no task waits for that.
 //!
 //! C header: [`include/linux/shmem_preserve.h`](srctree/include/linux/shmem_preserve.h).
 
@@ -50,8 +50,8 @@ pub trait Journal: Send + Sync + 'static {
     fn commit(entry: &Self::Entry);
 }
 
-/// A folio on its way into a mapping, or in it since. Dropped, it is forgotten: first by the journal,
-/// then by KHO; and then it is no longer pinned.
+/// A folio on its way into a mapping, or in it since. Dropped, it is forgotten: first by the
+/// journal, then by KHO; and then it is no longer pinned.
 struct Late<J: Journal> {
     entry: J::Entry,
     _preserved: Preservation,
@@ -191,11 +191,11 @@ impl<J: Journal> Recorder<J> {
 
     /// # Safety
     ///
-    /// The caller must own a reference to the recorder; `token` must come from [`Self::prepare`] and
-    /// not be used again.
+    /// The caller must own a reference to the recorder; `token` must come from [`Self::prepare`]
+    /// and not be used again.
     unsafe extern "C" fn abort(recorder: *mut bindings::shmem_recorder, token: *mut c_void) {
-        // SAFETY: By the requirement of this function there is a reference to the recorder, and `token` is what
-        // `Arc::into_raw` returned in `prepare`, turned back once.
+        // SAFETY: By the requirement of this function there is a reference to the recorder, and
+        // `token` is what `Arc::into_raw` returned in `prepare`, turned back once.
         let (this, late) = unsafe {
             (
                 Self::borrow(recorder),
@@ -213,7 +213,8 @@ impl<J: Journal> Recorder<J> {
         recorder: *mut bindings::shmem_recorder,
         folio: *mut bindings::folio,
     ) {
-        // SAFETY: By the requirement of this function there is a reference to the recorder, and `folio` is valid.
+        // SAFETY: By the requirement of this function there is a reference to the recorder, and
+        // `folio` is valid.
         let (this, pfn) = unsafe { (Self::borrow(recorder), bindings::folio_pfn(folio)) };
 
         this.retain(|other| other.extent.pfn != pfn);
@@ -260,8 +261,8 @@ impl<J: Journal> RecordedMapping<J> {
             .map_or(ptr::null_mut(), |new| new.as_raw());
 
         // INVARIANT: It becomes the recorder of the mapping.
-        // SAFETY: The inode belongs to shmem, and its mapping is frozen. The recorder lives until it
-        // is taken away again, which `drop` does at the latest.
+        // SAFETY: The inode belongs to shmem, and its mapping is frozen. The recorder lives until
+        // it is taken away again, which `drop` does at the latest.
         self.inserted |= unsafe { bindings::shmem_record(self.mapping.memfd.inode(), raw) };
         core::mem::replace(&mut self.recorder, recorder)
     }
@@ -278,15 +279,15 @@ impl<J: Journal> RecordedMapping<J> {
         Ok(())
     }
 
-    /// Ends that. What was recorded is taken off the journal, and is neither preserved nor pinned any
-    /// more.
+    /// Ends that. What was recorded is taken off the journal, and is neither preserved nor pinned
+    /// any more.
     pub fn stop(&mut self) {
         if self.recorder.is_none() {
             return;
         }
 
-        // An insertion that is committed has been since before this took the lock of the page cache;
-        // one that is prepared will notice.
+        // An insertion that is committed has been since before this took the lock of the page
+        // cache; one that is prepared will notice.
         if let Some(recorder) = self.set(None) {
             let late = core::mem::take(&mut *recorder.late.lock());
             drop(late);

@@ -56,7 +56,8 @@ impl NewMemfd {
         let file = NonNull::new(file).ok_or(ENOMEM)?;
 
         // INVARIANT: By the requirement of this function nobody else has a reference to the file.
-        // SAFETY: The reference goes over. `file` is one of shmem, and a `Memfd` has the layout of a file.
+        // SAFETY: The reference goes over. `file` is one of shmem, and a `Memfd` has the layout of
+        // a file.
         Ok(Self(unsafe { ARef::from_raw(file.cast()) }))
     }
 
@@ -163,7 +164,8 @@ impl NewMemfd {
         // The function takes a signed number on its way.
         isize::try_from(pages)?;
 
-        // SAFETY: The inode is valid and belongs to shmem. By the type invariant nobody else has it.
+        // SAFETY: The inode is valid and belongs to shmem. By the type invariant nobody else has
+        // it.
         to_result(unsafe { bindings::shmem_restore_begin(self.0.inode(), pages) })?;
         // INVARIANT: The pages have just been accounted for.
         Ok(Filling {
@@ -216,8 +218,8 @@ impl Filling {
     /// - [`ENOSPC`] if there are more pages than were accounted for.
     ///
     /// A shortage of memory is no error: the folio is there already, and what is in it would be
-    /// lost. For the same reason it is charged without reclaim: to the current task's control group,
-    /// or to the nearest one above it that has room.
+    /// lost. For the same reason it is charged without reclaim: to the current task's control
+    /// group, or to the nearest one above it that has room.
     pub fn insert(&mut self, folio: RestoredFolio, index: u64, uptodate: bool) -> Result {
         // SAFETY: The current task may sleep, as all users of this module.
         unsafe { bindings::cond_resched() };
@@ -232,8 +234,8 @@ impl Filling {
 
         let folio = folio.into_raw();
         // SAFETY: By the type invariant of `NewMemfd` nobody else has the file, and by ours it was
-        // begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours, and
-        // its index suits its order.
+        // begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours,
+        // and its index suits its order.
         let result = to_result(unsafe {
             bindings::shmem_restore_folio(self.memfd.0.inode(), index, folio.as_ptr(), uptodate)
         });

@@ -131,7 +131,8 @@ impl<T> RwSemaphore<T> {
     ///
     /// # Safety
     ///
-    /// The caller must have forgotten a [`RwSemaphoreReadGuard`] of this lock, on this thread, for each call.
+    /// The caller must have forgotten a [`RwSemaphoreReadGuard`] of this lock, on this thread, for
+    /// each call.
     ///
     /// C counterpart: `up_read()`.
     pub unsafe fn end_read(&self) {

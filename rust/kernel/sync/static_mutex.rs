@@ -2,7 +2,8 @@
 
 //! A mutex for a `static` that needs no initialization before its first use.
 //!
-//! A `static` of a module is never dropped: what its value owns when the module is unloaded is leaked.
+//! A `static` of a module is never dropped: what its value owns when the module is unloaded is
+//! leaked.
 
 use crate::{
     bindings,
@@ -55,8 +56,8 @@ const READY: u32 = 2;
 
 /// Data in a `static` that one task at a time can use.
 ///
-/// Unlike the locks of [`global_lock!`](crate::sync::global_lock), it needs no call to initialize it,
-/// which would be `unsafe`: the first task that locks it does so.
+/// Unlike the locks of [`global_lock!`](crate::sync::global_lock), it needs no call to initialize
+/// it, which would be `unsafe`: the first task that locks it does so.
 ///
 /// # Examples
 ///
@@ -73,8 +74,8 @@ const READY: u32 = 2;
 ///
 /// # Invariants
 ///
-/// `state` only grows. The task that changed it to `BEGUN` has exclusive access to `mutex`. Once it is
-/// `READY`, `mutex` is initialized, and only the task that holds it accesses `value`.
+/// `state` only grows. The task that changed it to `BEGUN` has exclusive access to `mutex`. Once it
+/// is `READY`, `mutex` is initialized, and only the task that holds it accesses `value`.
 pub struct StaticMutex<T> {
     state: Atomic<u32>,
     mutex: Opaque<bindings::mutex>,
@@ -122,8 +123,8 @@ impl<T> StaticMutex<T> {
             return;
         }
 
-        // SAFETY: By the type invariants we have exclusive access to the mutex. It does not move, as it
-        // is in a static. The name and the lock class are static, too.
+        // SAFETY: By the type invariants we have exclusive access to the mutex. It does not move,
+        // as it is in a static. The name and the lock class are static, too.
         unsafe {
             MutexBackend::init(
                 self.mutex.get(),
@@ -151,14 +152,16 @@ impl<T> Deref for StaticMutexGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the value.
+        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the
+        // value.
         unsafe { &*self.mutex.value.get() }
     }
 }
 
 impl<T> DerefMut for StaticMutexGuard<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the value.
+        // SAFETY: By the type invariant this task holds the mutex, and so nobody else has the
+        // value.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
