@@ -9,32 +9,23 @@
 //! A client has one thread and its own event loop: it polls [`Client::as_fd`] for input, and asks
 //! [`Client::notice`] when there is some.
 
+pub mod wire;
+
+pub use wire::SOCKET;
+
 use crate::{
-    handoff::{
-        self,
-        Arrived, //
-    },
+    handoff::Arrived,
     AnySession,
     Incoming,
     Outgoing,
     Session, //
-};
-use nix::{
-    errno::Errno,
-    poll::{
-        poll,
-        PollFd,
-        PollFlags,
-        PollTimeout, //
-    },
 };
 use serde_json::{
     json,
     Value, //
 };
 use std::{
-    collections::VecDeque,
-    fmt, io,
+    fmt,
     os::{
         fd::{
             AsFd,
@@ -46,23 +37,15 @@ use std::{
         Path,
         PathBuf, //
     },
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::Duration,
+};
+use wire::{
+    Connection,
+    Event, //
 };
 
-/// Where the agent listens.
-pub const SOCKET: &str = "/run/luod/liveupdate.sock";
-
-/// The version of the protocol that is spoken here.
-const VERSION: u64 = 1;
-
-/// The longest line that is accepted.
+/// The longest line that is accepted. What a client hears is short.
 const MAX_LINE: usize = 1 << 20;
-
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
 
 /// Why something could not be done with the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +87,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<wire::Error> for Error {
+    fn from(why: wire::Error) -> Self {
+        match why {
+            wire::Error::Ended => Self::Gone("it ended the connection".to_owned()),
+            wire::Error::Late(wait) => Self::Gone(format!("no answer after {} s", wait.as_secs())),
+            wire::Error::Io(err) => Self::Gone(err.to_string()),
+            wire::Error::Garbled(what) => Self::Protocol(what),
+            wire::Error::Refused { code, message } => Self::Refused { code, message },
+        }
+    }
+}
+
 /// The result of talking to the agent.
 pub type Result<T = ()> = std::result::Result<T, Error>;
 
@@ -141,15 +136,15 @@ impl Client {
 
     /// Whether there is a connection, so that [`Self::as_fd`] has something to poll.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.connection.as_ref().map(|it| it.stream.as_fd())
+        self.connection.as_ref().map(AsFd::as_fd)
     }
 
-    fn ask(&mut self, command: &Value, answer: &str) -> Result<Event> {
+    fn ask(&mut self, command: &Value) -> Result<Event> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => self.connection.insert(Connection::new(&self.socket)?),
+            None => self.connection.insert(connect(&self.socket)?),
         };
-        let result = connection.ask(command, answer);
+        let result = connection.ask(command, &[]).map_err(Error::from);
         if matches!(result, Err(Error::Gone(_) | Error::Protocol(_))) {
             self.connection = None;
         }
@@ -162,10 +157,10 @@ impl Client {
     ///
     /// The agent's refusal: another user or service preserved it, or another connection has it.
     pub fn claim(&mut self) -> Result<Option<Session<Incoming>>> {
-        match self.ask(&json!({"cmd": "CLAIM", "id": self.id}), "SESSION") {
+        match self.ask(&json!({"cmd": "CLAIM", "id": self.id})) {
             Err(why) if why.is("ENOENT") => Ok(None),
             Err(why) => Err(why),
-            Ok(event) => match event.session {
+            Ok(event) => match session_of(event) {
                 Some(AnySession::Incoming(session)) => Ok(Some(session)),
                 _ => Err(Error::Protocol("a claim was answered without a session")),
             },
@@ -178,7 +173,7 @@ impl Client {
     ///
     /// The agent's refusal: it is not.
     pub fn finished(&mut self) -> Result {
-        self.ask(&json!({"cmd": "FINISHED"}), "OK").map(drop)
+        self.ask(&json!({"cmd": "FINISHED"})).map(drop)
     }
 
     /// Takes part in updates from now on. Returns whether one is committed already.
@@ -189,7 +184,7 @@ impl Client {
     /// not finished (`EEXIST`), or the policy forbids it.
     pub fn subscribe(&mut self) -> Result<bool> {
         let command = json!({"cmd": "SUBSCRIBE", "id": self.id, "class": self.class});
-        let event = self.ask(&command, "SUBSCRIBED")?;
+        let event = self.ask(&command)?;
         Ok(event.text("update") == "committed")
     }
 
@@ -199,7 +194,7 @@ impl Client {
     ///
     /// The agent's refusal. Without it everything is preserved when the update begins.
     pub fn prepare(&mut self) -> Result<Session<Outgoing>> {
-        match self.ask(&json!({"cmd": "PREPARE"}), "SESSION")?.session {
+        match session_of(self.ask(&json!({"cmd": "PREPARE"}))?) {
             Some(AnySession::Outgoing(session)) => Ok(session),
             _ => Err(Error::Protocol("PREPARE was answered without a session")),
         }
@@ -211,7 +206,7 @@ impl Client {
     ///
     /// The agent's refusal. `EPROTO` means that an abort is on its way.
     pub fn ready(&mut self) -> Result {
-        self.ask(&json!({"cmd": "READY"}), "OK").map(drop)
+        self.ask(&json!({"cmd": "READY"})).map(drop)
     }
 
     /// Says that the client cannot preserve, and why. The update is aborted.
@@ -220,7 +215,7 @@ impl Client {
     ///
     /// As [`Self::ready`].
     pub fn failed(&mut self, why: &str) -> Result {
-        self.ask(&json!({"cmd": "FAILED", "message": why}), "OK")
+        self.ask(&json!({"cmd": "FAILED", "message": why}))
             .map(drop)
     }
 
@@ -231,7 +226,7 @@ impl Client {
     /// [`Error::Gone`] when the connection ended. Unless the update was committed, it is aborted.
     pub fn notice(&mut self) -> Result<Option<Notice>> {
         let result = match &mut self.connection {
-            Some(connection) => connection.notice(),
+            Some(connection) => next_notice(connection),
             None => Ok(None),
         };
         if result.is_err() {
@@ -241,162 +236,31 @@ impl Client {
     }
 }
 
-/// An event of the agent.
-#[derive(Debug)]
-struct Event {
-    value: Value,
-    session: Option<AnySession>,
+fn connect(socket: &Path) -> Result<Connection> {
+    let stream = UnixStream::connect(socket)
+        .map_err(|err| Error::Gone(format!("{}: {err}", socket.display())))?;
+
+    Ok(Connection::new(stream, MAX_LINE)?)
 }
 
-impl Event {
-    fn text(&self, member: &str) -> &str {
-        self.value[member].as_str().unwrap_or_default()
-    }
+fn session_of(event: Event) -> Option<AnySession> {
+    event.fd.and_then(Arrived::into_session)
 }
 
-#[derive(Debug)]
-struct Connection {
-    stream: UnixStream,
-    /// Bytes that are not a whole line yet.
-    buffer: Vec<u8>,
-    /// Descriptors whose line has not been read, and the byte that they came with.
-    fds: VecDeque<(usize, Arrived)>,
-    /// Events that came while an answer was waited for.
-    pending: VecDeque<Event>,
-}
-
-impl Connection {
-    fn new(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket)
-            .map_err(|err| Error::Gone(format!("{}: {err}", socket.display())))?;
-        let mut connection = Self {
-            stream,
-            buffer: Vec::new(),
-            fds: VecDeque::new(),
-            pending: VecDeque::new(),
-        };
-        connection.ask(&json!({"cmd": "HELLO", "version": VERSION}), "HELLO")?;
-        Ok(connection)
+fn next_notice(connection: &mut Connection) -> Result<Option<Notice>> {
+    while let Some(event) = connection.next(Some(Duration::ZERO))? {
+        return Ok(Some(match event.kind() {
+            "START_PRESERVATION" | "PRESERVATION_REQUEST" => match session_of(event) {
+                Some(AnySession::Outgoing(session)) => Notice::Start(session),
+                _ => return Err(Error::Protocol("an update began without a session")),
+            },
+            "ABORT" => Notice::Abort(event.text("reason").to_owned()),
+            "COMMITTED" => Notice::Committed,
+            // A client ignores what it does not know.
+            _ => continue,
+        }));
     }
-
-    fn ask(&mut self, command: &Value, answer: &str) -> Result<Event> {
-        let line = format!("{command}\n");
-        let mut rest = line.as_bytes();
-        while !rest.is_empty() {
-            let sent = handoff::send(&self.stream, rest, &[])
-                .map_err(|err| Error::Gone(err.to_string()))?;
-            rest = &rest[sent..];
-        }
-
-        let end = Instant::now() + ANSWER;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let event = match self.event()? {
-                Some(event) => event,
-                None if left.is_zero() => {
-                    return Err(Error::Gone(format!(
-                        "no answer after {} s",
-                        ANSWER.as_secs()
-                    )))
-                }
-                None => {
-                    self.fill(left)?;
-                    continue;
-                }
-            };
-            if event.text("event") == answer {
-                return Ok(event);
-            }
-            if event.text("event") == "ERROR" && event.value["cmd"] == command["cmd"] {
-                return Err(Error::Refused {
-                    code: event.text("code").to_owned(),
-                    message: event.text("message").to_owned(),
-                });
-            }
-            self.pending.push_back(event);
-        }
-    }
-
-    fn notice(&mut self) -> Result<Option<Notice>> {
-        let mut filled = false;
-        loop {
-            let next = match self.pending.pop_front() {
-                Some(event) => Some(event),
-                None => self.event()?,
-            };
-            let Some(event) = next else {
-                // What was read counts, even if the connection has ended since.
-                if filled {
-                    return Ok(None);
-                }
-                filled = true;
-                self.fill(Duration::ZERO)?;
-                continue;
-            };
-            let notice = match event.text("event") {
-                "START_PRESERVATION" | "PRESERVATION_REQUEST" => match event.session {
-                    Some(AnySession::Outgoing(session)) => Notice::Start(session),
-                    _ => return Err(Error::Protocol("an update began without a session")),
-                },
-                "ABORT" => Notice::Abort(event.text("reason").to_owned()),
-                "COMMITTED" => Notice::Committed,
-                // A client ignores what it does not know.
-                _ => continue,
-            };
-            return Ok(Some(notice));
-        }
-    }
-
-    /// Reads what there is, after at most `wait`.
-    fn fill(&mut self, wait: Duration) -> Result {
-        let gone = |err: Errno| Error::Gone(err.to_string());
-        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-        let ready = match poll(
-            &mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
-            Err(Errno::EINTR) => 0,
-            result => result.map_err(gone)?,
-        };
-        if ready == 0 {
-            return Ok(());
-        }
-
-        let mut bytes = [0; 16384];
-        let received = handoff::receive(&self.stream, &mut bytes)
-            .map_err(|err| Error::Gone(io::Error::from(err).to_string()))?;
-        if received.len == 0 {
-            return Err(Error::Gone("it ended the connection".to_owned()));
-        }
-        let at = self.buffer.len();
-        self.fds.extend(received.fds.into_iter().map(|fd| (at, fd)));
-        self.buffer.extend(&bytes[..received.len]);
-        if self.buffer.len() > MAX_LINE {
-            return Err(Error::Protocol("a line is too long"));
-        }
-        Ok(())
-    }
-
-    /// The first whole event of what has been read.
-    fn event(&mut self) -> Result<Option<Event>> {
-        let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else {
-            return Ok(None);
-        };
-        let line: Vec<u8> = self.buffer.drain(..=end).collect();
-
-        // What came with a byte of this line is part of it.
-        let mut session = None;
-        while self.fds.front().is_some_and(|(at, _)| *at < line.len()) {
-            let arrived = self.fds.pop_front().and_then(|(_, it)| it.into_session());
-            session = session.or(arrived);
-        }
-        for (at, _) in &mut self.fds {
-            *at -= line.len();
-        }
-        let value: Value =
-            serde_json::from_slice(&line).map_err(|_| Error::Protocol("a line is not JSON"))?;
-        Ok(Some(Event { value, session }))
-    }
+    Ok(None)
 }
 
 #[cfg(test)]

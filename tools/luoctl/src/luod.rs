@@ -8,16 +8,16 @@ use crate::exit::{
     Failure,
     Outcome, //
 };
-use liveupdate::handoff::{
-    self,
-    Arrived, //
+use liveupdate::agent::wire::{
+    Connection,
+    Error, //
 };
-use serde_json::{
-    json,
-    Value, //
+pub use liveupdate::agent::wire::{
+    Event,
+    SOCKET, //
 };
+use serde_json::Value;
 use std::{
-    collections::VecDeque,
     io,
     os::{
         fd::{
@@ -26,54 +26,15 @@ use std::{
         },
         unix::net::UnixStream, //
     },
-    path::Path,
-    time::Duration, //
+    path::Path, //
 };
 
-/// Where the agent listens.
-pub const SOCKET: &str = "/run/luod/liveupdate.sock";
-
-/// The version of the protocol that this client speaks.
-const VERSION: u64 = 1;
-
-/// The longest line that is accepted.
+/// The longest line that is accepted: a status names all clients.
 const MAX_LINE: usize = 1 << 24;
-
-/// How long an answer may take. Events may take as long as they like.
-const ANSWER: Duration = Duration::from_secs(60);
-
-/// An event of the agent, and the descriptor that came with it.
-#[derive(Debug)]
-pub struct Event {
-    /// The whole object.
-    pub value: Value,
-    /// The descriptor.
-    pub fd: Option<Arrived>,
-}
-
-impl Event {
-    /// What kind of event it is.
-    pub fn kind(&self) -> &str {
-        self.text("event")
-    }
-
-    /// A member that is text; empty if it is not there.
-    pub fn text(&self, member: &str) -> &str {
-        self.value[member].as_str().unwrap_or_default()
-    }
-}
 
 /// A connection with the agent.
 #[derive(Debug)]
-pub struct Luod {
-    stream: UnixStream,
-    /// Bytes that are not a whole line yet.
-    buffer: Vec<u8>,
-    /// Descriptors whose line has not been read.
-    fds: VecDeque<(usize, Arrived)>,
-    /// Events that came while an answer was waited for.
-    pending: VecDeque<Event>,
-}
+pub struct Luod(Connection);
 
 impl Luod {
     /// Connects, if there is an agent.
@@ -99,14 +60,7 @@ impl Luod {
                 ));
             }
         };
-        let mut luod = Self {
-            stream,
-            buffer: Vec::new(),
-            fds: VecDeque::new(),
-            pending: VecDeque::new(),
-        };
-        luod.ask(json!({"cmd": "HELLO", "version": VERSION}), &[])?;
-        Ok(Some(luod))
+        Ok(Some(Self(Connection::new(stream, MAX_LINE)?)))
     }
 
     /// Connects to the agent that there has to be.
@@ -127,39 +81,7 @@ impl Luod {
     ///
     /// The `ERROR` that the agent answered, or why there is no answer.
     pub fn ask(&mut self, command: Value, fds: &[BorrowedFd<'_>]) -> Outcome<Event> {
-        let name = command["cmd"].as_str().unwrap_or_default().to_owned();
-        let answer = match name.as_str() {
-            "HELLO" => "HELLO",
-            "SUBSCRIBE" => "SUBSCRIBED",
-            "STATUS" | "MONITOR" => "STATUS",
-            "PREPARE" | "CLAIM" => "SESSION",
-            _ => "OK",
-        };
-        self.send(&command, fds)?;
-        loop {
-            let event = self.read(Some(ANSWER))?.ok_or_else(ended)?;
-            if event.kind() == answer {
-                return Ok(event);
-            }
-            if event.kind() == "ERROR" && event.text("cmd") == name {
-                return Err(refused(&event));
-            }
-            self.pending.push_back(event);
-        }
-    }
-
-    fn send(&mut self, command: &Value, fds: &[BorrowedFd<'_>]) -> Outcome {
-        let line = format!("{command}\n");
-        let mut rest = line.as_bytes();
-        let mut fds = fds;
-
-        while !rest.is_empty() {
-            let sent = handoff::send(&self.stream, rest, fds)?;
-            rest = &rest[sent..];
-            // They went with the first byte.
-            fds = &[];
-        }
-        Ok(())
+        Ok(self.0.ask(&command, fds)?)
     }
 
     /// The next event; [`None`] when the agent ends the connection.
@@ -168,74 +90,41 @@ impl Luod {
     ///
     /// If it does not speak the protocol, or reading fails.
     pub fn next(&mut self) -> Outcome<Option<Event>> {
-        match self.pending.pop_front() {
-            Some(event) => Ok(Some(event)),
-            None => self.read(None),
+        match self.0.next(None) {
+            Err(Error::Ended) => Ok(None),
+            result => Ok(result?),
         }
-    }
-
-    /// Reads an event from the socket.
-    fn read(&mut self, timeout: Option<Duration>) -> Outcome<Option<Event>> {
-        self.stream
-            .set_read_timeout(timeout)
-            .map_err(|err| Failure::io("use the agent's socket", &err))?;
-
-        loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return self.event(&line).map(Some);
-            }
-            if self.buffer.len() > MAX_LINE {
-                return Err(garbled());
-            }
-            let mut bytes = [0; 16384];
-            let received = handoff::receive(&self.stream, &mut bytes)?;
-            let at = self.buffer.len();
-            self.fds.extend(received.fds.into_iter().map(|fd| (at, fd)));
-            if received.len == 0 {
-                return Ok(None);
-            }
-            self.buffer.extend(&bytes[..received.len]);
-        }
-    }
-
-    /// Makes an event of a line that was taken out of the buffer.
-    fn event(&mut self, line: &[u8]) -> Outcome<Event> {
-        // What came with a byte of this line is part of it.
-        let mut fd = None;
-        while let Some((at, _)) = self.fds.front() {
-            if *at >= line.len() {
-                break;
-            }
-            let (_, arrived) = self.fds.pop_front().ok_or_else(garbled)?;
-            fd.get_or_insert(arrived);
-        }
-        for (at, _) in &mut self.fds {
-            *at -= line.len();
-        }
-
-        let value: Value = serde_json::from_slice(line).map_err(|_| garbled())?;
-        if !value["event"].is_string() {
-            return Err(garbled());
-        }
-        Ok(Event { value, fd })
     }
 }
 
 impl AsFd for Luod {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.0.as_fd()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(why: Error) -> Self {
+        match why {
+            Error::Ended => ended(),
+            Error::Late(wait) => Self::new(
+                Exit::Failure,
+                format_args!("the agent did not answer in {} s", wait.as_secs()),
+            ),
+            Error::Io(err) => err.into(),
+            Error::Garbled(_) => Self::new(Exit::Failure, "the agent does not speak the protocol"),
+            Error::Refused { code, message } => refused(&code, &message),
+        }
     }
 }
 
 /// The agent's refusal as a failure.
-pub fn refused(event: &Event) -> Failure {
-    let code = event.text("code");
+fn refused(code: &str, message: &str) -> Failure {
     let exit = match code {
         "ENOENT" => Exit::NoSuch,
         _ => Exit::Failure,
     };
-    let failure = Failure::new(exit, format_args!("luod: {}", event.text("message")));
+    let failure = Failure::new(exit, format_args!("luod: {message}"));
 
     match advice(code) {
         Some(advice) => failure.hint(advice),
@@ -258,10 +147,6 @@ fn advice(code: &str) -> Option<&'static str> {
     })
 }
 
-fn garbled() -> Failure {
-    Failure::new(Exit::Failure, "the agent does not speak the protocol")
-}
-
 /// The failure of an agent that went away.
 pub fn ended() -> Failure {
     Failure::new(Exit::Failure, "the agent ended the connection")
@@ -271,6 +156,7 @@ pub fn ended() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::{
         io::{
             BufRead,
