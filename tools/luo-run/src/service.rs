@@ -80,7 +80,9 @@ pub fn run(arguments: &Arguments) -> Outcome<ExitCode> {
         Some(session) => Folder::retrieve(path, session)?,
         None => {
             // A name that is taken must not get a second program.
-            client.subscribe()?;
+            if client.subscribe()? {
+                return Err("the machine is being updated".into());
+            }
             Folder::new(path, &arguments.files)?
         }
     };
