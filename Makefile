@@ -39,9 +39,9 @@ help:
 #: make test [T=patterns]       the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed,
 #:                              N skipped'
-#: make test-long               the same, also on kernels that look for mistakes,
+#: make test-long               the same, also on debug kernels,
 #:                              all of it on one with what real machines have,
-#:                              and with 200 ways of damage
+#:                              and with 200 corruption seeds
 #: make bench [B=pattern]       what live updates cost, in instructions, beside the
 #:                              C implementation; all rows of the table, or those
 #:                              whose names match

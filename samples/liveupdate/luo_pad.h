@@ -16,7 +16,7 @@
 /* On the device: makes an empty pad and returns a file descriptor for it. */
 #define LUO_PAD_CREATE		_IO(0xBB, 0x00)
 
-/* On a pad: the number of the pad, unlike that of all others, for ever. */
+/* On a pad: the number of the pad, unlike that of all others, forever. */
 #define LUO_PAD_GET_NUMBER	_IOR(0xBB, 0x01, __u64)
 
 /* How many bytes a pad can hold. */

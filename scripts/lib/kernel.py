@@ -148,7 +148,7 @@ class Variant:
     memfd: str = ""
     fragments: tuple[Path, ...] = ()
     release: str = RELEASE
-    # A fragment of the project's: `debug' looks for mistakes while it runs, `bench' is measured.
+    # A fragment of the project's: `debug' is a debug kernel, `bench' is measured.
     purpose: str = ""
 
     @staticmethod

@@ -457,7 +457,7 @@ fn in_child(test: &Test, number: usize, limit: Duration, report: &mut Report) ->
                 false => Some(waitpid(child, None)?),
             };
             outcome.unwrap_or_else(|| {
-                Err(Failure::Failed(format!("ended without a word: {status:?}")))
+                Err(Failure::Failed(format!("ended without a message: {status:?}")))
             })
         }
     }
@@ -526,7 +526,7 @@ fn alarm_in(log: &[LogRecord]) -> Option<String> {
         .cloned()
 }
 
-/// Whether the kernel is one that takes its time, to look for mistakes.
+/// Whether this is a debug kernel, which is slow.
 pub fn is_slow() -> Outcome<bool> {
     let cmdline = CommandLine::read()?;
 

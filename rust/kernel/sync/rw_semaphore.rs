@@ -84,7 +84,7 @@ impl<T> RwSemaphore<T> {
     ) -> impl PinInit<Self> {
         // INVARIANT: The semaphore is initialized here.
         pin_init!(Self {
-            // SAFETY: The slot is valid and pinned; name and key live for ever.
+            // SAFETY: The slot is valid and pinned; name and key are static.
             semaphore <- unsafe {
                 Opaque::ffi_init(|slot| {
                     bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())

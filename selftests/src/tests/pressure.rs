@@ -99,7 +99,7 @@ fn retrieve(stage: &Stage, disturbers: Vec<Agent>) -> Outcome {
                 ensure_eq!(found, word(number, page), "file {number} page {page}");
             }
         }
-        // A page that is locked for ever holds this up.
+        // A page that is locked forever holds this up.
         file.set_len(0)?;
         ensure_eq!(file.metadata()?.blocks(), 0, "file {number}");
     }

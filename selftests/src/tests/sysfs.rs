@@ -112,7 +112,7 @@ impl State {
         Ok(())
     }
 
-    /// Fails unless it is still the same, without a word.
+    /// Fails unless it is still the same, and nobody was told of a change.
     #[track_caller]
     fn stays(&mut self, state: &str) -> Outcome {
         ensure!(!self.woken()?);
