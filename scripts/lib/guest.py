@@ -118,25 +118,17 @@ def started(console: Path) -> bool:
     return console.exists() and b" as init process" in console.read_bytes()
 
 
-def hangs_early(outcome: Outcome) -> bool:
-    """Whether a kernel, the first or a later one, ran no program, and no test had a result yet."""
-    console = "\n".join(outcome.console)
-    return outcome.trouble.startswith("no word") \
-        and "as init process" not in console[console.rfind("Linux version"):] \
-        and not any(re.match(r"(not )?ok ", line) for line in outcome.report)
-
-
 def boot(*arguments, start: float = START, **options) -> Outcome:
     """Runs a guest to its end, as `run` does. It may take `start` seconds to its first program.
 
     On a busy host it happens, once in thousands, that an emulated machine hangs after power
-    on or after a kexec, when its processors measure their timers. Nothing has been tested then:
-    it is switched off and on again, and `restarts` knows of it. The kernel could be at fault
-    all the same: a guest that does not start the second time either has failed, and so has a
-    run of the suite in which this happens twice.
+    on, when its processors measure their timers. Nothing has been tested then: it is switched
+    off and on again, and `restarts` knows of it. The kernel could be at fault all the same: a
+    guest that does not start the second time either has failed, and so has a run of the suite
+    in which this happens twice.
     """
     outcome = run(*arguments, start=start, **options)
-    if outcome.trouble.startswith(NOT_STARTED) or hangs_early(outcome):
+    if outcome.trouble.startswith(NOT_STARTED):
         last = next(filter(None, reversed(outcome.console)), "nothing said")
         say(f"a guest did not start ({last[:80]}): once more")
         restarts.append(last)

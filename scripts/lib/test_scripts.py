@@ -114,15 +114,6 @@ class Read(unittest.TestCase):
         self.assertFalse(test.passes("c", "c"))
         self.assertTrue(test.passes("rust", "c"))
 
-    def test_early_hangs(self):
-        first = "Linux version 7\nRun /init as init process\n"
-        silent = "no word for 80 s"
-        self.assertTrue(guest.hangs_early(outcome(f"{first}Linux version 7\nsmpboot", "# note", silent)))
-        # Somebody has run, a test has a result, or the guest has ended by itself.
-        for console, report, trouble in ((first * 2, "", silent), (f"{first}Linux version 7", "ok 1 x", silent),
-                                         (f"{first}Linux version 7", "", "")):
-            self.assertFalse(guest.hangs_early(outcome(console, report, trouble)))
-
     def test_damage(self):
         """What is lost must have been damaged, and what was damaged must be lost."""
         def judge(console: str, lost: str) -> list[str]:
