@@ -19,6 +19,7 @@
 #include <linux/kexec_handover.h>
 #include <linux/memblock.h>
 #include <linux/moduleparam.h>
+#include <linux/overflow.h>
 #include <linux/range.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -194,7 +195,7 @@ static int note_limit(struct kimage *image, const char *value)
 /* One of the values of parse_memmap_one(). */
 static int note_map(struct kimage *image, char *value)
 {
-	u64 size, start, from = E820_TYPE_RAM, to = 0;
+	u64 size, start, last, from = E820_TYPE_RAM, to = 0;
 	char *end, kind;
 
 	if (!strncmp(value, "exactmap", 8))
@@ -219,7 +220,9 @@ static int note_map(struct kimage *image, char *value)
 	/* Something else may become something else again. */
 	if (from != E820_TYPE_RAM && to != E820_TYPE_RAM)
 		return 0;
-	return note_change(image, start, start + size - 1, to == E820_TYPE_RAM);
+	if (check_add_overflow(start, size - 1, &last))
+		last = U64_MAX;
+	return note_change(image, start, last, to == E820_TYPE_RAM);
 }
 
 static int note_maps(struct kimage *image, char *value)

@@ -25,11 +25,15 @@
 
 #define KHO_POISON_NODE_NAME	"hwpoison"
 
+/* "hwpoison" */
+#define KHO_POISON_MAGIC	0x6e6f73696f707768ULL
+
 /* A page of the list, as it is handed over. */
 struct kho_poison_block {
+	u64 magic;	/* KHO_POISON_MAGIC: a damaged list must not free other pages */
 	u64 next;	/* where the next one is, or 0 */
 	u64 nr;		/* how many numbers follow, 0 among them for none */
-	u64 pfns[510];
+	u64 pfns[509];
 };
 
 static_assert(sizeof(struct kho_poison_block) == 4096);
@@ -51,9 +55,16 @@ static void add_block(struct work_struct *work)
 
 	if (IS_ERR(block))
 		return;
+	block->magic = KHO_POISON_MAGIC;
 	spin_lock_irqsave(&list_lock, flags);
-	last->next = virt_to_phys(block);
+	/* This work may have been queued again while it ran. */
+	if (!last->next) {
+		last->next = virt_to_phys(block);
+		block = NULL;
+	}
 	spin_unlock_irqrestore(&list_lock, flags);
+	if (block)
+		kho_unpreserve_free(block);
 }
 
 static DECLARE_WORK(add_block_work, add_block);
@@ -139,7 +150,12 @@ static phys_addr_t __init incoming_list(void)
 /* A block of the previous kernel's list, or NULL if there is none at @phys. */
 static struct kho_poison_block *__init incoming_block(phys_addr_t phys)
 {
-	return kho_preserved_order(phys) == 0 ? phys_to_virt(phys) : NULL;
+	struct kho_poison_block *block;
+
+	if (kho_preserved_order(phys) != 0)
+		return NULL;
+	block = phys_to_virt(phys);
+	return block->magic == KHO_POISON_MAGIC ? block : NULL;
 }
 
 /* Goes through the previous kernel's list, whose content may be anything. */
@@ -205,13 +221,16 @@ static int __init kho_poison_init(void)
 		block = kho_alloc_preserve(sizeof(*block));
 		if (IS_ERR(block))
 			return PTR_ERR(block);
+		block->magic = KHO_POISON_MAGIC;
 		err = kho_add_subtree(KHO_POISON_NODE_NAME, block, sizeof(*block));
 		if (err) {
 			kho_unpreserve_free(block);
 			return err;
 		}
+		spin_lock_irq(&list_lock);
 		first = block;
 		last = block;
+		spin_unlock_irq(&list_lock);
 	}
 
 	for_each_incoming(note_page);
@@ -219,6 +238,8 @@ static int __init kho_poison_init(void)
 		next = block->next;
 		kho_restore_free(block);
 	}
+	if (phys)
+		pr_err("the list of poisoned pages is damaged at %pa\n", &phys);
 	return 0;
 }
 fs_initcall(kho_poison_init);
