@@ -147,20 +147,44 @@ static struct folio *pinnable_target(struct folio *src, unsigned long private)
 	return NULL;
 }
 
-/*
- * How pages are brought in from swap. Where charges go to the root, as they do
- * while the machine reboots, the group of a page must not be able to refuse it:
- * it is charged beyond its limit then. Else a full group is a shortage.
- */
-static gfp_t swapin_gfp(struct address_space *mapping)
+/* Whether pages are charged to the root, as they are while the machine reboots. */
+static bool charges_root(void)
 {
-	gfp_t gfp = mapping_gfp_constraint(mapping, ~__GFP_MOVABLE);
-
 #ifdef CONFIG_MEMCG
-	if (current->active_memcg && mem_cgroup_is_root(current->active_memcg))
-		return gfp | __GFP_NOWARN | __GFP_NORETRY | __GFP_HIGH;
+	return current->active_memcg &&
+	       mem_cgroup_is_root(current->active_memcg);
+#else
+	return false;
 #endif
-	return gfp | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
+}
+
+/*
+ * Gets a page, from swap if it is there. While the machine reboots, the group of
+ * the page must neither refuse it nor keep us waiting: it is charged beyond its
+ * limits at once. To reclaim from it would be to look at all that was pinned
+ * already, in vain, once for each page. At other times a full group is a shortage.
+ */
+static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
+{
+	gfp_t gfp = mapping_gfp_constraint(mapping, ~__GFP_MOVABLE) |
+		    __GFP_NOWARN;
+	struct folio *folio;
+
+	if (!charges_root())
+		return shmem_read_folio_gfp(mapping, index,
+					    gfp | __GFP_RETRY_MAYFAIL);
+
+	gfp |= __GFP_NORETRY | __GFP_HIGH;
+	folio = shmem_read_folio_gfp(mapping, index,
+				     gfp & ~__GFP_DIRECT_RECLAIM);
+	/*
+	 * Either the whole machine is short of memory, and some is reclaimed; or
+	 * the insertion is recorded, which may sleep. The page has been charged
+	 * and is in the swap cache then.
+	 */
+	if (folio == ERR_PTR(-ENOMEM) || folio == ERR_PTR(-EBUSY))
+		folio = shmem_read_folio_gfp(mapping, index, gfp);
+	return folio;
 }
 
 /**
@@ -182,7 +206,6 @@ int shmem_make_pinnable(struct address_space *mapping, pgoff_t index,
 			unsigned long nr)
 {
 	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
-	gfp_t gfp = swapin_gfp(mapping);
 	const pgoff_t end = index + nr;
 	unsigned int flags;
 	LIST_HEAD(list);
@@ -190,7 +213,7 @@ int shmem_make_pinnable(struct address_space *mapping, pgoff_t index,
 
 	flags = memalloc_pin_save();
 	while (index < end) {
-		struct folio *folio = shmem_read_folio_gfp(mapping, index, gfp);
+		struct folio *folio = read_folio(mapping, index);
 
 		if (IS_ERR(folio)) {
 			err = PTR_ERR(folio);

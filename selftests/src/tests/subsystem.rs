@@ -306,11 +306,11 @@ pub fn notifier_before(_: &mut Stage) -> Outcome {
     C.set("text", "alone")
 }
 
-/// It is an update nevertheless: the notifier is told of its end.
+/// It is an update nevertheless: the notifier, which is there before anybody looks, is told of its end.
 pub fn notifier_after(_: &mut Stage) -> Outcome {
+    C.load()?;
     ensure_eq!(show("number")?, "1\n");
     ensure_eq!(show("state")?, "updated\n");
-    C.load()?;
     ensure_eq!(C.get("text")?, "alone");
     store("finish", "1")?;
     C.told("f")?;
