@@ -125,6 +125,39 @@ unlock:
 	return run - runs;
 }
 
+/* The machine reboots: pages are charged to the root now, and only now. */
+static bool at_reboot(void)
+{
+#ifdef CONFIG_MEMCG
+	return current->active_memcg &&
+	       mem_cgroup_is_root(current->active_memcg);
+#else
+	return false;
+#endif
+}
+
+/*
+ * Whether the kernel itself can still allocate from a zone. Else what moves there
+ * out of ZONE_MOVABLE or CMA, whose free memory is of no use to the kernel, would
+ * have processes killed. At the reboot these end anyway, and what can be kept is.
+ */
+static bool leaves_room(struct zone *zone)
+{
+	unsigned long pages = zone_page_state(zone, NR_FREE_PAGES);
+
+	if (at_reboot())
+		return true;
+	pages -= min(pages, zone_page_state(zone, NR_FREE_CMA_PAGES));
+	pages += zone_page_state(zone, NR_ZONE_INACTIVE_FILE) +
+		 zone_page_state(zone, NR_ZONE_ACTIVE_FILE);
+	return pages > high_wmark_pages(zone);
+}
+
+static bool is_target(struct folio *folio)
+{
+	return may_stay(folio) && leaves_room(folio_zone(folio));
+}
+
 /* Allocates a folio that may stay. Does not invoke the OOM killer. */
 static struct folio *pinnable_target(struct folio *src, unsigned long private)
 {
@@ -136,26 +169,15 @@ static struct folio *pinnable_target(struct folio *src, unsigned long private)
 	if (order)
 		gfp |= __GFP_NORETRY;
 	folio = __folio_alloc(gfp, order, folio_nid(src), NULL);
-	if (!folio || may_stay(folio))
+	if (!folio || is_target(folio))
 		return folio;
 	folio_put(folio);
 
 	folio = __folio_alloc(kho_gfp(gfp), order, folio_nid(src), NULL);
-	if (!folio || may_stay(folio))
+	if (!folio || is_target(folio))
 		return folio;
 	folio_put(folio);
 	return NULL;
-}
-
-/* Whether pages are charged to the root, as they are while the machine reboots. */
-static bool charges_root(void)
-{
-#ifdef CONFIG_MEMCG
-	return current->active_memcg &&
-	       mem_cgroup_is_root(current->active_memcg);
-#else
-	return false;
-#endif
 }
 
 /*
@@ -170,7 +192,7 @@ static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
 		    __GFP_NOWARN;
 	struct folio *folio;
 
-	if (!charges_root())
+	if (!at_reboot())
 		return shmem_read_folio_gfp(mapping, index,
 					    gfp | __GFP_RETRY_MAYFAIL);
 
@@ -350,6 +372,10 @@ bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
 	}
 	while (nr)
 		__free_pages(unfit[--nr], order);
+	if (page && !leaves_room(page_zone(page))) {
+		__free_pages(page, order);
+		page = NULL;
+	}
 	if (!page)
 		return false;
 
