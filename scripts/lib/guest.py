@@ -108,8 +108,10 @@ def read_lines(path: Path) -> list[str]:
 START = 40
 NOT_STARTED = "no first program"
 # On a loaded host the timer comes too late for its check, and to calibrate delays by it gives delays
-# that never end.
-STEADY = "no_timer_check lpj=5000000"
+# that never end. The watchdog of clocksources times its wait for another processor by a clock that may
+# be jiffies; if that processor is the one that counts them, and waits for this one to change the
+# clocksource (stop_machine()), the boot ends there.
+STEADY = "no_timer_check lpj=5000000 tsc=reliable"
 # What the consoles of guests said last that were booted once more, see `boot`.
 restarts: list[str] = []
 
