@@ -149,7 +149,10 @@ pub(super) fn pin_pages<L: Layout>(
     let mut extents = KVVec::new();
 
     for range in ranges {
-        mapping.pins(range, L::RUNS)?.collect(&mut extents)?;
+        mapping
+            .pins(range, L::RUNS)?
+            .for_reboot(liveupdate::is_rebooting())
+            .collect(&mut extents)?;
     }
     Ok(extents)
 }

@@ -14,6 +14,7 @@ use core::{
 use kernel::{
     fs::File,
     liveupdate::{
+        is_rebooting,
         FileHandler,
         FileState, //
         Handover,
@@ -120,7 +121,10 @@ impl SmallState {
 
 /// Pins the page, if there is one.
 fn content(mapping: &FrozenMapping) -> Result<Option<PinnedExtent>> {
-    mapping.pins(0..SMALL_PAGES, true)?.next()
+    mapping
+        .pins(0..SMALL_PAGES, true)?
+        .for_reboot(is_rebooting())
+        .next()
 }
 
 fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<SmallRecord> {

@@ -125,8 +125,49 @@ unlock:
 	return run - runs;
 }
 
-/* The machine reboots: pages are charged to the root now, and only now. */
-static bool at_reboot(void)
+/*
+ * Whether the kernel itself can still allocate from a zone. Else what moves there
+ * out of ZONE_MOVABLE or CMA, whose free memory is of no use to the kernel, would
+ * have processes killed.
+ */
+static bool leaves_room(struct zone *zone)
+{
+	unsigned long pages = zone_page_state(zone, NR_FREE_PAGES);
+
+	pages -= min(pages, zone_page_state(zone, NR_FREE_CMA_PAGES));
+	pages += zone_page_state(zone, NR_ZONE_INACTIVE_FILE) +
+		 zone_page_state(zone, NR_ZONE_ACTIVE_FILE);
+	return pages > high_wmark_pages(zone);
+}
+
+static bool is_target(struct folio *folio, bool reboot)
+{
+	return may_stay(folio) && (reboot || leaves_room(folio_zone(folio)));
+}
+
+/* Allocates a folio that may stay. Does not invoke the OOM killer. */
+static struct folio *pinnable_target(struct folio *src, unsigned long reboot)
+{
+	gfp_t gfp = GFP_USER | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
+	unsigned int order = folio_order(src);
+	struct folio *folio;
+
+	/* Instead of a large one, migration can do with single pages. */
+	if (order)
+		gfp |= __GFP_NORETRY;
+	folio = __folio_alloc(gfp, order, folio_nid(src), NULL);
+	if (!folio || is_target(folio, reboot))
+		return folio;
+	folio_put(folio);
+
+	folio = __folio_alloc(kho_gfp(gfp), order, folio_nid(src), NULL);
+	if (!folio || is_target(folio, reboot))
+		return folio;
+	folio_put(folio);
+	return NULL;
+}
+
+static bool charges_root(void)
 {
 #ifdef CONFIG_MEMCG
 	return current->active_memcg &&
@@ -137,54 +178,11 @@ static bool at_reboot(void)
 }
 
 /*
- * Whether the kernel itself can still allocate from a zone. Else what moves there
- * out of ZONE_MOVABLE or CMA, whose free memory is of no use to the kernel, would
- * have processes killed. At the reboot these end anyway, and what can be kept is.
- */
-static bool leaves_room(struct zone *zone)
-{
-	unsigned long pages = zone_page_state(zone, NR_FREE_PAGES);
-
-	if (at_reboot())
-		return true;
-	pages -= min(pages, zone_page_state(zone, NR_FREE_CMA_PAGES));
-	pages += zone_page_state(zone, NR_ZONE_INACTIVE_FILE) +
-		 zone_page_state(zone, NR_ZONE_ACTIVE_FILE);
-	return pages > high_wmark_pages(zone);
-}
-
-static bool is_target(struct folio *folio)
-{
-	return may_stay(folio) && leaves_room(folio_zone(folio));
-}
-
-/* Allocates a folio that may stay. Does not invoke the OOM killer. */
-static struct folio *pinnable_target(struct folio *src, unsigned long private)
-{
-	gfp_t gfp = GFP_USER | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
-	unsigned int order = folio_order(src);
-	struct folio *folio;
-
-	/* Instead of a large one, migration can do with single pages. */
-	if (order)
-		gfp |= __GFP_NORETRY;
-	folio = __folio_alloc(gfp, order, folio_nid(src), NULL);
-	if (!folio || is_target(folio))
-		return folio;
-	folio_put(folio);
-
-	folio = __folio_alloc(kho_gfp(gfp), order, folio_nid(src), NULL);
-	if (!folio || is_target(folio))
-		return folio;
-	folio_put(folio);
-	return NULL;
-}
-
-/*
- * Gets a page, from swap if it is there. While the machine reboots, the group of
- * the page must neither refuse it nor keep us waiting: it is charged beyond its
- * limits at once. To reclaim from it would be to look at all that was pinned
- * already, in vain, once for each page. At other times a full group is a shortage.
+ * Gets a page, from swap if it is there. Where charges go to the root, as they do
+ * while the machine reboots, the group of the page must neither refuse it nor keep
+ * us waiting: it is charged beyond its limits at once. To reclaim from it would be
+ * to scan all that was pinned already, in vain, once for each page. At other times
+ * a full group is a shortage.
  */
 static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
 {
@@ -192,7 +190,7 @@ static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
 		    __GFP_NOWARN;
 	struct folio *folio;
 
-	if (!at_reboot())
+	if (!charges_root())
 		return shmem_read_folio_gfp(mapping, index,
 					    gfp | __GFP_RETRY_MAYFAIL);
 
@@ -202,7 +200,8 @@ static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
 	/*
 	 * Either the whole machine is short of memory, and some is reclaimed; or
 	 * the insertion is recorded, which may sleep. The page has been charged
-	 * and is in the swap cache then.
+	 * then, and is in the swap cache. If reclaim takes it from there in
+	 * between, it is charged once more, and that is slow.
 	 */
 	if (folio == ERR_PTR(-ENOMEM) || folio == ERR_PTR(-EBUSY))
 		folio = shmem_read_folio_gfp(mapping, index, gfp);
@@ -214,6 +213,8 @@ static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
  * @mapping: mapping of a shmem file, frozen
  * @index: where to begin, before the end of the file
  * @nr: how many pages; there must be no hole among them
+ * @reboot: the machine reboots: processes end anyway, and what can be kept is, even
+ *	if that leaves the kernel short of memory
  *
  * What is on swap is brought in, what was allocated but never written is
  * cleared, and what cannot stay in its place is moved. May sleep, for long if
@@ -225,7 +226,7 @@ static struct folio *read_folio(struct address_space *mapping, pgoff_t index)
  * one is poisoned.
  */
 int shmem_make_pinnable(struct address_space *mapping, pgoff_t index,
-			unsigned long nr)
+			unsigned long nr, bool reboot)
 {
 	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
 	const pgoff_t end = index + nr;
@@ -263,7 +264,7 @@ int shmem_make_pinnable(struct address_space *mapping, pgoff_t index,
 	}
 
 	if (!list_empty(&list)) {
-		ret = migrate_pages(&list, pinnable_target, NULL, 0,
+		ret = migrate_pages(&list, pinnable_target, NULL, reboot,
 				    MIGRATE_SYNC, MR_LONGTERM_PIN, NULL);
 		putback_movable_pages(&list);
 		if (ret == -ENOMEM)

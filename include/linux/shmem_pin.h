@@ -23,7 +23,7 @@ size_t shmem_pin_runs(struct address_space *mapping, pgoff_t index,
 		      unsigned long max, unsigned long max_run,
 		      struct shmem_run *runs, size_t nr_runs);
 int shmem_make_pinnable(struct address_space *mapping, pgoff_t index,
-			unsigned long nr);
+			unsigned long nr, bool reboot);
 unsigned long shmem_count_present(struct address_space *mapping, pgoff_t index,
 				  unsigned long max);
 size_t shmem_find_unpinnable(struct address_space *mapping, pgoff_t index,

@@ -68,6 +68,8 @@ pub struct Pins<'a> {
     max: usize,
     at: usize,
     end: usize,
+    /// Pages are kept even if that leaves the kernel short of memory.
+    reboot: bool,
     /// Up to here there were pages without a hole when we looked.
     present_until: usize,
     /// Few files ever need it.
@@ -85,10 +87,17 @@ impl<'a> Pins<'a> {
             max: if runs { MAX_RUN } else { 1 },
             at,
             end,
+            reboot: false,
             present_until: 0,
             migration: None,
             migrated_until: 0,
         }
+    }
+
+    /// If `reboot` is set, the machine reboots: then what can be kept is, even if that leaves the
+    /// kernel short of memory. At other times pages are not moved to where it needs the rest itself.
+    pub fn for_reboot(self, reboot: bool) -> Self {
+        Self { reboot, ..self }
     }
 
     /// The next pages, [`None`] at the end of the range.
@@ -223,7 +232,7 @@ impl<'a> Pins<'a> {
         // SAFETY: The mapping is valid, belongs to shmem, and is frozen: so there is still no hole
         // before `present_until`. The current task may sleep, as all users of this module.
         to_result(unsafe {
-            bindings::shmem_make_pinnable(self.mapping.memfd.mapping(), self.at, pages)
+            bindings::shmem_make_pinnable(self.mapping.memfd.mapping(), self.at, pages, self.reboot)
         })
     }
 
