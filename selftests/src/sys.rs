@@ -812,6 +812,30 @@ pub fn vmstat(key: &str) -> Outcome<u64> {
         .ok_or_else(|| Failure::here(format_args!("/proc/vmstat has no {key}")))
 }
 
+/// How many pages of a zone the kernel can use above the low watermark, which CMA's are not; more
+/// than any if there is no such zone.
+pub fn zone_room(zone: &str) -> Outcome<i64> {
+    let text = fs::read_to_string("/proc/zoneinfo")?;
+    let Some(section) = text
+        .split("Node ")
+        .find(|section| section.split_ascii_whitespace().nth(2) == Some(zone))
+    else {
+        return Ok(i64::MAX);
+    };
+    let number = |key: &str| -> Outcome<i64> {
+        section
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(' '))
+            .find_map(|value| value.trim().parse().ok())
+            .ok_or_else(|| Failure::here(format_args!("zone {zone} has no {key}")))
+    };
+
+    match number("present")? {
+        0 => Ok(i64::MAX),
+        _ => Ok(number("pages free")? - number("nr_free_cma")? - number("low")?),
+    }
+}
+
 /// Writes at an offset, leaving the position alone.
 pub fn write_at(file: &File, at: u64, bytes: &[u8]) -> Outcome {
     file.write_all_at(bytes, at)?;

@@ -185,12 +185,18 @@ const MOVABLE: usize = 600;
 
 /// More memory than there is where it could stay: the caller is told so, nobody is killed for it.
 ///
-/// At bd974ac the kernel killed, and said that the system is deadlocked on memory, each time.
+/// At bd974ac the kernel killed, and said that the system is deadlocked on memory, each time. At
+/// 7dc7e6f it had nothing left for itself when the caller was told, and killed now and then.
 pub fn movable(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.create_session(stage.name)?;
     let file = file_of(1, MOVABLE)?;
 
     ensure_errno!(session.preserve(&file, 1), ENOMEM);
+    for zone in ["DMA32", "Normal"] {
+        let room = sys::zone_room(zone)?;
+        stage.note(format!("{zone}: {room} pages above the low watermark"));
+        ensure!(room > 0);
+    }
     check_file(&file, 1, MOVABLE)?;
     file.set_len(1 << 20)?;
     session.preserve(&file, 1)?;
