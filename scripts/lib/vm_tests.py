@@ -174,7 +174,7 @@ class Heart:
 
 def qemu(name: str, port: str, accel: str, more: str = "", variables: str = "") -> bytes:
     """The configuration of a guest: /etc/luo-qemu/NAME.conf."""
-    append = f"console=ttyS0 quiet {guest.STEADY} liveupdate=off kho=off panic=-1 rdinit=/init {variables}"
+    append = f"console=ttyS0 quiet no_timer_check liveupdate=off kho=off panic=-1 rdinit=/init {variables}"
     words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
 -machine q35 -accel {accel} -smp 1 -chardev {port} -serial chardev:con {more} \
 -kernel /additions/kernel -initrd /additions/guest.cpio -append "{append.strip()}" """
