@@ -9,7 +9,7 @@ guest of its own, on each kernel. Its program is in bench/.
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from statistics import median
 
@@ -149,6 +149,7 @@ class Kernel:
         folder.mkdir()
         outcome = guest.run(
             self.image, self.initramfs, folder, memory=load.memory, processors=1, timeout=1800,
+            start=inf,
             command_line=f"nokaslr loglevel=6 printk.time=1 {load.command_line}",
             options=("-icount", "shift=0,sleep=off", "-cpu", "max,-erms", "-seed", str(load.seed)))
         words = [line.split() for line in outcome.report]

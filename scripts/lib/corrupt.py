@@ -175,9 +175,9 @@ class Corrupt:
     def boot(self, name: str, test: str, options: str, memory: int = 1024) -> guest.Outcome:
         folder = self.bench.folder / f"corrupt-{name}"
         folder.mkdir(exist_ok=True)
-        return guest.boot(self.bench.built.image, self.bench.folder / "corrupt.cpio", folder,
-                          command_line=f"luo.test={test} {options}", memory=memory, timeout=180,
-                          processors=1)
+        return guest.run(self.bench.built.image, self.bench.folder / "corrupt.cpio", folder,
+                         command_line=f"luo.test={test} {options}", memory=memory, timeout=180,
+                         processors=1)
 
     def place(self, place: Place) -> None:
         test = "corrupt-checked" if place.checked else "corrupt-unchecked"

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import say
 
 # Words that no kernel log of a passing test contains. (The guest's own tests
 # look for the same in selftests/src/init.rs.) Of races between accesses to memory those
@@ -106,41 +105,20 @@ def read_lines(path: Path) -> list[str]:
 
 # How long a guest may take from power on to its first program, in seconds.
 START = 40
-NOT_STARTED = "no first program"
 # On a loaded host the timer comes too late for its check, and to calibrate delays by it gives delays
 # that never end. The watchdog of clocksources times its wait for another processor by a clock that may
 # be jiffies; if that processor is the one that counts them, and waits for this one to change the
 # clocksource (stop_machine()), the boot ends there.
 STEADY = "no_timer_check lpj=5000000 tsc=reliable"
-# What the consoles of guests said last that were booted once more, see `boot`.
-restarts: list[str] = []
 
 
 def started(console: Path) -> bool:
     return console.exists() and b" as init process" in console.read_bytes()
 
 
-def boot(*arguments, start: float = START, **options) -> Outcome:
-    """Runs a guest to its end, as `run` does. It may take `start` seconds to its first program.
-
-    On a busy host it happens, once in thousands, that an emulated machine hangs after power
-    on, when its processors measure their timers. Nothing has been tested then: it is switched
-    off and on again, and `restarts` knows of it. The kernel could be at fault all the same: a
-    guest that does not start the second time either has failed, and so has a run of the suite
-    in which this happens twice.
-    """
-    outcome = run(*arguments, start=start, **options)
-    if outcome.trouble.startswith(NOT_STARTED):
-        last = next(filter(None, reversed(outcome.console)), "nothing said")
-        say(f"a guest did not start ({last[:80]}): once more")
-        restarts.append(last)
-        outcome = run(*arguments, start=start, **options)
-    return outcome
-
-
 def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
         memory: int = 1024, processors: int = 2, timeout: float = 60, silence: float = 0,
-        start: float = math.inf, on_line: Callable[[str], None] = lambda line: None,
+        start: float = START, on_line: Callable[[str], None] = lambda line: None,
         options: Iterable[str] = ()) -> Outcome:
     """Runs a guest to its end: until it powers off or resets, or `timeout` seconds passed.
 
@@ -183,7 +161,7 @@ def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
                 break
             is_up = is_up or started(console)
             if not is_up and now - begin > start:
-                trouble = f"{NOT_STARTED} after {start:.0f} s"
+                trouble = f"no first program after {start:.0f} s"
             elif now - begin > timeout:
                 trouble = f"no end after {timeout:.0f} s"
             elif silence and now - last > silence:

@@ -123,9 +123,9 @@ class Bench:
             # that, for which there is no room, and the next kernel needs once that there.
             memory += 1024
             command_line = f"kho_scratch=16M,{memory // 8 + 256}M,64M {command_line}"
-        return guest.boot(self.built.image, self.folder / "initramfs.cpio", folder or self.folder,
-                          command_line=command_line, memory=memory, timeout=timeout * self.slow,
-                          silence=silence * self.slow, start=start * self.slow, **options)
+        return guest.run(self.built.image, self.folder / "initramfs.cpio", folder or self.folder,
+                         command_line=command_line, memory=memory, timeout=timeout * self.slow,
+                         silence=silence * self.slow, start=start * self.slow, **options)
 
     def harness(self, stock: programs.Stock) -> None:
         """The tree's liveupdate.c: every test of it must pass."""

@@ -59,7 +59,6 @@ class Results:
         self.told: list[junit.Result] = []
         # Names of tests that did not run, by the reason.
         self.skipped: dict[str, list[str]] = {}
-        self.remarks: list[str] = []
         self.lock = threading.Lock()
         self.begin = time.monotonic()
 
@@ -100,11 +99,6 @@ class Results:
                 self.told.append(junit.Result(name, "skip", why))
                 self.skipped.setdefault(why, []).append(name)
 
-    def remark(self, text: str) -> None:
-        """Notes what the user is to read at the end."""
-        with self.lock:
-            self.remarks.append(text)
-
     def show(self, name: str, why: str | list[str] | None, seconds: float | None) -> None:
         text = why if isinstance(why, str) else "\n".join(why or ())
         self.told.append(junit.Result(name, "FAIL" if text else "ok", text, seconds))
@@ -131,8 +125,6 @@ class Results:
         junit.write(report, self.told)
         print(f"\nas JUnit has it: {report}")
         print(f"{minutes} min {seconds} s on {os.cpu_count()} processors")
-        for text in self.remarks:
-            print(text)
         if self.pattern and not self.passed + self.failed:
             print(f"no test has a name like `{self.pattern}'")
         skipped = sum(map(len, self.skipped.values()))
