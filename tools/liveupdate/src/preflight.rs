@@ -42,7 +42,6 @@ pub use self::{
     },
 };
 
-use self::judge::Findings;
 use crate::{
     cmdline::CommandLine,
     image::{
@@ -117,28 +116,26 @@ fn report(
     cmdline: &CommandLine,
     will_preserve: bool,
 ) -> Report {
-    let mut findings = Findings {
-        all: Vec::new(),
-        loss: Level::Error,
+    let error = |problem| Finding {
+        level: Level::Error,
+        problem,
     };
+    let mut findings = Vec::new();
     let initrd = initrd.transpose().unwrap_or_else(|err| {
-        findings.add(Level::Error, Problem::Initrd(err.to_string()));
+        findings.push(error(Problem::Initrd(err.to_string())));
         None
     });
     let image = match image {
         Ok(image) => {
             let machine = Machine::here();
-            findings
-                .all
-                .extend(judge(&image, initrd, cmdline, &machine, will_preserve));
+            findings.extend(judge(&image, initrd, cmdline, &machine, will_preserve));
             Some(image)
         }
         Err(err) => {
-            findings.add(Level::Error, Problem::Image(err.to_string()));
+            findings.push(error(Problem::Image(err.to_string())));
             None
         }
     };
-    let mut findings = findings.all;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Report { image, findings }
 }

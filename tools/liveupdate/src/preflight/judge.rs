@@ -61,14 +61,14 @@ pub fn judge(
 }
 
 /// What was found so far.
-pub(super) struct Findings {
-    pub(super) all: Vec<Finding>,
+struct Findings {
+    all: Vec<Finding>,
     /// How much it matters that something would be lost.
-    pub(super) loss: Level,
+    loss: Level,
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, level: Level, problem: Problem) {
+    fn add(&mut self, level: Level, problem: Problem) {
         self.all.push(Finding { level, problem });
     }
 
