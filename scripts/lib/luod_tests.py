@@ -7,6 +7,7 @@ how luod is killed. The acts are the same on all of them.
 
 import contextlib
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -189,10 +190,15 @@ class Scene:
             self.guest.ask("sh", "-c", f"kill -9 $(cat /run/luod-tests/{client}.pid)")
         self.guest.sh(f"rm -f /run/luod-tests/{client}")
 
-    def luod_log(self) -> str:
+    @property
+    def log_command(self) -> tuple[str, ...]:
+        """The command that prints luod's log."""
         if self.is_systemd:
-            return self.guest.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "luod")
-        return self.guest.run("cat", "/run/luod.log")
+            return "journalctl", "--no-pager", "-b", "-o", "cat", "-u", "luod"
+        return "cat", "/run/luod.log"
+
+    def luod_log(self) -> str:
+        return self.guest.run(*self.log_command)
 
     def story(self) -> list[str]:
         if self.is_systemd:
@@ -490,12 +496,9 @@ class Acts:
         if [(one["id"], one["state"], one["updates"]) for one in sessions] != \
                 [(ORPHAN, "unclaimed", updates)]:
             raise Wrong(f"luod lists {sessions}")
-        # luod gives clients some time first.
-        deadline = time.monotonic() + 30
-        while f"client '{ORPHAN}' (user 0) is unclaimed" not in scene.luod_log():
-            if time.monotonic() > deadline:
-                raise Wrong("the log does not warn of the unclaimed session")
-            time.sleep(0.5)
+        # luod gives clients some time before it warns.
+        log = shlex.join(scene.log_command)
+        scene.guest.until(f"{log} | grep -qF \"client '{ORPHAN}' (user 0) is unclaimed\"", 30)
 
     @staticmethod
     def unclaimed_listed(scene: Scene) -> None:
