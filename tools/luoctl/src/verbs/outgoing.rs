@@ -46,7 +46,8 @@ use liveupdate::{
 use nix::{
     fcntl::{
         fcntl,
-        FcntlArg, //
+        FcntlArg,
+        OFlag, //
     },
     sys::{
         memfd::{
@@ -63,9 +64,12 @@ use nix::{
         },
     },
     unistd::{
-        daemon,
+        chdir,
         fork,
-        ForkResult, //
+        pipe2,
+        setsid,
+        ForkResult,
+        Pid, //
     },
 };
 use serde::Serialize;
@@ -77,6 +81,10 @@ use std::{
         OsString, //
     },
     fs::File,
+    io::{
+        Read,
+        Write, //
+    },
     os::{
         fd::{
             AsFd,
@@ -166,11 +174,8 @@ pub fn hold(
         Err(err) if err.errno() == Errno::EOPNOTSUPP => false,
         Err(err) => return Err(err.into()),
     };
-    if detach {
-        // The parent ends here, and the session goes on in the child.
-        daemon(false, true)
-            .map_err(|errno| Failure::io("go into the background", &errno.into()))?;
-    }
+    // The session goes on in the child.
+    let parent = detach.then(go_into_background).transpose()?;
 
     let value = json!({"session": name, "files": preserved, "pid": process::id()});
     output.result(&value, |out| {
@@ -184,8 +189,10 @@ pub fn hold(
     })?;
     // There need be no service manager.
     let _ = handoff::notify("READY=1");
-    if detach {
+    if let Some(mut parent) = parent {
         silence()?;
+        // If the parent was killed, nobody waits for this.
+        let _ = parent.write_all(&[0]);
     }
     let signal = wait_for_signal()?;
     match in_store {
@@ -222,6 +229,46 @@ fn stored(name: &SessionName) -> Outcome<Option<Session<Outgoing>>> {
         }
     }
     Ok(None)
+}
+
+/// Goes on in a child, in a session of its own. The parent ends once the child has written a byte to
+/// what this returns, or with the status with which the child has ended before.
+fn go_into_background() -> Outcome<File> {
+    let failed = |errno: Errno| Failure::io("go into the background", &errno.into());
+    let (ready, child) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+
+    // SAFETY: This process has one thread, so the child can do whatever it wants.
+    match unsafe { fork() }.map_err(failed)? {
+        ForkResult::Child => {
+            drop(ready);
+            setsid().map_err(failed)?;
+            chdir("/").map_err(failed)?;
+            Ok(File::from(child))
+        }
+        ForkResult::Parent { child: pid } => {
+            drop(child);
+            let status = match File::from(ready).read_exact(&mut [0]) {
+                Ok(()) => 0,
+                // It has said why.
+                Err(_) => wait_for(pid)
+                    .map_err(|errno| Failure::io("wait for the background", &errno.into()))?,
+            };
+            // Without destructors: the session is the child's.
+            process::exit(status);
+        }
+    }
+}
+
+/// Waits until a child ends. Returns its status, as a shell does.
+fn wait_for(child: Pid) -> nix::Result<i32> {
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Lets go of the terminal.
@@ -317,14 +364,9 @@ pub fn run(
             // Without destructors: the sessions are the parent's.
             process::exit(127);
         }
-        Ok(ForkResult::Parent { child }) => loop {
-            match waitpid(child, None) {
-                Ok(WaitStatus::Exited(_, code)) => break Ok(code),
-                Ok(WaitStatus::Signaled(_, signal, _)) => break Ok(128 + signal as i32),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => break Err(Failure::io("wait for the program", &errno.into())),
-            }
-        },
+        Ok(ForkResult::Parent { child }) => {
+            wait_for(child).map_err(|errno| Failure::io("wait for the program", &errno.into()))
+        }
     };
     for session in sessions {
         let name = session.name();
