@@ -26,7 +26,10 @@ pub(crate) mod registry;
 mod tokens;
 
 pub(crate) use incoming::IncomingFiles;
-pub(crate) use outgoing::PreservedFiles;
+pub(crate) use outgoing::{
+    FilesAnew,
+    PreservedFiles, //
+};
 
 /// What debugfs shows of a file.
 pub(crate) struct FileInfo {

@@ -12,7 +12,6 @@ use kernel::{
     bindings,
     error::from_result,
     kho::KexecLock,
-    liveupdate::OutgoingAbi,
     prelude::*, //
 };
 
@@ -28,8 +27,11 @@ use super::{
 use crate::luo_core::corrupt;
 use crate::luo_core::{
     boot,
-    orchestrator::{
+    format::{
         self,
+        Choice, //
+    },
+    orchestrator::{
         luo,
         Luo, //
     },
@@ -52,16 +54,18 @@ unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
     })
 }
 
-/// Sets the layouts of what is handed over, for the parameter `liveupdate.abi=`.
+/// Chooses the format of what is handed over, for the parameter `liveupdate.abi=`.
 ///
-/// Returns 0, or `-EBUSY` if something is preserved.
+/// Returns 0, or a negative errno as [`format::choose`] has it.
 #[no_mangle]
-extern "C" fn luo_set_luo_v5(luo_v5: bool) -> c_int {
-    let abi = match luo_v5 {
-        true => OutgoingAbi::LuoV5,
-        false => OutgoingAbi::Fdt,
-    };
-    from_result(|| orchestrator::set_abi(abi).map(|()| 0))
+extern "C" fn luo_choose_abi(choice: c_uint) -> c_int {
+    from_result(|| format::choose(Choice::from_number(choice)?).map(|()| 0))
+}
+
+/// What was chosen.
+#[no_mangle]
+extern "C" fn luo_chosen_abi() -> c_uint {
+    format::chosen() as c_uint
 }
 
 kernel::early_param!(c"liveupdate.panic", luo_panic_param);

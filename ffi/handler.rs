@@ -330,6 +330,10 @@ impl Saved {
         &self.handler
     }
 
+    pub(crate) fn file(&self) -> &ARef<File> {
+        &self.file
+    }
+
     /// What is handed over for this file.
     pub(crate) fn data(&self) -> u64 {
         self.data

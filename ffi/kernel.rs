@@ -8,6 +8,7 @@ use kernel::{
         File,
         LocalFile, //
     },
+    liveupdate::OutgoingAbi,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -31,6 +32,17 @@ pub(crate) fn fget(fd: i32) -> Result<ARef<File>> {
 pub(crate) fn may_print() -> bool {
     // SAFETY: The argument is a C string that lives forever.
     unsafe { bindings::__printk_ratelimit(c"luo".as_char_ptr()) != 0 }
+}
+
+// SAFETY: The signature is that of the function, which has no requirements.
+unsafe extern "C" {
+    /// In rust/kernel/liveupdate.rs; modules cannot call it.
+    safe fn liveupdate_set_abi(luo_v5: bool, lossy: bool);
+}
+
+/// Sets in which layouts state is handed over, and whether properties of files may be left out.
+pub(crate) fn set_outgoing_abi(abi: OutgoingAbi, lossy: bool) {
+    liveupdate_set_abi(abi == OutgoingAbi::LuoV5, lossy);
 }
 
 /// Panics with the message `why`.

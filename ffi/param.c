@@ -14,19 +14,33 @@
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "liveupdate."
 
-/* In rust/kernel/liveupdate.rs. */
-void liveupdate_set_luo_v5(bool luo_v5);
-bool liveupdate_writes_luo_v5(void);
+/* The order is that of Choice in luo_core/format.rs. */
+static const char * const names[] = { "fdt", "luo-v5", "luo-v5-lossy", "auto" };
 
 #ifdef CONFIG_LIVEUPDATE_RUST
 /* In ffi/exports.rs. */
-int luo_set_luo_v5(bool luo_v5);
+int luo_choose_abi(unsigned int choice);
+unsigned int luo_chosen_abi(void);
 #define ABI_MODE	0644
 #else
-static int luo_set_luo_v5(bool luo_v5)
+/* In rust/kernel/liveupdate.rs. */
+void liveupdate_set_abi(bool luo_v5, bool lossy);
+
+static unsigned int chosen;
+
+static int luo_choose_abi(unsigned int choice)
 {
-	liveupdate_set_luo_v5(luo_v5);
+	/* It does not know what there is to be chosen from. */
+	if (!strcmp(names[choice], "auto"))
+		return -EOPNOTSUPP;
+	chosen = choice;
+	liveupdate_set_abi(choice != 0, choice == 2);
 	return 0;
+}
+
+static unsigned int luo_chosen_abi(void)
+{
+	return chosen;
 }
 
 #define ABI_MODE	0444
@@ -34,16 +48,14 @@ static int luo_set_luo_v5(bool luo_v5)
 
 static int abi_set(const char *value, const struct kernel_param *kp)
 {
-	if (sysfs_streq(value, "luo-v5"))
-		return luo_set_luo_v5(true);
-	if (sysfs_streq(value, "fdt"))
-		return luo_set_luo_v5(false);
-	return -EINVAL;
+	int choice = sysfs_match_string(names, value);
+
+	return choice < 0 ? choice : luo_choose_abi(choice);
 }
 
 static int abi_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%s\n", liveupdate_writes_luo_v5() ? "luo-v5" : "fdt");
+	return sysfs_emit(buffer, "%s\n", names[luo_chosen_abi()]);
 }
 
 static const struct kernel_param_ops abi_ops = {

@@ -2,7 +2,11 @@
 
 //! What sessions and files need of the rest of the orchestrator.
 
-use kernel::prelude::*;
+use kernel::{
+    new_rw_semaphore,
+    prelude::*,
+    sync::RwSemaphore, //
+};
 
 use super::{
     refusal::Refusal,
@@ -25,6 +29,9 @@ pub(crate) struct Context {
     pub(crate) subsystems: Subsystems,
     #[pin]
     pub(crate) refusal: Refusal,
+    /// Held while a file is preserved, and for writing while the format changes.
+    #[pin]
+    pub(crate) format: RwSemaphore<()>,
     pub(crate) status: Status,
 }
 
@@ -35,6 +42,7 @@ impl Context {
             registry <- Registry::new(),
             subsystems <- subsystems,
             refusal <- Refusal::new(),
+            format <- new_rw_semaphore!((), "luo::format"),
             status,
         })
     }

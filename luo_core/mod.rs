@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod corrupt;
 mod debugfs;
 mod device;
+pub(crate) mod format;
 mod formats;
 mod handover;
 pub(crate) mod ioctl;

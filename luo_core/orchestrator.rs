@@ -6,10 +6,6 @@
 //! the device, sysfs, debugfs and the C interface ask for it by [`luo`].
 
 use kernel::{
-    liveupdate::{
-        set_outgoing_abi,
-        OutgoingAbi, //
-    },
     new_mutex,
     prelude::*,
     sync::{
@@ -125,20 +121,4 @@ impl Luo {
         self.context.status.changed();
         Ok(())
     }
-}
-
-/// Sets in which layouts state is handed over, at boot or later.
-///
-/// # Errors
-///
-/// [`EBUSY`] if there are outgoing sessions, whose files may be described already.
-pub(crate) fn set_abi(abi: OutgoingAbi) -> Result {
-    let Some(luo) = luo() else {
-        set_outgoing_abi(abi);
-        return Ok(());
-    };
-    // No kexec must begin meanwhile.
-    let _handover = luo.handover.lock();
-
-    luo.outgoing.if_none(|| set_outgoing_abi(abi))
 }

@@ -19,6 +19,7 @@ use kernel::{
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 use super::corrupt;
 use super::{
+    format,
     handover::Handover,
     orchestrator::{
         luo,
@@ -63,7 +64,9 @@ pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
 
     luo.context.refusal.clear();
     let result = match checked {
-        Ok(()) if kexec.image_finds_preserved_memory() => hand_over(luo, stamp, begin),
+        Ok(()) if kexec.image_finds_preserved_memory() => {
+            format::settle(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
+        }
         Ok(()) => hand_nothing_over(luo),
         Err((e, why)) => {
             luo.context.refusal.report(fmt!("{}", why));

@@ -8,10 +8,13 @@
 use core::fmt;
 
 use kernel::{
+    kho::{
+        ImageFormat,
+        KexecGuard, //
+    },
     liveupdate::{
         note,
-        outgoing_abi,
-        OutgoingAbi, //
+        outgoing_abi, //
     },
     prelude::*,
     sysfs::{
@@ -22,6 +25,7 @@ use kernel::{
 };
 
 use super::{
+    format,
     orchestrator::{
         luo,
         Luo, //
@@ -35,7 +39,7 @@ use crate::abi::RootFormat;
 
 static ALWAYS: Attributes<1> = Attributes::new().with::<EnabledAttribute>(0);
 
-static WHILE_ON: Attributes<11> = Attributes::new()
+static WHILE_ON: Attributes<12> = Attributes::new()
     .with::<StateAttribute>(0)
     .with::<NumberAttribute>(1)
     .with::<AbiAttribute>(2)
@@ -46,7 +50,8 @@ static WHILE_ON: Attributes<11> = Attributes::new()
     .with::<FinishAttribute>(7)
     .with::<LostSessionsAttribute>(8)
     .with::<RefusedAttribute>(9)
-    .with::<FormatsAttribute>(10);
+    .with::<FormatsAttribute>(10)
+    .with::<ImageFormatAttribute>(11);
 
 /// Makes the directory.
 ///
@@ -119,10 +124,7 @@ impl Attribute for AbiAttribute {
     const NAME: &'static CStr = c"abi";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        let outgoing = match outgoing_abi() {
-            OutgoingAbi::Fdt => "fdt",
-            OutgoingAbi::LuoV5 => "luo-v5",
-        };
+        let outgoing = format::name_of(outgoing_abi());
         let incoming = match on()?.context.status.incoming_format {
             Some(RootFormat::Fdt) => "fdt",
             Some(RootFormat::V5) => "luo-v5",
@@ -260,5 +262,36 @@ impl Attribute for FormatsAttribute {
             let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
             Ok(writeln!(to, "{text}")?)
         })
+    }
+}
+
+/// Which format the loaded image reads, as somebody has said who has looked at it. Another image
+/// does not have it.
+struct ImageFormatAttribute;
+
+#[vtable]
+impl Attribute for ImageFormatAttribute {
+    const NAME: &'static CStr = c"image_format";
+
+    fn show(to: &mut dyn fmt::Write) -> Result {
+        let kexec = KexecGuard::try_new().ok_or(EBUSY)?;
+        let format = match kexec.image_format() {
+            Some(ImageFormat::Fdt) => "fdt",
+            Some(ImageFormat::LuoV5) => "luo-v5",
+            None => "unknown",
+        };
+
+        Ok(writeln!(to, "{format}")?)
+    }
+
+    fn store(text: &[u8]) -> Result {
+        let format = match text.trim_ascii() {
+            b"fdt" => Some(ImageFormat::Fdt),
+            b"luo-v5" => Some(ImageFormat::LuoV5),
+            b"unknown" => None,
+            _ => return Err(EINVAL),
+        };
+
+        format::image_reads(on()?, format)
     }
 }

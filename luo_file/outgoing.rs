@@ -86,6 +86,16 @@ impl PreservedFile {
     }
 }
 
+/// Files that are described anew, with their places in the session: some or all of its files.
+/// Dropping it undoes that.
+pub(crate) struct FilesAnew(KVVec<(usize, PreservedFile)>);
+
+impl FilesAnew {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The files of an outgoing session, in the order in which they were preserved. Dropping it
 /// undoes that in reverse order.
 ///
@@ -200,6 +210,75 @@ impl PreservedFiles {
             &result,
         );
         result
+    }
+
+    /// Has those files preserved once more for which another handler is right than before; with
+    /// `all`, the others as well.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if no handler accepts a file any more, and what a handler or an FLB returns;
+    /// reported.
+    pub(crate) fn describe_anew(
+        &self,
+        session: &SessionName,
+        all: bool,
+        handlers: &Handlers,
+    ) -> Result<FilesAnew> {
+        let mut anew = FilesAnew(KVVec::new());
+        let Some(lists) = &self.lists else {
+            return Ok(anew);
+        };
+
+        for (index, (token, file)) in lists.files.iter().enumerate() {
+            let former = file.saved.handler().compatible();
+            let describe = || {
+                let bound = handlers.for_file(file.saved.file())?;
+                if !all && bound.handler.compatible() == former {
+                    return Ok(None);
+                }
+                PreservedFile::new(file.saved.file().clone(), bound, None).map(Some)
+            };
+            let described = describe().inspect_err(|e| {
+                pr_warn!(
+                    "session '{}': token {:#x}: handler '{}': cannot be described anew: {:?}\n",
+                    session,
+                    token,
+                    former,
+                    e,
+                );
+            })?;
+            if let Some(file) = described {
+                anew.0.push((index, file), GFP_KERNEL)?;
+            }
+        }
+        Ok(anew)
+    }
+
+    /// Puts files into the places of those that they are, which are unpreserved.
+    pub(crate) fn replace(&mut self, anew: FilesAnew) {
+        let Some(lists) = &mut self.lists else {
+            return;
+        };
+        let Lists { files, records } = &mut **lists;
+        let mut anew = anew.0.into_iter().peekable();
+
+        for (index, (token, file)) in files.iter_mut().enumerate() {
+            let Some((_, mut new)) = anew.next_if(|(at, _)| *at == index) else {
+                continue;
+            };
+            new._registered = file._registered.take();
+            let record = FileDescription {
+                compatible: *new.saved.handler().compatible(),
+                data: new.saved.data(),
+                token,
+            };
+            // INVARIANT: The record is that of the new one.
+            if let Some(place) = records.get_mut(index) {
+                *place = FileRecord::new(&record);
+            }
+            *file = new;
+        }
     }
 
     /// How many files there are.

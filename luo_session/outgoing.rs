@@ -60,6 +60,7 @@ use crate::{
     },
     luo_file::{
         FileInfo,
+        FilesAnew,
         PreservedFiles, //
     },
     records::{
@@ -137,6 +138,7 @@ impl OutgoingSession {
         // The response is the argument as it is; if it cannot be written, nothing must be done.
         arg.check_writable()?;
 
+        let _format = self.context().format.read_killable()?;
         let mut state = self.state.lock();
         if !matches!(state.phase, OutgoingPhase::Open) {
             return Err(EBUSY);
@@ -150,6 +152,27 @@ impl OutgoingSession {
         )?;
         self.context().status.outgoing.add_files(1);
         Ok(())
+    }
+
+    /// Describes files anew, beside what there is.
+    ///
+    /// # Errors
+    ///
+    /// What a handler returns, which is reported.
+    fn describe_anew(&self, all: bool) -> Result<FilesAnew> {
+        let state = self.state.lock();
+
+        state
+            .files
+            .describe_anew(&self.name, all, &self.context().handlers)
+    }
+
+    /// Puts files into the place of those that they are, unless these were closed since.
+    fn replace(&self, files: FilesAnew) {
+        let mut state = self.state.lock();
+        if !matches!(state.phase, OutgoingPhase::Closed) {
+            state.files.replace(files);
+        }
     }
 
     /// Keeps the session as it is until [`Session::release`]. When this returns, requests and
@@ -358,18 +381,29 @@ impl OutgoingSessions {
         self.table.lock().sessions.all()
     }
 
-    /// Calls `act` while there is no session, and none can be created.
+    /// Describes all files anew for which another handler is right since the format has changed;
+    /// with `all`, the others as well. No file must be preserved meanwhile.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if there is one.
-    pub(crate) fn if_none(&self, act: impl FnOnce()) -> Result {
+    /// - [`EBUSY`] if a kexec is under way.
+    /// - What a handler returns; nothing has changed then.
+    pub(crate) fn describe_anew(&self, all: bool) -> Result {
         let table = self.table.lock();
-        if table.sessions.len() > 0 {
+        if table.held {
             return Err(EBUSY);
         }
 
-        act();
+        let mut anew = KVVec::new();
+        for session in table.sessions.iter() {
+            let files = session.describe_anew(all)?;
+            if !files.is_empty() {
+                anew.push((session, files), GFP_KERNEL)?;
+            }
+        }
+        for (session, files) in anew {
+            session.replace(files);
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use core::fmt;
 
 use kernel::{
     kho,
+    liveupdate::may_lose_properties,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -120,7 +121,7 @@ impl Layout for FoliosV2 {
             return Err(EHWPOISON);
         }
         // It would come back open for both.
-        if attributes.open.bits() & READ_WRITE != READ_WRITE {
+        if attributes.open.bits() & READ_WRITE != READ_WRITE && !may_lose_properties() {
             return Err(EOPNOTSUPP);
         }
         // The C handler takes no larger ones.

@@ -44,12 +44,7 @@ impl<L: Layout> MemfdState<L> {
         let attributes = Attributes::of(memfd)?;
         L::check(&attributes)?;
 
-        let pin_all = || pin_pages::<L>(&mapping, iter::once(0..u64::MAX));
-        let mut extents = PreservedExtents::new(L::RUNS);
-        if let Some(fragmented) = extents.add_unless_fragmented(pin_all()?)? {
-            mapping.migrate(&fragmented)?;
-            extents.add(pin_all()?)?;
-        }
+        let extents = preserve_all::<L>(&mapping)?;
         expect_no_poison(&mapping)?;
 
         let parts = L::list(&extents)?;
@@ -71,6 +66,7 @@ impl<L: Layout> MemfdState<L> {
     fn describe(&mut self, header: &mut Preserved<Block>) -> Result {
         let mut late = None;
 
+        self.extents.preserve()?;
         if self.has_holes() {
             let journal = L::journal(header.phys().get())?;
             late = journal.list();
@@ -109,6 +105,22 @@ impl<L: Layout> MemfdState<L> {
         self.mapping.caught_up();
         Ok(())
     }
+}
+
+/// Pins all pages and preserves them, but leaves that to the freeze if another handler preserves
+/// them now.
+fn preserve_all<L: Layout>(mapping: &FrozenMapping) -> Result<PreservedExtents> {
+    let pin_all = || pin_pages::<L>(mapping, iter::once(0..u64::MAX));
+    if mapping.is_second() {
+        return Ok(PreservedExtents::pinned(L::RUNS, pin_all()?));
+    }
+
+    let mut extents = PreservedExtents::new(L::RUNS);
+    if let Some(fragmented) = extents.add_unless_fragmented(pin_all()?)? {
+        mapping.migrate(&fragmented)?;
+        extents.add(pin_all()?)?;
+    }
+    Ok(extents)
 }
 
 /// Refuses a file with a poisoned page. At the reboot, when no user can do anything about it, such

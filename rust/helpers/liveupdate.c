@@ -20,6 +20,8 @@
 #include <asm/tsc.h>
 #endif
 
+#include "../../kernel/kexec_internal.h"
+
 #ifdef CONFIG_LIVEUPDATE
 
 __rust_helper phys_addr_t rust_helper_virt_to_phys(void *address)
@@ -113,6 +115,32 @@ __rust_helper bool rust_helper_kho_read_clocks(u64 *cycles, u64 *khz, u64 *secon
 __rust_helper bool rust_helper_kexec_image_has_kho(void)
 {
 	return kexec_image && kexec_image->kho.fdt;
+}
+
+__rust_helper bool rust_helper_kexec_trylock(void)
+{
+	return kexec_trylock();
+}
+
+__rust_helper void rust_helper_kexec_unlock(void)
+{
+	kexec_unlock();
+}
+
+/* Both with the kexec lock held, and an image loaded. */
+__rust_helper u8 rust_helper_kexec_image_format(void)
+{
+	return kexec_image->kho.liveupdate_format;
+}
+
+__rust_helper void rust_helper_kexec_set_image_format(u8 format)
+{
+	kexec_image->kho.liveupdate_format = format;
+}
+
+__rust_helper bool rust_helper_kexec_has_image(void)
+{
+	return kexec_image;
 }
 
 /* An inline function in kernels that do not know of poisoned pages. */

@@ -119,6 +119,83 @@ impl KexecLock<'_> {
             (e, unsafe { CStr::from_char_ptr(why) })
         })
     }
+
+    /// What [`KexecLock::set_image_format`] said of the image that is loaded.
+    pub fn image_format(&self) -> Option<ImageFormat> {
+        // SAFETY: By the type invariant, an image that is there stays.
+        let format = unsafe { bindings::kexec_has_image().then(|| bindings::kexec_image_format()) };
+
+        match format? {
+            1 => Some(ImageFormat::Fdt),
+            2 => Some(ImageFormat::LuoV5),
+            _ => None,
+        }
+    }
+
+    /// Says which format the image reads that is loaded; [`None`] if that is not known, as of each
+    /// image that has just been loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if none is loaded.
+    pub fn set_image_format(&self, format: Option<ImageFormat>) -> Result {
+        // SAFETY: By the type invariant, an image that is there stays, and nobody else has access
+        // to the field.
+        unsafe {
+            if !bindings::kexec_has_image() {
+                return Err(ENOENT);
+            }
+            bindings::kexec_set_image_format(format.map_or(0, |format| format as u8));
+        }
+        Ok(())
+    }
+}
+
+/// Which format of the Live Update Orchestrator an image reads.
+#[derive(Copy, Clone, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ImageFormat {
+    /// A device tree, and `luo-v5` as well.
+    Fdt = 1,
+    /// `luo-v5` only.
+    LuoV5 = 2,
+}
+
+/// The kexec lock, taken for the current task. Dropping it gives the lock back.
+///
+/// # Invariants
+///
+/// The current task holds the lock.
+pub struct KexecGuard(KexecLock<'static>);
+
+impl KexecGuard {
+    /// Takes the lock; [`None`] if an image is just loaded or started. Does not sleep.
+    ///
+    /// C counterpart: `kexec_trylock()`.
+    pub fn try_new() -> Option<Self> {
+        // SAFETY: It may be called from anywhere.
+        let held = unsafe { bindings::kexec_trylock() };
+
+        // INVARIANT: The current task has just taken the lock, and `drop` gives it back. The token
+        // does not outlive this: it is only lent out.
+        // SAFETY: As above.
+        held.then(|| Self(unsafe { KexecLock::assume_held() }))
+    }
+}
+
+impl Deref for KexecGuard {
+    type Target = KexecLock<'static>;
+
+    fn deref(&self) -> &KexecLock<'static> {
+        &self.0
+    }
+}
+
+impl Drop for KexecGuard {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we hold the lock.
+        unsafe { bindings::kexec_unlock() };
+    }
 }
 
 /// A physical address that is handed over. Never zero: in the handover formats zero means none.

@@ -139,19 +139,22 @@ pub fn is_enabled() -> bool {
     unsafe { bindings::liveupdate_enabled() }
 }
 
-/// In which layouts state is handed over, for handlers that know several
-/// (`liveupdate.abi=` on the command line).
+/// In which layouts state is handed over, for handlers that know several (`liveupdate.abi=`).
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum OutgoingAbi {
-    /// In those that hold most (`liveupdate.abi=fdt`, the default).
+    /// In those that hold most.
     Fdt,
-    /// In those that the C implementation of Linux 7.2 and 7.3 reads (`liveupdate.abi=luo-v5`).
+    /// In those that the C implementation of Linux 7.2 and 7.3 reads.
     LuoV5,
 }
 
 static WRITES_LUO_V5: Atomic<bool> = Atomic::new(false);
+static LOSSY: Atomic<bool> = Atomic::new(false);
 
 /// In which layouts this kernel hands state over.
+///
+/// A driver with a handler for each layout lets `can_preserve` depend on it. It may change while
+/// files are preserved; then LUO has them preserved once more, see [`FileHandler::preserve`].
 ///
 /// What comes in is not concerned: a handler goes on reading all layouts that it knows.
 pub fn outgoing_abi() -> OutgoingAbi {
@@ -162,21 +165,17 @@ pub fn outgoing_abi() -> OutgoingAbi {
     }
 }
 
-/// Sets in which layouts this kernel hands state over. Nothing may be preserved then.
-pub fn set_outgoing_abi(abi: OutgoingAbi) {
-    WRITES_LUO_V5.store(abi == OutgoingAbi::LuoV5, Relaxed);
+/// Whether a handler may leave out what the layout has no place for, but would else refuse a file
+/// for (`liveupdate.abi=luo-v5-lossy`).
+pub fn may_lose_properties() -> bool {
+    LOSSY.load(Relaxed)
 }
 
-/// For the parameter `liveupdate.abi=`.
+/// For the parameter `liveupdate.abi=`. No module can call it.
 #[no_mangle]
-extern "C" fn liveupdate_set_luo_v5(luo_v5: bool) {
+extern "C" fn liveupdate_set_abi(luo_v5: bool, lossy: bool) {
     WRITES_LUO_V5.store(luo_v5, Relaxed);
-}
-
-/// For the parameter `liveupdate.abi=`.
-#[no_mangle]
-extern "C" fn liveupdate_writes_luo_v5() -> bool {
-    WRITES_LUO_V5.load(Relaxed)
+    LOSSY.store(lossy, Relaxed);
 }
 
 /// Makes the array that the C structures hold of a compatible string, at compile time.

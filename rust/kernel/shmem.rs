@@ -237,15 +237,19 @@ impl Drop for InodeLock<'_> {
 
 /// A memfd that can neither grow nor shrink nor lose pages, until this is dropped.
 ///
+/// There can be a second one for the same file, as long as the file passes from one that preserves
+/// it to another. The mapping thaws with the last.
+///
 /// It can still be written to within its size, and so pages can still appear in holes. They come
 /// from where they can stay for long, as with somebody who pins memory for a device: not from KHO's
 /// areas, from which they would have to be moved at the kexec.
 ///
 /// # Invariants
 ///
-/// The mapping is frozen, by us.
+/// The mapping is frozen, by us; `frozen_twice` of the inode says if by another one, too.
 pub struct FrozenMapping {
     memfd: ARef<Memfd>,
+    second: bool,
 }
 
 impl FrozenMapping {
@@ -253,22 +257,32 @@ impl FrozenMapping {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it is frozen already.
+    /// [`EBUSY`] if two have frozen it already.
     pub fn new(memfd: &Memfd) -> Result<Self> {
         let _lock = InodeLock::new(memfd);
 
         // SAFETY: The inode belongs to shmem, and its lock is held.
-        unsafe {
-            if bindings::shmem_frozen(memfd.inode()) {
+        let second = unsafe {
+            let info = bindings::SHMEM_I(memfd.inode());
+            let frozen = bindings::shmem_frozen(memfd.inode());
+            if (*info).frozen_twice {
                 return Err(EBUSY);
             }
             bindings::shmem_freeze(memfd.inode(), true);
-        }
+            (*info).frozen_twice = frozen;
+            frozen
+        };
 
-        // INVARIANT: It was not frozen before, and is now.
+        // INVARIANT: It is frozen, and the inode says if it was so before.
         Ok(Self {
             memfd: memfd.into(),
+            second,
         })
+    }
+
+    /// Whether another one had frozen the mapping when this one did.
+    pub fn is_second(&self) -> bool {
+        self.second
     }
 
     /// How many pages there are: of the file, of what lies behind its end, and on swap.
@@ -323,7 +337,12 @@ impl Deref for FrozenMapping {
 impl Drop for FrozenMapping {
     fn drop(&mut self) {
         let _lock = InodeLock::new(&self.memfd);
-        // SAFETY: The inode belongs to shmem, and its lock is held. We froze the mapping.
-        unsafe { bindings::shmem_freeze(self.memfd.inode(), false) };
+        // SAFETY: The inode belongs to shmem, and its lock is held. By the type invariant we froze
+        // the mapping; if another one did, too, it stays frozen for that one.
+        unsafe {
+            let info = bindings::SHMEM_I(self.memfd.inode());
+            let twice = core::mem::replace(&mut (*info).frozen_twice, false);
+            bindings::shmem_freeze(self.memfd.inode(), twice);
+        }
     }
 }

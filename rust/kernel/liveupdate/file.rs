@@ -164,6 +164,10 @@ pub trait FileHandler: Sized + 'static {
     /// belongs here, not in `freeze`. Called from an ioctl of the agent; and at the kexec, for a
     /// file that was retrieved and not finished.
     ///
+    /// If [`outgoing_abi`](super::outgoing_abi) changes, and a driver has another handler for the
+    /// new layouts that accepts the file, that one preserves it, too, before this one unpreserves
+    /// it; or fails, or unpreserves it again, and everything stays as it was.
+    ///
     /// # Errors
     ///
     /// Any; the agent gets it. Nothing must remain then of what the method did. [`EAGAIN`] says

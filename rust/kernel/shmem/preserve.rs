@@ -166,6 +166,8 @@ pub struct PreservedExtents {
     runs: bool,
     preserved: KVVec<Preservation>,
     extents: KVVec<PinnedExtent>,
+    /// Whether the extents are only pinned yet.
+    pinned_only: bool,
 }
 
 impl PreservedExtents {
@@ -175,7 +177,33 @@ impl PreservedExtents {
             runs,
             preserved: KVVec::new(),
             extents: KVVec::new(),
+            pinned_only: false,
         }
+    }
+
+    /// These extents, which [`PreservedExtents::preserve`] is to preserve: now they are in somebody
+    /// else's name, and KHO does not count how often a page is preserved.
+    pub fn pinned(runs: bool, extents: KVVec<PinnedExtent>) -> Self {
+        Self {
+            runs,
+            preserved: KVVec::new(),
+            extents: without_spare(extents),
+            pinned_only: true,
+        }
+    }
+
+    /// Preserves the extents that are only pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing has changed then.
+    pub fn preserve(&mut self) -> Result {
+        if self.pinned_only {
+            let order = in_memory_order(self.extents.iter())?;
+            self.preserved = preserve(&runs(&order, self.runs)?)?;
+            self.pinned_only = false;
+        }
+        Ok(())
     }
 
     /// Preserves more extents, unless they are fragmented in memory: in many short runs. Then they

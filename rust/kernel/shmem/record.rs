@@ -234,23 +234,26 @@ pub struct RecordedMapping<J: Journal> {
 }
 
 impl<J: Journal> RecordedMapping<J> {
-    /// Freezes the mapping of `memfd`. Nothing is recorded yet.
+    /// Freezes the mapping of `memfd`. Nothing is recorded yet. It must have no recorder.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it is frozen already.
+    /// Those of [`FrozenMapping::new`].
     pub fn new(memfd: &Memfd) -> Result<Self> {
         let mapping = FrozenMapping::new(memfd)?;
 
-        // INVARIANT: What was not frozen has no recorder.
+        // INVARIANT: What was not frozen has no recorder; else it is the caller who knows.
         let mut this = Self {
             recorder: None,
             inserted: false,
             mapping,
         };
-        this.set(None);
-        // A search for pages from now on finds all that were inserted before.
-        this.inserted = false;
+        // The first one has yet to learn of what was inserted; then this one searches in vain.
+        if !this.mapping.is_second() {
+            this.set(None);
+            // A search for pages from now on finds all that were inserted before.
+            this.inserted = false;
+        }
         Ok(this)
     }
 

@@ -794,6 +794,10 @@ const TESTS: &[Test] = &[
         .c_differs()
         .rust_memfd()
         .alone(),
+    Test::new("reboot-auto", &[reboot::auto_before, reboot::auto_after])
+        .c_differs()
+        .rust_memfd()
+        .alone(),
     Test::new("look-secret", &[look::secret])
         .c_differs()
         .alone(),

@@ -339,25 +339,86 @@ pub fn late_after(stage: &mut Stage) -> Outcome {
 }
 
 const ABI: &str = "/sys/module/liveupdate/parameters/abi";
+const IMAGE_FORMAT: &str = "/sys/kernel/liveupdate/image_format";
 
-/// In which layouts state is handed over can be set while nothing is preserved.
+/// What the kernel writes now.
+fn outgoing_format() -> Outcome<String> {
+    let text = sysfs::show("abi")?;
+    let first = text.lines().next().unwrap_or_default();
+    Ok(first.trim_start_matches("outgoing ").to_string())
+}
+
+/// The handlers of the files of a session, in order.
+fn handlers_of(session: &str) -> Outcome<Vec<String>> {
+    let text = fs::read_to_string("/sys/kernel/debug/liveupdate/outgoing")?;
+    Ok(text
+        .split("session '")
+        .filter(|part| part.starts_with(&format!("{session}'")))
+        .flat_map(str::lines)
+        .filter_map(|line| line.split("handler '").nth(1)?.split('\'').next())
+        .map(str::to_string)
+        .collect())
+}
+
+/// The format can change while files are preserved, small ones and large ones, sparse and whole, here
+/// and there again; or nothing changes, if a file cannot be described.
 pub fn abi_before(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
 
-    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
+    ensure_eq!(fs::read_to_string(ABI)?, "auto\n");
+    ensure_eq!(outgoing_format()?, "fdt");
     for none in ["luo", "luo-v4", "fdt fdt"] {
         ensure_errno!(fs::write(ABI, none), EINVAL);
     }
-    let session = device.create_session("abi")?;
-    ensure_errno!(fs::write(ABI, "luo-v5"), EBUSY);
-    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
-    sys::close(session)?;
 
-    fs::write(ABI, "luo-v5\n")?;
-    ensure_eq!(fs::read_to_string(ABI)?, "luo-v5\n");
     let session = device.create_session(stage.name)?;
-    session.preserve(&sys::memfd_of("m", &sys::pattern(9, 9000))?, 1)?;
-    ensure_errno!(fs::write(ABI, "fdt"), EBUSY);
+    let small = sys::memfd_of("small", b"small")?;
+    let large = sys::memfd_of("large", &sys::pattern(9, 300 * sys::PAGE))?;
+    let sparse = sys::memfd_of("sparse", b"")?;
+    sparse.set_len(64 * sys::PAGE as u64)?;
+    sys::write_at(&sparse, 3 * sys::PAGE as u64, b"three")?;
+    for (token, file) in [&small, &large, &sparse].into_iter().enumerate() {
+        session.preserve(file, token as u64)?;
+    }
+    let other = device.create_session("other")?;
+    let written = sys::memfd_of("readonly", &sys::pattern(2, 5 * sys::PAGE))?;
+    other.preserve(&File::open(sys::proc_path(&written))?, 7)?;
+    let ours = handlers_of(stage.name)?;
+    ensure_eq!(ours.len(), 3);
+
+    // One cannot be described: it would come back open for writing.
+    ensure_errno!(fs::write(ABI, "luo-v5"), EOPNOTSUPP);
+    ensure_eq!(fs::read_to_string(ABI)?, "auto\n");
+    ensure_eq!(outgoing_format()?, "fdt");
+    ensure_eq!(handlers_of(stage.name)?, ours);
+    // It may come back so.
+    fs::write(ABI, "luo-v5-lossy\n")?;
+    ensure_eq!(outgoing_format()?, "luo-v5");
+    ensure_errno!(fs::write(ABI, "luo-v5"), EOPNOTSUPP);
+    ensure_eq!(fs::read_to_string(ABI)?, "luo-v5-lossy\n");
+    sys::close(other)?;
+
+    for _ in 0..20 {
+        fs::write(ABI, "luo-v5")?;
+        ensure_eq!(handlers_of(stage.name)?, ["memfd-v2"; 3]);
+        // Frozen still.
+        ensure_errno!(large.set_len(0), EPERM);
+        fs::write(ABI, "fdt")?;
+        ensure_eq!(handlers_of(stage.name)?, ours);
+        ensure_errno!(large.set_len(0), EPERM);
+    }
+    // What is written meanwhile is there, too.
+    sys::write_at(&sparse, 5 * sys::PAGE as u64, b"five")?;
+    fs::write(ABI, "luo-v5")?;
+    // After it was given up the file is as any other.
+    let closed = device.create_session("closed")?;
+    let given_up = sys::memfd_of("m", &sys::pattern(1, 2 * sys::PAGE))?;
+    closed.preserve(&given_up, 1)?;
+    fs::write(ABI, "fdt")?;
+    fs::write(ABI, "luo-v5")?;
+    sys::close(closed)?;
+    given_up.set_len(0)?;
+
     stage.keep(session);
     Ok(())
 }
@@ -366,16 +427,66 @@ pub fn abi_before(stage: &mut Stage) -> Outcome {
 pub fn abi_after(stage: &mut Stage) -> Outcome {
     let root = fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO")?;
     ensure!(root.starts_with(b"luo-v5\0"));
-    ensure_eq!(fs::read_to_string(ABI)?, "fdt\n");
+    ensure_eq!(fs::read_to_string(ABI)?, "auto\n");
+    // As the kernel before, unless the image is known to read more.
+    ensure_eq!(outgoing_format()?, "luo-v5");
 
     let session = Device::open()?.retrieve_session(stage.name)?;
-    let file = session.retrieve(1)?.into();
-    ensure_eq!(sys::content(&file)?, sys::pattern(9, 9000));
+    ensure_eq!(sys::content(&session.retrieve(0)?.into())?, b"small");
+    ensure_eq!(
+        sys::content(&session.retrieve(1)?.into())?,
+        sys::pattern(9, 300 * sys::PAGE)
+    );
+    let mut sparse = vec![0; 64 * sys::PAGE];
+    sparse[3 * sys::PAGE..][..5].copy_from_slice(b"three");
+    sparse[5 * sys::PAGE..][..4].copy_from_slice(b"five");
+    ensure!(sys::content(&session.retrieve(2)?.into())? == sparse);
     session.finish()?;
-    // What came in is not concerned.
-    fs::write(ABI, "luo-v5")?;
     fs::write(ABI, "fdt")?;
+    fs::write(ABI, "luo-v5")?;
     Ok(())
+}
+
+/// What the loaded image reads decides, if it is known; and not what an earlier image read.
+pub fn auto_before(stage: &mut Stage) -> Outcome {
+    let device = Device::open()?;
+    let session = device.create_session(stage.name)?;
+    session.preserve(&sys::memfd_of("m", &sys::pattern(3, 9000))?, 1)?;
+
+    let cmdline = CommandLine::read()?;
+    let kernel = init::kernel_of(&cmdline, stage.number + 1);
+    kexec::unload()?;
+    ensure_errno!(fs::write(IMAGE_FORMAT, "luo-v5"), ENOENT);
+    init::load(kernel, &cmdline)?;
+    ensure_eq!(sysfs::show("image_format")?, "unknown\n");
+    fs::write(IMAGE_FORMAT, "luo-v5")?;
+    ensure_eq!(outgoing_format()?, "luo-v5");
+    ensure_eq!(handlers_of(stage.name)?, ["memfd-v2"]);
+    ensure_errno!(fs::write(IMAGE_FORMAT, "v5"), EINVAL);
+    // A choice of the user goes first.
+    fs::write(ABI, "fdt")?;
+    ensure_eq!(outgoing_format()?, "fdt");
+    fs::write(ABI, "auto")?;
+    ensure_eq!(outgoing_format()?, "luo-v5");
+
+    init::load(kernel, &cmdline)?;
+    ensure_eq!(sysfs::show("image_format")?, "unknown\n");
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`auto_before`]. The format was settled at the kexec.
+pub fn auto_after(stage: &mut Stage) -> Outcome {
+    let root = fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO")?;
+    ensure!(!root.starts_with(b"luo-v5\0"));
+    ensure_eq!(outgoing_format()?, "fdt");
+
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    ensure_eq!(
+        sys::content(&session.retrieve(1)?.into())?,
+        sys::pattern(3, 9000)
+    );
+    Ok(session.finish()?)
 }
 
 /// A next kernel that would not have what is preserved, or would overwrite it, is refused, and nothing

@@ -327,6 +327,15 @@ pub unsafe extern "C" fn liveupdate_kexec_load(
         // SAFETY: By the crate's requirement on `initrd`.
         let initrd = (initrd != -1).then(|| unsafe { borrow(initrd, what) });
         kexec::load(kernel, initrd.transpose()?, cmdline)?;
+        kernel
+            .try_clone_to_owned()
+            .and_then(|kernel| kexec::tell_format(&kernel.into()))
+            .map_err(|err| {
+                // What was loaded would find nothing that it can read.
+                let _ = kexec::unload();
+                let errno = err.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+                Error::of(Operation::Load, errno)
+            })?;
         Ok(0)
     };
     done(load())

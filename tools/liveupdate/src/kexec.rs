@@ -12,6 +12,11 @@ use crate::error::{
     Operation,
     Result, //
 };
+#[cfg(feature = "image")]
+use crate::image::{
+    Formats,
+    Image, //
+};
 use nix::sys::reboot::{
     reboot,
     RebootMode, //
@@ -19,7 +24,10 @@ use nix::sys::reboot::{
 use std::{
     ffi::CString,
     fs,
-    io,
+    io::{
+        self,
+        Write, //
+    },
     os::fd::{
         AsRawFd,
         BorrowedFd, //
@@ -58,6 +66,33 @@ pub fn load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline: &st
         )
     };
     Errno::result(ret).map(drop).during(what)
+}
+
+/// Tells the running kernel in which format the image can read that has just been loaded. With
+/// `liveupdate.abi=auto` the kernel then describes in that format what is preserved. A kernel that
+/// does not ask for this is told nothing.
+///
+/// # Errors
+///
+/// - What a handler returns that cannot describe a file in that format; the kernel's log says which.
+///   The kernel goes on with the former format then.
+/// - `EBUSY` while a kernel is being loaded.
+/// - `InvalidData` if `kernel` is not an image.
+#[cfg(feature = "image")]
+pub fn tell_format(kernel: &fs::File) -> io::Result<()> {
+    let told = fs::OpenOptions::new()
+        .write(true)
+        .open("/sys/kernel/liveupdate/image_format");
+    let (Ok(mut told), Some(here)) = (told, Formats::running()?) else {
+        return Ok(());
+    };
+    let image = Image::read_file(kernel)
+        .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err.to_string()))?;
+
+    match image.formats.outgoing_for(&here) {
+        Some(format) => told.write_all(format.as_bytes()),
+        None => Ok(()),
+    }
 }
 
 /// Unloads the next kernel. It is no error if there is none.

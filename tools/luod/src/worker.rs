@@ -240,7 +240,18 @@ impl Thread {
         if let (Some(image), true, false) = (&image, is_good, dry_run) {
             let initrd = image.initrd.as_ref().map(AsFd::as_fd);
             match kexec::load(image.kernel.as_fd(), initrd, &image.cmdline) {
-                Ok(()) => self.loaded = true,
+                Ok(()) => {
+                    self.loaded = true;
+                    if let Err(err) = kexec::tell_format(&image.kernel) {
+                        found.push(Finding {
+                            level: Level::Error,
+                            text: format!(
+                                "this kernel cannot hand over as the next one reads: {err}; its log \
+                                 says which file"
+                            ),
+                        });
+                    }
+                }
                 Err(err) => found.push(Finding {
                     level: Level::Error,
                     text: kernel::explain(&err),

@@ -243,6 +243,20 @@ impl Formats {
         entries.filter_map(move |format| (format.kind == kind).then_some(format.name.as_str()))
     }
 
+    /// The format in which the kernel that `here` tells of does best to hand over to this one, by its
+    /// name in `/sys/kernel/liveupdate/`; [`None`] if there is none.
+    pub fn outgoing_for(&self, here: &Self) -> Option<&'static str> {
+        let shared: Vec<_> = here
+            .of(FormatKind::Root)
+            .filter(|root| self.has(FormatKind::Root, root))
+            .collect();
+
+        match shared.iter().any(|root| *root != "luo-v5") {
+            true => Some("fdt"),
+            false => shared.first().map(|_| "luo-v5"),
+        }
+    }
+
     fn tidy(&mut self) {
         self.entries.sort();
         self.entries.dedup();

@@ -89,6 +89,8 @@ pub enum Problem {
         /// What the image reads.
         read: Vec<String>,
     },
+    /// This kernel is going to hand over as something else, which the image reads.
+    FormatChanges(String),
     /// The image does not read a part of that.
     Record(String),
     /// The image does not read the Kexec Handover of this kernel.
@@ -171,6 +173,7 @@ impl Problem {
             Self::OtherMachine { .. } => "other-machine",
             Self::NoLuo => "no-luo",
             Self::Root { .. } => "root",
+            Self::FormatChanges(_) => "format-changes",
             Self::Record(_) => "record",
             Self::Kho { .. } => "kho",
             Self::Handler { .. } => "handler",
@@ -225,6 +228,11 @@ impl fmt::Display for Problem {
                 }
                 Ok(())
             }
+            Self::FormatChanges(root) => write!(
+                f,
+                "what is preserved is described anew as {root}, which the image reads, when luoctl or \
+                 luod has loaded it"
+            ),
             Self::Record(name) => write!(f, "the image does not read {name}"),
             Self::Kho { written } => write!(
                 f,

@@ -88,7 +88,10 @@ impl Findings {
             self.add(self.loss, Problem::NoLuo);
             return;
         }
-        let written = machine.root();
+        let (written, anew) = machine.root_for(image);
+        if let Some(root) = written.clone().filter(|_| anew) {
+            self.add(Level::Note, Problem::FormatChanges(root));
+        }
         if let Some(written) = written.as_deref().filter(|root| !roots.contains(root)) {
             let problem = Problem::Root {
                 written: written.into(),
@@ -124,8 +127,9 @@ impl Findings {
             // Said already, and for all of them.
             return;
         }
-        let v5 = machine.root().as_deref() == Some("luo-v5");
-        let sides = [(&machine.outgoing, false), (&machine.incoming, true)];
+        let (root, changes) = machine.root_for(image);
+        let v5 = root.as_deref() == Some("luo-v5");
+        let sides = [(&machine.outgoing, changes), (&machine.incoming, true)];
         let sides = sides
             .iter()
             .filter_map(|(listing, anew)| Some((listing.as_ref()?, *anew)));

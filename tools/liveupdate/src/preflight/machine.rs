@@ -6,7 +6,8 @@ use crate::{
     image::{
         Compression,
         FormatKind,
-        Formats, //
+        Formats,
+        Image, //
     },
     listing::Listing,
     status::Support,
@@ -40,6 +41,8 @@ pub struct Machine {
     pub memory_end: Option<u64>,
     /// The sizes of Kexec Handover's scratch areas, if they are known.
     pub scratch: Vec<u64>,
+    /// Whether this kernel will write what the loaded image reads (`liveupdate.abi=auto`).
+    pub auto_format: bool,
     /// Whether no kernel can be loaded.
     pub load_disabled: bool,
 }
@@ -58,6 +61,7 @@ impl Machine {
             formats: Formats::running().ok().flatten(),
             memory_end: memory_end(&text("/proc/iomem")),
             scratch: numbers(&text("/sys/kernel/debug/kho/out/scratch_len")),
+            auto_format: text("/sys/module/liveupdate/parameters/abi").trim() == "auto",
             load_disabled: text("/proc/sys/kernel/kexec_load_disabled").trim() == "1",
         }
     }
@@ -77,6 +81,33 @@ impl Machine {
         }
     }
 
+    /// The name of the root that this kernel will write for `image`, and whether it has to describe
+    /// anew for it what is preserved.
+    pub(super) fn root_for(&self, image: &Image) -> (Option<String>, bool) {
+        let written = self.root();
+        let formats = self.formats.as_ref().filter(|_| self.auto_format);
+        let wanted = formats.and_then(|here| image.formats.outgoing_for(here));
+        let now = written.as_deref().map(|root| match root {
+            "luo-v5" => "luo-v5",
+            _ => "fdt",
+        });
+
+        match wanted.filter(|wanted| now.is_some_and(|now| now != *wanted)) {
+            None => (written, false),
+            Some("fdt") => (self.tree(), true),
+            Some(other) => (Some(other.to_owned()), true),
+        }
+    }
+
+    /// The name of the device tree that this kernel can write.
+    fn tree(&self) -> Option<String> {
+        let formats = self.formats.as_ref();
+        let roots = formats.into_iter().flat_map(|all| all.of(FormatKind::Root));
+        let tree = roots.filter(|root| *root != "luo-v5").last();
+
+        Some(tree.unwrap_or("luo-v1").to_owned())
+    }
+
     /// The name of the root that this kernel writes.
     pub(super) fn root(&self) -> Option<String> {
         match &self.support {
@@ -84,12 +115,7 @@ impl Machine {
             Support::DeviceOnly => Some("luo-v5".into()),
             Support::On(status) => match status.outgoing_format.as_deref()? {
                 // The kernel's word for the device tree.
-                "fdt" => {
-                    let formats = self.formats.as_ref();
-                    let roots = formats.into_iter().flat_map(|all| all.of(FormatKind::Root));
-                    let tree = roots.filter(|root| *root != "luo-v5").last();
-                    Some(tree.unwrap_or("luo-v1").to_owned())
-                }
+                "fdt" => self.tree(),
                 other => Some(other.to_owned()),
             },
             Support::Off | Support::Absent => None,

@@ -77,6 +77,7 @@ fn machine(format: &str, handlers: &[&str]) -> Machine {
         formats: Some(Formats::parse(OURS)),
         memory_end: Some(4 << 30),
         scratch: vec![16 << 20, 256 << 20],
+        auto_format: false,
         load_disabled: false,
     }
 }
@@ -109,6 +110,20 @@ fn stock_takes_what_is_written_for_it() {
         found,
         [derived, (Level::Error, "root"), (Level::Error, "handler")]
     );
+    // With `auto` it will be written for it, too.
+    let auto = Machine {
+        auto_format: true,
+        ..fdt
+    };
+    let found = codes(&stock(), with_kho, &auto);
+    assert_eq!(found, [derived, (Level::Note, "format-changes")]);
+    let back = Machine {
+        auto_format: true,
+        ..machine("luo-v5", &["memfd-v2"])
+    };
+    let found = codes(&image(OURS), GOOD, &back);
+    assert_eq!(found, [(Level::Note, "format-changes")]);
+
     let empty = machine("fdt", &[]);
     let found = codes(&stock(), with_kho, &empty);
     assert_eq!(found, [derived, (Level::Warning, "root")]);

@@ -159,6 +159,12 @@ fn load_kernel(output: Output, next: &NextKernel) -> Outcome<CommandLine> {
         initrd.as_ref().map(AsFd::as_fd),
         cmdline.as_str(),
     )?;
+    if let Err(err) = kexec::tell_format(&kernel) {
+        output.note(format_args!(
+            "luoctl: {WARN}warning{WARN:#}: this kernel cannot hand over as the next one reads: {err}; \
+             see its log for the file, and `luoctl check`"
+        ));
+    }
     if cmdline.flag("liveupdate") != Some(true) {
         output.note(format_args!(
             "luoctl: {WARN}warning{WARN:#}: liveupdate=on is missing on the command line; what is \
