@@ -68,7 +68,7 @@ help:
 #: KSRC=dir builds from that Linux 7.3 tree, KSRC_72=dir takes that Linux 7.2.
 #: LUO_DEBIAN=address fetches the kernel source from that Debian archive.
 #: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the
-#: processors in use. LUO_SEEDS=n has the tests of damage try n seeds (24 if not
+#: processors in use. LUO_SEEDS=n has the corruption tests try n seeds (24 if not
 #: said). The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
 
 run patches:

@@ -89,8 +89,8 @@ pub(crate) trait SessionInfo {
 pub(crate) struct Totals {
     pub(crate) sessions: u64,
     pub(crate) files: u64,
-    /// Whether there were more, which are damaged.
-    pub(crate) damaged: bool,
+    /// Whether there were more, which are corrupt.
+    pub(crate) corrupt: bool,
 }
 
 impl Totals {

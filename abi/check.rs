@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks: what finds damage that contradicts nothing else.
+//! Checks: what finds corruption that contradicts nothing else.
 //!
 //! Beside the records, whose layout has no room for it, stands a table of numbers of 32 bits, in
-//! pages that the root lists. Each number is the CRC-32C of something small, so that damage costs
-//! what was damaged and nothing else:
+//! pages that the root lists. Each number is the CRC-32C of something small, so that corruption
+//! costs what it hit and nothing else:
 //!
 //! ```text
 //!  a chain, or the page of FLBs
@@ -121,10 +121,10 @@ pub struct Checks<T> {
 /// How the walk through a checked chain ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
-    /// How many records there were, the damaged ones included.
+    /// How many records there were, the corrupt ones included.
     pub records: u64,
-    /// Whether the header of the last block was damaged, which cost nothing.
-    pub damaged_header: bool,
+    /// Whether the header of the last block is corrupt, which cost nothing.
+    pub corrupt_header: bool,
 }
 
 impl<T: Table> Checks<T> {
@@ -179,7 +179,7 @@ impl<T: Table> Checks<T> {
         whole().unwrap_or(false)
     }
 
-    /// Visits every record of a chain, in order: [`None`] for one that is damaged.
+    /// Visits every record of a chain, in order: [`None`] for one that is corrupt.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl<T: Table> Checks<T> {
             } else if walked.records < span.count {
                 return Err(fail(Fault::Checksum));
             } else {
-                walked.damaged_header = true;
+                walked.corrupt_header = true;
             }
             index = index.saturating_add(1);
         }
@@ -247,6 +247,6 @@ pub fn walk<R: Record, M: Memory, T: Table>(
     })?;
     Ok(Walked {
         records,
-        damaged_header: false,
+        corrupt_header: false,
     })
 }

@@ -86,7 +86,7 @@ pub struct Late {
 
 /// The record does not match its checksum, or is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damaged;
+pub struct Corrupt;
 
 impl LateRecord {
     /// The record of a folio.
@@ -124,8 +124,8 @@ impl LateRecord {
     ///
     /// # Errors
     ///
-    /// [`Damaged`].
-    pub fn parse(&self, crc: Crc32c) -> Result<Option<Late>, Damaged> {
+    /// [`Corrupt`].
+    pub fn parse(&self, crc: Crc32c) -> Result<Option<Late>, Corrupt> {
         if self.state == 0 {
             return Ok(None);
         }
@@ -134,19 +134,19 @@ impl LateRecord {
             || self.state & PRESENT == 0
             || self.state >> CRC_SHIFT != u64::from(self.crc(crc))
         {
-            return Err(Damaged);
+            return Err(Corrupt);
         }
 
-        let start = Phys::from_pfn(self.pfn).ok_or(Damaged)?;
+        let start = Phys::from_pfn(self.pfn).ok_or(Corrupt)?;
         let order = (self.state >> ORDER_SHIFT) & ORDER_MASK;
-        let extent = match u16::try_from(order).map_err(|_| Damaged)? {
+        let extent = match u16::try_from(order).map_err(|_| Corrupt)? {
             0 => Extent {
                 start,
                 index: self.index,
                 pages: 1,
                 kind: ExtentKind::Pages,
             },
-            order => Extent::folio(start, self.index, order).ok_or(Damaged)?,
+            order => Extent::folio(start, self.index, order).ok_or(Corrupt)?,
         };
         Ok(Some(Late {
             file: self.file,
@@ -171,11 +171,11 @@ impl LatePage {
     ///
     /// # Errors
     ///
-    /// [`Damaged`] if this is no page of records.
-    pub fn next(&self) -> Result<Option<Phys>, Damaged> {
+    /// [`Corrupt`] if this is no page of records.
+    pub fn next(&self) -> Result<Option<Phys>, Corrupt> {
         match self.magic {
             MAGIC => Ok(Phys::new(self.next)),
-            _ => Err(Damaged),
+            _ => Err(Corrupt),
         }
     }
 

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The node is not there if there are no subsystems. A number means what the subsystem of that
-//! compatible string makes of it. Damage costs the subsystems, and nothing else.
+//! compatible string makes of it. Corruption costs the subsystems, and nothing else.
 
 use core::{
     ffi::CStr,

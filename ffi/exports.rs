@@ -270,7 +270,7 @@ pub(crate) unsafe extern "C" fn liveupdate_unregister_flb(
 ///
 /// Returns 0, `-EOPNOTSUPP` if live update is off, `-ENODATA` if nothing was handed over or the
 /// object is finished, `-ENOENT` if the previous kernel did not preserve it, `-EUCLEAN` if it left
-/// damaged ones of which this may be one, `-ENODEV` if the module of the FLB is about to go,
+/// corrupt ones of which this may be one, `-ENODEV` if the module of the FLB is about to go,
 /// `-EEXIST` if another FLB of that name made the object, or what its `retrieve` callback returned.
 ///
 /// Context: process, may sleep.

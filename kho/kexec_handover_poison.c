@@ -30,7 +30,7 @@
 
 /* A page of the list, as it is handed over. */
 struct kho_poison_block {
-	u64 magic;	/* KHO_POISON_MAGIC: a damaged list must not free other pages */
+	u64 magic;	/* KHO_POISON_MAGIC: a corrupt list must not free other pages */
 	u64 next;	/* where the next one is, or 0 */
 	u64 nr;		/* how many numbers follow, 0 among them for none */
 	u64 pfns[509];
@@ -239,7 +239,7 @@ static int __init kho_poison_init(void)
 		kho_restore_free(block);
 	}
 	if (phys)
-		pr_err("the list of poisoned pages is damaged at %pa\n", &phys);
+		pr_err("the list of poisoned pages is corrupt at %pa\n", &phys);
 	return 0;
 }
 fs_initcall(kho_poison_init);

@@ -72,12 +72,12 @@ pub(crate) fn early_init() -> Result {
     let Ok((incoming, flbs)) = incoming else {
         pr_err!("live update is off for this boot: the handed-over state cannot be read\n");
         pr_err!("what was preserved is out of reach; its memory stays reserved\n");
-        damaged();
+        on_corruption();
         return Err(EINVAL);
     };
 
     let number = incoming.as_ref().map_or(0, |incoming| incoming.root.number);
-    let (flbs, flbs_damaged) = flbs.map_or((None, false), |(flbs, damaged)| (Some(flbs), damaged));
+    let (flbs, flbs_corrupt) = flbs.map_or((None, false), |(flbs, corrupt)| (Some(flbs), corrupt));
     let root = incoming.as_ref();
     let status = Status::new(
         root.map(|root| root.format),
@@ -103,18 +103,18 @@ pub(crate) fn early_init() -> Result {
             micros_since(begin),
             number,
         );
-        if totals.damaged || flbs_damaged || incoming.damaged {
-            pr_err!("some of what was handed over is damaged and quarantined\n");
-            damaged();
+        if totals.corrupt || flbs_corrupt || incoming.corrupt {
+            pr_err!("some of what was handed over is corrupt and quarantined\n");
+            on_corruption();
         }
     }
     Ok(())
 }
 
-/// Incoming state is damaged, which has been reported.
-fn damaged() {
-    if params::panic_on_damage() {
-        panic(c"luo: damaged incoming state, and liveupdate.panic=on");
+/// Incoming state is corrupt, which has been reported.
+fn on_corruption() {
+    if params::panic_on_corruption() {
+        panic(c"luo: corrupt incoming state, and liveupdate.panic=on");
     }
 }
 
@@ -152,7 +152,7 @@ impl kernel::Module for LuoModule {
             this._debug_files = Some(KBox::pin_init(DebugFiles::new(&debugfs), GFP_KERNEL)?);
         }
 
-        // The device is there even if the incoming root was damaged: opening it says so.
+        // The device is there even if the incoming root is corrupt: opening it says so.
         let options = MiscDeviceOptions {
             name: c"liveupdate",
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For tests: damages what is handed over right before the kexec.
+//! For tests: corrupts what is handed over right before the kexec.
 //!
 //! Only built with `CONFIG_LIVEUPDATE_TEST_CORRUPT`. The parameter `liveupdate.corrupt=` says what
 //! to do:
@@ -23,7 +23,7 @@ use kernel::{
 /// What the command line says.
 static PLAN: SetOnce<Plan> = SetOnce::new();
 
-/// What to damage.
+/// What to corrupt.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Region {
     Root,

@@ -42,7 +42,7 @@ pub(super) fn enabled() -> bool {
     ENABLED.load(Relaxed)
 }
 
-/// Whether damaged incoming state is to panic.
-pub(super) fn panic_on_damage() -> bool {
+/// Whether corrupt incoming state is to panic.
+pub(super) fn panic_on_corruption() -> bool {
     PANIC.load(Relaxed)
 }

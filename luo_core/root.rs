@@ -101,8 +101,8 @@ pub(super) struct IncomingRoot {
     pub(super) stamp: Option<Stamp>,
     pub(super) times: Option<PhaseTimes>,
     pub(super) subsystems: SubsystemRecords,
-    /// Whether there were records of subsystems, but damaged.
-    pub(super) damaged: bool,
+    /// Whether there were records of subsystems, but corrupt ones.
+    pub(super) corrupt: bool,
 }
 
 /// Reads the root that the previous kernel handed over; [`None`] if there is none.
@@ -146,7 +146,7 @@ pub(super) fn read() -> Result<Option<IncomingRoot>> {
                 checks,
                 stamp: Stamp::from_tree(&tree),
                 times: PhaseTimes::from_tree(&tree),
-                damaged: subsystems.is_err(),
+                corrupt: subsystems.is_err(),
                 subsystems: subsystems.unwrap_or(SubsystemRecords::NONE),
             }))
         }
@@ -157,12 +157,12 @@ pub(super) fn read() -> Result<Option<IncomingRoot>> {
             stamp: None,
             times: None,
             subsystems: SubsystemRecords::NONE,
-            damaged: false,
+            corrupt: false,
         })),
     }
 }
 
-/// Reads the FLBs that the previous kernel handed over, and returns whether anything was damaged,
+/// Reads the FLBs that the previous kernel handed over, and returns whether anything was corrupt,
 /// too.
 pub(super) fn read_flbs(incoming: &IncomingRoot) -> Result<(IncomingFlbs, bool)> {
     let at = incoming.root.flbs;

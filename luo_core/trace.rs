@@ -81,7 +81,7 @@ impl<T: Tracepoint> Trace<T> {
     }
 }
 
-/// Tells of something that is damaged, as far as it is known.
+/// Tells of something that is corrupt, as far as it is known.
 pub(crate) fn quarantined(session: Option<&SessionName>, error: Error) {
     use crate::ffi::tracepoints::Quarantine;
 

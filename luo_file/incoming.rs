@@ -218,13 +218,13 @@ impl IncomingFile {
 /// The files of an incoming session, in the order in which they were preserved.
 pub(crate) struct IncomingFiles {
     files: ByToken<IncomingFile>,
-    /// More files, damaged so that not even their token can be relied on.
+    /// More files, so corrupt that not even their token can be relied on.
     quarantine: Quarantine,
 }
 
 impl IncomingFiles {
-    /// Reads the records of a session's files, and returns whether anything was damaged, too. A
-    /// file that is damaged is quarantined.
+    /// Reads the records of a session's files, and returns whether anything was corrupt, too. A
+    /// corrupt file is quarantined.
     ///
     /// # Errors
     ///
@@ -261,14 +261,14 @@ impl IncomingFiles {
             );
             EINVAL
         })?;
-        if walked.damaged_header {
+        if walked.corrupt_header {
             pr_err!(
-                "incoming session '{}': header of the last file block is damaged, nothing is lost\n",
+                "incoming session '{}': header of the last file block is corrupt, nothing is lost\n",
                 session.name,
             );
         }
-        let damaged = files.is_damaged() || walked.damaged_header;
-        Ok((files, damaged))
+        let corrupt = files.any_corrupt() || walked.corrupt_header;
+        Ok((files, corrupt))
     }
 
     /// Adds one file. One that cannot be read is quarantined.
@@ -309,7 +309,7 @@ impl IncomingFiles {
     }
 
     /// Whether there were more files, which are quarantined.
-    pub(crate) fn is_damaged(&self) -> bool {
+    pub(crate) fn any_corrupt(&self) -> bool {
         !self.quarantine.is_empty()
     }
 
@@ -353,7 +353,7 @@ impl IncomingFiles {
     /// # Errors
     ///
     /// - [`ENOENT`] if there is none, or no handler for it, at least not yet.
-    /// - [`EUCLEAN`] instead if there are damaged files, of which it may be one.
+    /// - [`EUCLEAN`] instead if there are corrupt files, of which it may be one.
     /// - [`ENOMEM`], and what the handler returns; the same each time, unless it said that another
     ///   attempt makes sense.
     pub(crate) fn retrieve(
@@ -363,7 +363,7 @@ impl IncomingFiles {
         handlers: &Handlers,
         registry: &'static Registry,
     ) -> Result<ARef<File>> {
-        let missing = if self.is_damaged() { EUCLEAN } else { ENOENT };
+        let missing = if self.any_corrupt() { EUCLEAN } else { ENOENT };
 
         self.files
             .get_mut(token)
@@ -389,8 +389,8 @@ impl IncomingFiles {
     ) -> Result<PreservedFiles> {
         let mut preserved = PreservedFiles::new();
 
-        if self.is_damaged() && may_print() {
-            pr_warn!("session '{}': damaged files are dropped\n", session);
+        if self.any_corrupt() && may_print() {
+            pr_warn!("session '{}': corrupt files are dropped\n", session);
         }
         for (token, incoming) in self.files.iter_mut() {
             let file = match incoming.retrieve(session, token, handlers, registry) {

@@ -39,7 +39,7 @@ pub(crate) struct Flbs {
     #[pin]
     table: Mutex<KVec<FlbEntry>>,
     has_incoming: bool,
-    /// More incoming ones, so damaged that not even their name can be relied on.
+    /// More incoming ones, so corrupt that not even their name can be relied on.
     quarantine: Quarantine,
 }
 
@@ -140,7 +140,7 @@ impl Flbs {
     ///
     /// - [`ENODATA`] if there is no incoming live update, or the object is finished.
     /// - [`ENOENT`] if the previous kernel did not preserve it.
-    /// - [`EUCLEAN`] instead if it left damaged ones, of which it may be one.
+    /// - [`EUCLEAN`] instead if it left corrupt ones, of which it may be one.
     /// - [`ENODEV`] if the module of the FLB is about to go.
     /// - [`EEXIST`] if another FLB of that name made the object.
     /// - What the driver returned when it tried to make it, now or earlier.
@@ -228,7 +228,7 @@ impl IncomingFlbs {
         }
     }
 
-    /// Reads them, and tells whether anything was damaged. One that cannot be read is reported and
+    /// Reads them, and tells whether anything was corrupt. One that cannot be read is reported and
     /// left out.
     ///
     /// # Errors
@@ -245,15 +245,15 @@ impl IncomingFlbs {
                 EINVAL
             })?;
             records.iter().try_for_each(|record| flbs.push(record))?;
-            let damaged = !flbs.quarantine.is_empty();
-            return Ok((flbs, damaged));
+            let corrupt = !flbs.quarantine.is_empty();
+            return Ok((flbs, corrupt));
         };
 
         let whole = block
             .as_block()
             .is_some_and(|block| checks.checks().header_is_whole::<FlbRecord>(span, 0, block));
         if !whole {
-            pr_err!("incoming FLBs: header is damaged, nothing is lost\n");
+            pr_err!("incoming FLBs: header is corrupt, nothing is lost\n");
         }
         for (index, record) in (0..).zip(block.records_of(span)) {
             if checks.checks().record_is_whole(span, index, record) {
@@ -263,8 +263,8 @@ impl IncomingFlbs {
                     .add(None, fmt!("FLB {}: checksum does not match", index));
             }
         }
-        let damaged = !flbs.quarantine.is_empty() || !whole;
-        Ok((flbs, damaged))
+        let corrupt = !flbs.quarantine.is_empty() || !whole;
+        Ok((flbs, corrupt))
     }
 
     /// Takes in one. One that cannot be read is reported and left out.

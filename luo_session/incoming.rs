@@ -380,14 +380,14 @@ pub(crate) struct IncomingSessions {
     context: &'static Context,
     #[pin]
     table: Mutex<ByName<IncomingSession>>,
-    /// More sessions, damaged so that not even their name can be relied on.
+    /// More sessions, so corrupt that not even their name can be relied on.
     quarantine: SetOnce<Quarantine>,
 }
 
-/// How many files an incoming session has, and whether there were more that are damaged.
+/// How many files an incoming session has, and whether there were more that are corrupt.
 struct FilesInfo {
     count: u64,
-    damaged: bool,
+    corrupt: bool,
 }
 
 impl IncomingSessions {
@@ -416,22 +416,22 @@ impl IncomingSessions {
             |index, record: Option<&SessionRecord>| {
                 if let Ok(files) = self.insert(index, record, checks, &mut quarantine) {
                     totals.add(files.count);
-                    totals.damaged |= files.damaged;
+                    totals.corrupt |= files.corrupt;
                 }
                 Ok(())
             },
         );
         match result {
-            Ok(walked) if walked.damaged_header => {
-                totals.damaged = true;
+            Ok(walked) if walked.corrupt_header => {
+                totals.corrupt = true;
                 pr_err!(
-                    "incoming sessions: header of the last block is damaged, nothing is lost\n"
+                    "incoming sessions: header of the last block is corrupt, nothing is lost\n"
                 );
             }
             Ok(_) => {}
             Err(e) => quarantine.add(None, fmt!("sessions from here on are lost: {}", e)),
         }
-        totals.damaged |= !quarantine.is_empty();
+        totals.corrupt |= !quarantine.is_empty();
         self.quarantine.populate(quarantine);
         totals
     }
@@ -481,12 +481,12 @@ impl IncomingSessions {
                 IncomingFiles::read(&info, checks, &self.context.handlers, quarantine)
             });
         trace.session(&info.name, &result);
-        let (files, damaged) = result?;
+        let (files, corrupt) = result?;
         let files_count = files.len();
         let result = FilesInfo {
             // Lossless: no kernel has wider sizes.
             count: files_count as u64,
-            damaged,
+            corrupt,
         };
         let session = Arc::pin_init(
             pin_init!(Session {
@@ -520,7 +520,7 @@ impl IncomingSessions {
     /// # Errors
     ///
     /// - [`ENOENT`] if there is none of that name.
-    /// - [`EUCLEAN`] instead if there are damaged sessions, of which it may be one.
+    /// - [`EUCLEAN`] instead if there are corrupt sessions, of which it may be one.
     /// - [`EINVAL`] if it has been retrieved.
     /// - [`EBUSY`] if a kexec has begun.
     /// - [`ENFILE`], [`ENOMEM`].
@@ -568,7 +568,7 @@ impl IncomingSessions {
         self.table.lock().all()
     }
 
-    /// The sessions that are damaged; [`None`] if there are none.
+    /// The sessions that are corrupt; [`None`] if there are none.
     pub(crate) fn quarantine(&self) -> Option<&Quarantine> {
         self.quarantine.as_ref().filter(|all| !all.is_empty())
     }

@@ -251,8 +251,8 @@ impl Drop for Place {
 struct IncomingList {
     /// By file and index.
     records: KVVec<Late>,
-    /// Whether there is damage, and it is not known in which files.
-    damaged: bool,
+    /// Whether records are corrupt, and it is not known of which files.
+    corrupt: bool,
     /// How many files that refer to the list are not finished.
     files: u64,
     pages: KVec<PhysAddr>,
@@ -263,7 +263,7 @@ impl IncomingList {
     fn read(first: Phys) -> Result<Self> {
         let mut list = Self {
             records: KVVec::new(),
-            damaged: false,
+            corrupt: false,
             files: 0,
             pages: KVec::new(),
         };
@@ -272,7 +272,7 @@ impl IncomingList {
         while let Some(phys) = next {
             let count = list.pages.len();
             if count > 0 && phys == seen {
-                list.damaged = true;
+                list.corrupt = true;
                 break;
             }
             // Brent's algorithm: a circle comes by here again.
@@ -282,15 +282,15 @@ impl IncomingList {
             next = match list.read_page(address(phys)?) {
                 Err(ENOMEM) => return Err(ENOMEM),
                 Err(_) => {
-                    list.damaged = true;
+                    list.corrupt = true;
                     None
                 }
                 Ok(next) => next,
             };
         }
 
-        if list.damaged {
-            pr_err!("memfd: the list of late folios at {:?} is damaged\n", first);
+        if list.corrupt {
+            pr_err!("memfd: the list of late folios at {:?} is corrupt\n", first);
         }
         list.records
             .sort_unstable_by_key(|late| (late.file, late.extent.index));
@@ -309,7 +309,7 @@ impl IncomingList {
             match record.parse(crc32c) {
                 Ok(Some(late)) => self.records.push(late, GFP_KERNEL)?,
                 Ok(None) => {}
-                Err(_) => self.damaged = true,
+                Err(_) => self.corrupt = true,
             }
         }
         Ok(next)
@@ -326,7 +326,7 @@ impl IncomingList {
 ///
 /// # Errors
 ///
-/// - [`EUCLEAN`] if the list at `list` is damaged, and so may lack some.
+/// - [`EUCLEAN`] if the list at `list` is corrupt, and so may lack some.
 /// - [`ENOMEM`].
 pub(super) fn of_file(list: Phys, file: u64) -> Result<KVec<Extent>> {
     let mut lists = INCOMING.lock();
@@ -335,7 +335,7 @@ pub(super) fn of_file(list: Phys, file: u64) -> Result<KVec<Extent>> {
         lists.insert(node.into_node(list.get(), IncomingList::read(list)?));
     }
     let list = lists.get(&list.get()).ok_or(EINVAL)?;
-    if list.damaged {
+    if list.corrupt {
         return Err(EUCLEAN);
     }
 

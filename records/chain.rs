@@ -159,7 +159,7 @@ impl<R: Record> Chain<R> {
     pub(crate) fn each_used(&mut self, mut visit: impl FnMut(&mut [u8])) {
         let mut left = self.len;
 
-        // The headers may be damaged already.
+        // The headers may be corrupt already.
         for block in self.blocks.iter_mut().take(Self::blocks_for(self.len)) {
             let records = left.min(Block::capacity::<R>());
             let used = block.header_bytes().len() + records * size_of::<R>();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The quarantine: which incoming sessions, files or FLBs are damaged, and why.
+//! The quarantine: which incoming sessions, files or FLBs are corrupt, and why.
 //!
-//! A damaged record is reported and left out; its memory stays reserved.
+//! A corrupt record is reported and left out; its memory stays reserved.
 
 use core::fmt::{
     Formatter,
@@ -20,7 +20,7 @@ use crate::{
     luo_core::trace, //
 };
 
-/// How many reasons are kept. Damage that is everywhere has one cause.
+/// How many reasons are kept. Corruption that is everywhere has one cause.
 const MAX: usize = 16;
 
 /// What is quarantined of one container.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks: damage is found wherever it is, and costs what was damaged.
+//! Checks: corruption is found wherever it is, and costs what it hit.
 
 mod common;
 
@@ -151,7 +151,7 @@ fn the_table_as_documented() {
 }
 
 #[test]
-fn a_damaged_root_is_found() {
+fn a_corrupt_root_is_found() {
     let (_, _, root, spans) = emitted(60, 2);
     let good = tree(&root, &spans);
     for (node, property) in [
@@ -221,7 +221,7 @@ fn an_older_root_has_none() {
     assert_eq!(reads(&tree), Ok(None));
 }
 
-/// What may be missing after damage at an offset of a page.
+/// What may be missing after corruption at an offset of a page.
 enum Cost {
     Nothing,
     Session(usize),
@@ -254,7 +254,7 @@ fn without(image: &Image, cost: &Cost) -> Image {
 
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
-fn damage_costs_what_was_damaged() {
+fn corruption_costs_what_it_hit() {
     let (image, mut mem, root, spans) = emitted(70, 2);
     let chain = |head: Option<Phys>| {
         std::iter::successors(head, |at| mem.pages[&at.get()].next()).collect::<Vec<_>>()
@@ -306,7 +306,7 @@ fn damage_costs_what_was_damaged() {
 
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
-fn a_damaged_check_costs_what_it_covers() {
+fn a_corrupt_check_costs_what_it_covers() {
     let (image, mut mem, root, spans) = emitted(70, 2);
     let table = Phys::new(u64::from_ne_bytes(spans.pages[0])).unwrap();
     let used = spans.flbs.first + 1 + 5;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whole handovers: what was emitted is read, and damage costs no more than it has to.
+//! Whole handovers: what was emitted is read, and corruption costs no more than it has to.
 
 mod common;
 
@@ -312,7 +312,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_survived(
+    fn corruption_is_survived(
         image in any_image(),
         per_block in 1_usize..100,
         changes in prop::collection::vec(any_change(), 1..6),
@@ -330,7 +330,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_to_a_file_costs_its_session_at_most(
+    fn corruption_of_a_file_costs_its_session_at_most(
         image in any_image(),
         which in any::<prop::sample::Index>(),
         offset in 0_usize..512,

@@ -10,7 +10,7 @@ use luo_abi::{
     },
     memfd_late::{
         record_word,
-        Damaged,
+        Corrupt,
         Late,
         LatePage,
         LateRecord,
@@ -80,8 +80,8 @@ fn words_are_where_the_layout_has_them() {
 
 #[test]
 fn a_page_without_the_magic_is_none() {
-    assert_eq!(LatePage::new_zeroed().next(), Err(Damaged));
-    assert_eq!(page_of(&[(0, MAGIC ^ 1)]).next(), Err(Damaged));
+    assert_eq!(LatePage::new_zeroed().next(), Err(Corrupt));
+    assert_eq!(page_of(&[(0, MAGIC ^ 1)]).next(), Err(Corrupt));
     assert_eq!(page_of(&[(0, MAGIC)]).next(), Ok(None));
 }
 
@@ -110,7 +110,7 @@ proptest! {
         let bytes = bytes.as_mut_bytes();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let record = LateRecord::read_from_bytes(bytes).unwrap();
-        prop_assert_eq!(record.parse(crc32c), Err(Damaged));
+        prop_assert_eq!(record.parse(crc32c), Err(Corrupt));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What subsystems hand over, and the stamp: written, damaged, read.
+//! What subsystems hand over, and the stamp: written, corrupted, read.
 
 mod common;
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Damage on the way: what the first kernel damages, the second must take well.
+"""Corruption on the way: what the first kernel corrupts, the second must take well.
 
 The first kernel says on its console which bytes it has changed (CONFIG_LIVEUPDATE_TEST_CORRUPT),
 the guest's test says what did not come back; here it is decided whether that is right: nothing
-is lost that the damage did not touch.
+is lost that the corruption did not touch.
 """
 
 import os
@@ -22,7 +22,7 @@ SESSIONS, FILES = 60, 3
 HEADER, SESSION, FILE, PER_BLOCK = 16, 80, 64, 51
 
 SEEDS = 24
-BYTES = (1, 2, 4, 16, 64)       # damaged at once, in turn
+BYTES = (1, 2, 4, 16, 64)       # corrupted at once, in turn
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def session_byte(number: int, offset: int) -> int:
 PLACES = (
     Place("root-number", "root:100:77", "live update is off for this boot"),
     Place("root-magic", "root:0:0", "root of unknown format"),
-    Place("root-panic", "root:100:77", "damaged incoming state", first="liveupdate.panic=on",
+    Place("root-panic", "root:100:77", "corrupt incoming state", first="liveupdate.panic=on",
           panics=True),
-    Place("session-panic", f"sessions:{session_byte(3, 9)}:1", "damaged incoming state",
+    Place("session-panic", f"sessions:{session_byte(3, 9)}:1", "corrupt incoming state",
           first="liveupdate.panic=on", panics=True),
     Place("session-name", f"sessions:{session_byte(3, 9)}:1",
           "incoming session 3: checksum does not match"),
@@ -57,13 +57,13 @@ PLACES = (
           "incoming session 55: checksum does not match"),
     Place("session-block-next", "sessions:1:255", "checksum of the header does not match"),
     Place("session-block-count", f"sessions:{session_byte(50, 80) + 8}:60",
-          "header of the last block is damaged, nothing is lost"),
+          "header of the last block is corrupt, nothing is lost"),
     Place("file-token", f"files:{HEADER + 56}:9", "file 0: checksum does not match"),
     Place("file-data", f"files:{HEADER + FILE + 49}:9", "file 1: checksum does not match"),
-    Place("file-block", "files:3:9", "header of the last file block is damaged, nothing is lost"),
+    Place("file-block", "files:3:9", "header of the last file block is corrupt, nothing is lost"),
     Place("flb", f"flbs:{HEADER + 3}:9", "incoming FLB 0: checksum does not match"),
-    Place("flb-header", "flbs:8:99", "incoming FLBs: header is damaged, nothing is lost"),
-    Place("file-header-panic", "files:3:9", "damaged incoming state", first="liveupdate.panic=on",
+    Place("flb-header", "flbs:8:99", "incoming FLBs: header is corrupt, nothing is lost"),
+    Place("file-header-panic", "files:3:9", "corrupt incoming state", first="liveupdate.panic=on",
           panics=True),
     Place("v5-flb-count", "flbs:8:99", "live update is off for this boot", False),
     Place("v5-flb-name", f"flbs:{HEADER}:0", "incoming FLB: name is empty", False),
@@ -94,7 +94,7 @@ PLACES = (
 
 
 def touched(console: list[str]) -> tuple[set[str], bool]:
-    """What the damage may have cost, in the words of the guest's test; and whether all."""
+    """What the corruption may have cost, in the words of the guest's test; and whether all."""
     lost: set[str] = set()
 
     def session(number: int) -> None:
@@ -148,7 +148,7 @@ def judge(outcome: guest.Outcome, test: str, checked: bool) -> list[str]:
     if how != "ok" or outcome.alarms() or outcome.trouble:
         return [*remarks, *story(outcome)]
     if not any("luo: corrupted: " in line for line in outcome.console):
-        return ["nothing was damaged", *story(outcome)]
+        return ["nothing was corrupted", *story(outcome)]
     missing = {match[1] for line in outcome.report
                if (match := re.search(r"# [\w-]+: lost: (.*)", line))}
     may, everything = touched(outcome.console)
@@ -157,9 +157,9 @@ def judge(outcome: guest.Outcome, test: str, checked: bool) -> list[str]:
     # A file is lost with its session.
     bad = [what for what in missing - may
            if not (what.startswith("file ") and f"session {what.split()[1]}" in may)]
-    # And what is lost must be known as such: damage is found.
-    return [f"lost, but not damaged: {what}" for what in sorted(bad)] + \
-        [f"damaged, but not lost: {what}" for what in sorted(may - missing)
+    # And what is lost must be known as such: corruption is found.
+    return [f"lost, but not corrupted: {what}" for what in sorted(bad)] + \
+        [f"corrupted, but not lost: {what}" for what in sorted(may - missing)
          if not (what.startswith("file ") and f"session {what.split()[1]}" in missing)]
 
 

@@ -114,8 +114,8 @@ class Read(unittest.TestCase):
         self.assertFalse(test.passes("c", "c"))
         self.assertTrue(test.passes("rust", "c"))
 
-    def test_damage(self):
-        """What is lost must have been damaged, and what was damaged must be lost."""
+    def test_corruption(self):
+        """What is lost must have been corrupted, and what was corrupted must be lost."""
         def judge(console: str, lost: str) -> list[str]:
             report = "".join(f"# corrupt-checked: lost: {each}\n" for each in lost.split(", ") if each)
             return corrupt.judge(outcome(console, f"{report}ok 1 corrupt-checked"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzzers run: a handover is built and damaged as the input says, and taken over.
+//! What the fuzzers run: a handover is built and corrupted as the input says, and taken over.
 //!
 //! The input is a stream of small numbers, zeros at its end: first what the handover consists of,
 //! then changes to its bytes, until it is used up. Whatever they are, taking over ends, does not
@@ -149,7 +149,7 @@ fn image(input: &mut Numbers<'_>) -> Image {
 }
 
 /// Changes a byte, or a number, in one of the pages.
-fn damage(mem: &mut PhysMem, input: &mut Numbers<'_>) {
+fn corrupt(mem: &mut PhysMem, input: &mut Numbers<'_>) {
     let pages: Vec<_> = mem.pages.keys().copied().collect();
     if pages.is_empty() {
         return;
@@ -175,7 +175,7 @@ fn damage(mem: &mut PhysMem, input: &mut Numbers<'_>) {
     }
 }
 
-/// Writes the root as a tree, damages that, and reads it back, if that can be done.
+/// Writes the root as a tree, corrupts that, and reads it back, if that can be done.
 fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> Option<()> {
     let crc32c = common::crc32c;
     let of_root = spans.map(Spans::of_root);
@@ -232,7 +232,7 @@ fn through_tree(root: &Root, spans: Option<&Spans>, input: &mut Numbers<'_>) -> 
     Some(())
 }
 
-/// Builds, damages and takes over a handover.
+/// Builds, corrupts and takes over a handover.
 ///
 /// # Panics
 ///
@@ -262,11 +262,11 @@ pub fn run(data: &[u8]) {
         v5[at] = v5[at].wrapping_add(input.byte());
     }
     let _ = RootFormat::expect_known(&v5).map_err(|error| error.to_string());
-    let damaged = Root::from_v5(&v5).map_err(|error| error.to_string());
+    let read_back = Root::from_v5(&v5).map_err(|error| error.to_string());
 
     let whole = input.0.is_empty();
     while !input.0.is_empty() && !mem.pages.is_empty() {
-        damage(&mut mem, &mut input);
+        corrupt(&mut mem, &mut input);
     }
     let (found, wrong) = read_checked(&root, spans.as_ref(), &mem);
     assert!(wrong.iter().all(|error| error.len() < 600));
@@ -290,8 +290,8 @@ pub fn run(data: &[u8]) {
             .iter()
             .all(|flb| expected.flbs.get_key_value(flb.0) == Some(flb)));
     }
-    if let Ok(damaged) = damaged {
-        let _ = read_checked(&damaged, None, &mem);
+    if let Ok(read_back) = read_back {
+        let _ = read_checked(&read_back, None, &mem);
     }
 }
 

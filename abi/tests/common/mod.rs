@@ -526,7 +526,7 @@ pub fn read_checked(root: &Root, spans: Option<&Spans>, mem: &PhysMem) -> (Image
             Ok(())
         });
     match end {
-        Ok(walked) if walked.damaged_header => wrong.push("session header".into()),
+        Ok(walked) if walked.corrupt_header => wrong.push("session header".into()),
         Ok(walked) => assert!(of_sessions.is_none_or(|(_, span)| span.count == walked.records)),
         Err(error) => wrong.push(error.to_string()),
     }

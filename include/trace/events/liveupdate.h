@@ -58,7 +58,7 @@ DEFINE_LIVEUPDATE_EVENT(liveupdate_unpreserve);
 DEFINE_LIVEUPDATE_EVENT(liveupdate_freeze);
 DEFINE_LIVEUPDATE_EVENT(liveupdate_serialize);
 
-/* Early in boot: a session is read, or something of it is found damaged. */
+/* Early in boot: a session is read, or something of it is found corrupt. */
 DEFINE_LIVEUPDATE_EVENT(liveupdate_validate);
 DEFINE_LIVEUPDATE_EVENT(liveupdate_quarantine);
 

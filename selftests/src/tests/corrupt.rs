@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What was damaged on its way (`liveupdate.corrupt=`) does no harm to the rest.
+//! What was corrupted on its way (`liveupdate.corrupt=`) does no harm to the rest.
 //!
-//! Which part was damaged, only the first kernel's log knows. So what did not come back is noted
+//! Which part was corrupted, only the first kernel's log knows. So what did not come back is noted
 //! here, and the suite judges whether that is right (`scripts/lib/corrupt.py`). What is never
-//! right fails the test: wrong content, or another errno than the one for damage.
+//! right fails the test: wrong content, or another errno than the one for corruption.
 
 use super::look;
 use crate::{
@@ -130,7 +130,7 @@ pub fn survived(stage: &mut Stage) -> Outcome {
                 stage.note(format!("lost: file {number} {token}"));
             }
         }
-        // A damaged compatible string leaves a file without handler.
+        // A corrupt compatible string leaves a file without handler.
         let _ = session.finish();
     }
     let memory = sys::memfd_of("m", &sys::pattern(1, 64 << 20))?;

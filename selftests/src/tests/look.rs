@@ -501,7 +501,7 @@ pub fn traced_between(stage: &mut Stage) -> Outcome {
     drop(session);
     ensure_eq!(traced()?, [event("finish", 0, "", 0)]);
 
-    // The first of these is going to be damaged.
+    // The first of these is going to be corrupted.
     let session = Device::open()?.create_session("traced")?;
     session.preserve(&memory, 1)?;
     session.preserve(&sys::memfd_of("m", b"x")?, 2)?;
@@ -509,7 +509,7 @@ pub fn traced_between(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// What is damaged is told, too, and why.
+/// What is corrupt is told, too, and why.
 pub fn traced_after(_: &mut Stage) -> Outcome {
     mounted("tracefs", TRACEFS)?;
     ensure_eq!(

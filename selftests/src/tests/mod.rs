@@ -885,7 +885,7 @@ const TESTS: &[Test] = &[
     Test::new("sysfs-off", &[device::leave_for_nobody, sysfs::off])
         .next_parameters(&[("liveupdate", "off")])
         .c_differs(),
-    // These two are there for the suite's group `corrupt'; without damage they just pass.
+    // These two are there for the suite's group `corrupt'; without corruption they just pass.
     Test::new("corrupt-checked", &[corrupt::before, corrupt::after])
         .c_differs()
         .rust_memfd()

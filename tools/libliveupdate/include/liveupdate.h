@@ -98,7 +98,7 @@ int liveupdate_create(const char *name);
  * Takes over a session that the previous kernel preserved.
  *
  * Returns its descriptor, close-on-exec. -ENOENT: there is none of this name, or it is finished;
- * -EINVAL: somebody has it; -EUCLEAN: it may have been damaged on the way.
+ * -EINVAL: somebody has it; -EUCLEAN: it may have been corrupted on the way.
  */
 int liveupdate_take(const char *name);
 
@@ -125,7 +125,7 @@ int liveupdate_preserve(int session, int fd, uint64_t token);
  * Returns the file that was preserved under a token, close-on-exec.
  *
  * -ENOENT: the session has no such token, or the file handler is not there; -EUCLEAN: it may have
- * been damaged on the way; -ENOMEM, -ENFILE, -EMFILE: try again.
+ * been corrupted on the way; -ENOMEM, -ENFILE, -EMFILE: try again.
  */
 int liveupdate_retrieve(int session, uint64_t token);
 

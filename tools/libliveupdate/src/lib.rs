@@ -158,7 +158,7 @@ pub unsafe extern "C" fn liveupdate_create(name: *const c_char) -> c_int {
 /// Takes over a session that the previous kernel preserved.
 ///
 /// Returns its descriptor, close-on-exec. -ENOENT: there is none of this name, or it is finished;
-/// -EINVAL: somebody has it; -EUCLEAN: it may have been damaged on the way.
+/// -EINVAL: somebody has it; -EUCLEAN: it may have been corrupted on the way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn liveupdate_take(name: *const c_char) -> c_int {
     let take = || {
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn liveupdate_preserve(session: c_int, fd: c_int, token: u
 /// Returns the file that was preserved under a token, close-on-exec.
 ///
 /// -ENOENT: the session has no such token, or the file handler is not there; -EUCLEAN: it may have
-/// been damaged on the way; -ENOMEM, -ENFILE, -EMFILE: try again.
+/// been corrupted on the way; -ENOMEM, -ENFILE, -EMFILE: try again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn liveupdate_retrieve(session: c_int, token: u64) -> c_int {
     // SAFETY: By the crate's requirement on `session`.

@@ -101,7 +101,7 @@ impl Device {
     ///
     /// - `ENOENT`: there is no incoming session of this name, or it is finished;
     /// - `EINVAL`: a process has it open, or the name is not one;
-    /// - `EUCLEAN`: there is none of this name, but some of the incoming state is damaged;
+    /// - `EUCLEAN`: there is none of this name, but some of the incoming state is corrupt;
     /// - `EBUSY`: a kexec is under way;
     /// - `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn retrieve_session(

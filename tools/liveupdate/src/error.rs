@@ -128,8 +128,8 @@ impl Error {
                 "a process has the session open; take it over from there, or end that process's use"
             }
             (Op::RetrieveSession(_) | Op::Retrieve(..), Errno::EUCLEAN) => {
-                "its record was damaged on the way; the kernel log says what was found, and trying \
-                 again does not help"
+                "its record was corrupted on the way; the kernel log says what was found, and \
+                 trying again does not help"
             }
             (Op::Preserve(..), Errno::ENOENT) => {
                 "no file handler of this kernel can preserve such a file"

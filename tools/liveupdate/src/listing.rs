@@ -29,7 +29,7 @@ pub const DEBUGFS_PATH: &str = "/sys/kernel/debug/liveupdate";
 pub struct Listing {
     /// The sessions.
     pub sessions: Vec<SessionEntry>,
-    /// What is damaged and left out, in the kernel's words.
+    /// What is corrupt and left out, in the kernel's words.
     pub quarantined: Vec<String>,
 }
 

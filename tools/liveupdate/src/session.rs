@@ -263,7 +263,7 @@ impl Session<Incoming> {
     /// # Errors
     ///
     /// - `ENOENT`: the session has no file under this token, or no file handler for it;
-    /// - `EUCLEAN`: it has none, but some of its files are damaged;
+    /// - `EUCLEAN`: it has none, but some of its files are corrupt;
     /// - `EBUSY`: a kexec is under way;
     /// - `EMFILE`, `ENFILE`, `ENOMEM`: try again;
     /// - whatever the file's handler reports.

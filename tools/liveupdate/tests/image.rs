@@ -274,16 +274,16 @@ fn bombs() {
     let zeros = std::io::repeat(0).take((1 << 29) + 4096);
     let bomb = zstd::encode_all(zeros, 1).unwrap();
 
-    assert!(matches!(Image::parse(&bomb), Err(ImageError::Damaged(_))));
+    assert!(matches!(Image::parse(&bomb), Err(ImageError::Corrupt(_))));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn damage_never_panics(
+    fn corruption_never_panics(
         which in 0..4_usize,
         how in 0..ALL.len(),
-        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut image = match which {
             0 => bz_image(ALL[how], &ours()),
@@ -291,7 +291,7 @@ proptest! {
             2 => elf(&ours()),
             _ => compress(ALL[how], &arm64_image(&ours())),
         };
-        for (at, byte) in damage {
+        for (at, byte) in changes {
             let at = at.index(image.len());
             image[at] = byte;
         }

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_and_foreign() {
+    fn corrupt_and_foreign() {
         let write = |text: &str| {
             let mut file = File::from(memfd_create("test", MFdFlags::MFD_CLOEXEC).unwrap());
             file.write_all(text.as_bytes()).unwrap();

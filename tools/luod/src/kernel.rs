@@ -167,7 +167,7 @@ pub fn retrieve(name: &str) -> Result<OwnedFd, RetrieveError> {
         .and_then(|device| device.retrieve_session(name))
         .map_err(|err| match err.errno() {
             Errno::ENOENT => RetrieveError::Gone,
-            Errno::EUCLEAN => RetrieveError::Damaged(explain(&err)),
+            Errno::EUCLEAN => RetrieveError::Corrupt(explain(&err)),
             _ => RetrieveError::Later(explain(&err)),
         })?;
 

@@ -197,7 +197,7 @@ impl Thread {
                     None => kernel::retrieve(&name)
                         .map_err(|err| match err {
                             RetrieveError::Gone => "it is gone already".to_owned(),
-                            RetrieveError::Damaged(why) | RetrieveError::Later(why) => why,
+                            RetrieveError::Corrupt(why) | RetrieveError::Later(why) => why,
                         })
                         .and_then(kernel::finish),
                 };

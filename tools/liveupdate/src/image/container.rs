@@ -172,7 +172,7 @@ impl<'a> Container<'a> {
         let entry = read_u16(bytes, PROGRAM_ENTRY).ok_or_else(truncated)?;
         let count = read_u16(bytes, PROGRAM_COUNT).ok_or_else(truncated)?;
         if count == 0 {
-            return Err(ImageError::Damaged("it has no segments".into()));
+            return Err(ImageError::Corrupt("it has no segments".into()));
         }
         for number in 0..u64::from(count) {
             let at = offset.saturating_add(number * u64::from(entry));

@@ -306,7 +306,7 @@ pub enum ImageError {
     /// It ends before it is complete.
     Truncated,
     /// What it says about itself cannot be, or cannot be unpacked. With the reason.
-    Damaged(String),
+    Corrupt(String),
     /// It is compressed in a way that is not known.
     Compression,
 }
@@ -317,7 +317,7 @@ impl fmt::Display for ImageError {
             Self::Io(err) => write!(f, "cannot be read: {err}"),
             Self::Unknown => f.write_str("is no kernel image"),
             Self::Truncated => f.write_str("is truncated"),
-            Self::Damaged(why) => write!(f, "is damaged: {why}"),
+            Self::Corrupt(why) => write!(f, "is corrupt: {why}"),
             Self::Compression => f.write_str("is compressed in an unknown way"),
         }
     }

@@ -81,10 +81,10 @@ impl Compression {
             .and_then(|reader| reader.take(MAX + 1).read_to_end(&mut out))
             .map_err(|err| match err.kind() {
                 io::ErrorKind::UnexpectedEof => ImageError::Truncated,
-                _ => ImageError::Damaged(format!("{self}: {err}")),
+                _ => ImageError::Corrupt(format!("{self}: {err}")),
             })?;
         if out.len() as u64 > MAX {
-            return Err(ImageError::Damaged(format!("{self}: unpacks to too much")));
+            return Err(ImageError::Corrupt(format!("{self}: unpacks to too much")));
         }
         Ok(out)
     }

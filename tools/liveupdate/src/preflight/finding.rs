@@ -150,7 +150,8 @@ pub enum Problem {
     UnknownContents,
     /// This kernel's LUO drops incoming sessions that are not finished.
     DropsIncoming,
-    /// An incoming session or file is damaged and cannot be handed over again. With the kernel's words.
+    /// An incoming session or file is corrupt and cannot be handed over again. With the kernel's
+    /// words.
     Quarantined(String),
     /// The formats of the image are derived.
     Derived,
@@ -301,7 +302,7 @@ impl fmt::Display for Problem {
             Self::DropsIncoming => f.write_str(
                 "this kernel drops incoming sessions that are not finished at the kexec",
             ),
-            Self::Quarantined(what) => write!(f, "damaged, and cannot be handed over again: {what}"),
+            Self::Quarantined(what) => write!(f, "corrupt, and cannot be handed over again: {what}"),
             Self::Derived => f.write_str(
                 "the image does not say what it reads: derived from its strings and configuration",
             ),

@@ -322,7 +322,7 @@ pub fn list(arguments: &Arguments, output: Output) -> Outcome {
         }
         table.write(out)?;
         for what in &all.quarantined {
-            writeln!(out, "{BAD}damaged{BAD:#}: {what}")?;
+            writeln!(out, "{BAD}corrupt{BAD:#}: {what}")?;
         }
         show_clients(clients, out)
     })?;

@@ -119,8 +119,8 @@ pub enum Input {
 pub enum RetrieveError {
     /// The kernel does not have it (any more).
     Gone,
-    /// It was damaged on the way.
-    Damaged(String),
+    /// It was corrupted on the way.
+    Corrupt(String),
     /// Not now.
     Later(String),
 }

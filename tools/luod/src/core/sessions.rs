@@ -206,7 +206,7 @@ impl Core {
                 self.lose(id, "the kernel does not have it any more");
                 Refusal::new(Code::Enoent, format!("the session of '{id}' is gone"))
             }
-            Err(RetrieveError::Damaged(why)) => {
+            Err(RetrieveError::Corrupt(why)) => {
                 self.lose(id, &why);
                 Refusal::new(
                     Code::Enoent,
