@@ -5,7 +5,7 @@
 //! `/dev/luo-test` makes toys: files that are a kind and a key. There are two handlers for toys,
 //! and three FLBs on which both depend. Every callback is written down, to be read from the device;
 //! any can be told to fail, or to wait at a gate until a test has done what it wants to do
-//! meanwhile. See `selftests/src/tests/driver.rs` for the other side.
+//! meanwhile. See `selftests/src/tests/driver/` for the other side.
 
 use kernel::{
     anon_inode::{

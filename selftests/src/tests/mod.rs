@@ -86,7 +86,7 @@ const TESTS: &[Test] = &[
     Test::new("preserve-sealed", &[preserve::sealed]),
     Test::new("preserve-access-modes", &[preserve::access_modes]),
     Test::new("preserve-huge-sparse", &[preserve::huge_sparse]).rust_memfd(),
-    Test::new("memfd-raced", &[memfd::raced]).rust_memfd(),
+    Test::new("memfd-raced", &[memfd::content::raced]).rust_memfd(),
     Test::new("lifetime-shared", &[lifetime::shared]),
     Test::new("lifetime-used-by-child", &[lifetime::used_by_child]),
     Test::new("lifetime-killed", &[lifetime::killed]),
@@ -102,18 +102,22 @@ const TESTS: &[Test] = &[
     Test::new("race-killed", &[race::killed]),
     Test::new("race-passed", &[race::passed]),
     Test::new("reboot-no-image", &[reboot::no_image]).alone(),
-    Test::new("driver-interface", &[driver::interface]),
-    Test::new("driver-unload", &[driver::unload]),
-    Test::new("driver-choice", &[driver::choice]),
-    Test::new("driver-same-file", &[driver::same_file]),
-    Test::new("driver-preserve-again", &[driver::preserve_again]),
-    Test::new("driver-choice-unloading", &[driver::choice_unloading]).c_differs(),
-    Test::new("driver-preserve-fails", &[driver::preserve_fails]),
+    Test::new("driver-interface", &[driver::outgoing::interface]),
+    Test::new("driver-unload", &[driver::outgoing::unload]),
+    Test::new("driver-choice", &[driver::outgoing::choice]),
+    Test::new("driver-same-file", &[driver::outgoing::same_file]),
+    Test::new("driver-preserve-again", &[driver::outgoing::preserve_again]),
+    Test::new(
+        "driver-choice-unloading",
+        &[driver::outgoing::choice_unloading],
+    )
+    .c_differs(),
+    Test::new("driver-preserve-fails", &[driver::outgoing::preserve_fails]),
     // Alone, as what others made the kernel say counts as well.
-    Test::new("driver-quiet", &[driver::quiet])
+    Test::new("driver-quiet", &[driver::outgoing::quiet])
         .c_differs()
         .alone(),
-    Test::new("driver-shared-undone", &[driver::shared_undone]),
+    Test::new("driver-shared-undone", &[driver::shared::shared_undone]),
     Test::new("killed-outgoing", &[killed::outgoing])
         .c_differs()
         .alone(),
@@ -125,47 +129,75 @@ const TESTS: &[Test] = &[
         .c_differs()
         .alone(),
     // Across kexecs.
-    Test::new("kexec-empty", &[kexec::empty_before, kexec::empty_after]),
+    Test::new(
+        "kexec-empty",
+        &[kexec::sets::empty_before, kexec::sets::empty_after],
+    ),
     Test::new(
         "kexec-nothing",
-        &[kexec::nothing_before, kexec::nothing_after],
+        &[kexec::sets::nothing_before, kexec::sets::nothing_after],
     )
     .alone(),
     Test::new(
         "kexec-sessions",
-        &[kexec::sessions_before, kexec::sessions_after],
+        &[kexec::sets::sessions_before, kexec::sets::sessions_after],
     )
     .timeout(120),
-    Test::new("kexec-files", &[kexec::files_before, kexec::files_after]).timeout(120),
-    Test::new("kexec-again", &[kexec::three_before, kexec::again_after]),
-    Test::new("kexec-finish", &[kexec::three_before, kexec::finish_after]),
-    Test::new("kexec-taken", &[kexec::three_before, kexec::taken_after]),
-    Test::new("kexec-closed", &[kexec::three_before, kexec::closed_after]),
+    Test::new(
+        "kexec-files",
+        &[kexec::sets::files_before, kexec::sets::files_after],
+    )
+    .timeout(120),
+    Test::new(
+        "kexec-again",
+        &[kexec::three_before, kexec::retrieve::again_after],
+    ),
+    Test::new(
+        "kexec-finish",
+        &[kexec::three_before, kexec::retrieve::finish_after],
+    ),
+    Test::new(
+        "kexec-taken",
+        &[kexec::three_before, kexec::retrieve::taken_after],
+    ),
+    Test::new(
+        "kexec-closed",
+        &[kexec::three_before, kexec::retrieve::closed_after],
+    ),
     Test::new(
         "kexec-incoming",
-        &[kexec::three_before, kexec::incoming_after],
+        &[kexec::three_before, kexec::retrieve::incoming_after],
     ),
     Test::new(
         "kexec-unwritable-session",
-        &[kexec::three_before, kexec::unwritable_session_after],
+        &[
+            kexec::three_before,
+            kexec::retrieve::unwritable_session_after,
+        ],
     )
     .c_differs(),
     Test::new(
         "kexec-unwritable-file",
-        &[kexec::three_before, kexec::unwritable_file_after],
+        &[kexec::three_before, kexec::retrieve::unwritable_file_after],
     ),
     Test::new(
         "kexec-half-writable-file",
-        &[kexec::three_before, kexec::half_writable_file_after],
+        &[
+            kexec::three_before,
+            kexec::retrieve::half_writable_file_after,
+        ],
     )
     .c_differs(),
     Test::new(
         "kexec-no-file",
-        &[kexec::three_before, kexec::no_file_after],
+        &[kexec::three_before, kexec::retrieve::no_file_after],
     )
     .c_differs()
     .rust_memfd(),
-    Test::new("kexec-race", &[kexec::race_before, kexec::race_after]),
+    Test::new(
+        "kexec-race",
+        &[kexec::retrieve::race_before, kexec::retrieve::race_after],
+    ),
     Test::new(
         "race-kexec-killed",
         &[race::killed_before, race::killed_after],
@@ -452,7 +484,7 @@ const TESTS: &[Test] = &[
     .long(),
     Test::new(
         "machine-many-processors",
-        &[kexec::busy_before, kexec::busy_after],
+        &[kexec::agents::busy_before, kexec::agents::busy_after],
     )
     .processors(8)
     .needs(DISTRO)
@@ -480,13 +512,16 @@ const TESTS: &[Test] = &[
     .needs("ZRAM")
     .rust_memfd()
     .alone(),
-    Test::new("kexec-names", &[kexec::names_before, kexec::names_after]),
+    Test::new(
+        "kexec-names",
+        &[kexec::sets::names_before, kexec::sets::names_after],
+    ),
     Test::new(
         "kexec-once-more",
         &[
             kexec::three_before,
-            kexec::once_more_middle,
-            kexec::once_more_after,
+            kexec::repeated::once_more_middle,
+            kexec::repeated::once_more_after,
         ],
     )
     .parameters("panic_on_warn=1"),
@@ -512,26 +547,35 @@ const TESTS: &[Test] = &[
         .c_differs()
         .long(),
     // The C LUO gives its root back while debugfs still shows it.
-    Test::new("kexec-shown", &[kexec::shown_before, kexec::shown_after])
-        .timeout(180)
-        .c_differs(),
+    Test::new(
+        "kexec-shown",
+        &[kexec::shown::shown_before, kexec::shown::shown_after],
+    )
+    .timeout(180)
+    .c_differs(),
     Test::new(
         "kexec-full-blocks",
-        &[kexec::full_blocks_before, kexec::full_blocks_after],
+        &[
+            kexec::sets::full_blocks_before,
+            kexec::sets::full_blocks_after,
+        ],
     )
     .c_differs()
     .alone(),
-    Test::new("kexec-gone", &[kexec::gone_before, kexec::gone_after]),
+    Test::new(
+        "kexec-gone",
+        &[kexec::agents::gone_before, kexec::agents::gone_after],
+    ),
     Test::new(
         "kexec-manager",
-        &[kexec::manager_before, kexec::manager_after],
+        &[kexec::agents::manager_before, kexec::agents::manager_after],
     ),
-    Test::new("kexec-chain", &kexec::CHAIN).alone(),
+    Test::new("kexec-chain", &kexec::repeated::CHAIN).alone(),
     Test::new(
         "kexec-unclaimed",
         &[
             kexec::three_before,
-            kexec::unclaimed_middle,
+            kexec::repeated::unclaimed_middle,
             kexec::three_after,
         ],
     )
@@ -540,23 +584,27 @@ const TESTS: &[Test] = &[
         "kexec-unfinished",
         &[
             kexec::three_before,
-            kexec::unfinished_middle,
+            kexec::repeated::unfinished_middle,
             kexec::three_after,
         ],
     )
     .c_differs(),
     Test::new(
         "kexec-held",
-        &[kexec::three_before, kexec::held_middle, kexec::held_after],
+        &[
+            kexec::three_before,
+            kexec::repeated::held_middle,
+            kexec::repeated::held_after,
+        ],
     )
     .c_differs(),
     Test::new(
         "kexec-unclaimed-many",
         &[
-            kexec::sessions_before,
-            kexec::unclaimed_middle,
-            kexec::unclaimed_middle,
-            kexec::sessions_after,
+            kexec::sets::sessions_before,
+            kexec::repeated::unclaimed_middle,
+            kexec::repeated::unclaimed_middle,
+            kexec::sets::sessions_after,
         ],
     )
     .timeout(120)
@@ -565,19 +613,23 @@ const TESTS: &[Test] = &[
         "kexec-same-name",
         &[
             kexec::three_before,
-            kexec::same_name_middle,
-            kexec::same_name_after,
+            kexec::repeated::same_name_middle,
+            kexec::repeated::same_name_after,
         ],
     ),
     Test::new(
         "kexec-finished",
         &[
             kexec::three_before,
-            kexec::finished_middle,
-            kexec::finished_after,
+            kexec::repeated::finished_middle,
+            kexec::repeated::finished_after,
         ],
     ),
-    Test::new("kexec-busy", &[kexec::busy_before, kexec::busy_after]).alone(),
+    Test::new(
+        "kexec-busy",
+        &[kexec::agents::busy_before, kexec::agents::busy_after],
+    )
+    .alone(),
     Test::new(
         "kexec-switched-off",
         &[device::leave_for_nobody, device::switched_off],
@@ -585,67 +637,147 @@ const TESTS: &[Test] = &[
     .next_parameters(&[("liveupdate", "off")]),
     Test::new(
         "memfd-content",
-        &[memfd::content_before, memfd::content_after],
+        &[
+            memfd::content::content_before,
+            memfd::content::content_after,
+        ],
     ),
-    Test::new("memfd-late", &[memfd::late_before, memfd::late_after]),
-    Test::new("memfd-seals", &[memfd::seals_before, memfd::seals_after]),
+    Test::new(
+        "memfd-late",
+        &[memfd::content::late_before, memfd::content::late_after],
+    ),
+    Test::new(
+        "memfd-seals",
+        &[
+            memfd::attributes::seals_before,
+            memfd::attributes::seals_after,
+        ],
+    ),
     Test::new(
         "memfd-allocated",
-        &[memfd::allocated_before, memfd::allocated_after],
+        &[
+            memfd::holes::allocated_before,
+            memfd::holes::allocated_after,
+        ],
     ),
-    Test::new("memfd-folios", &[memfd::folios_before, memfd::folios_after]).alone(),
-    Test::new("memfd-live", &[memfd::live_before, memfd::live_after]).alone(),
+    Test::new(
+        "memfd-folios",
+        &[memfd::folios::folios_before, memfd::folios::folios_after],
+    )
+    .alone(),
+    Test::new(
+        "memfd-live",
+        &[memfd::content::live_before, memfd::content::live_after],
+    )
+    .alone(),
     Test::new(
         "memfd-live-holes",
-        &[memfd::live_holes_before, memfd::live_after],
+        &[
+            memfd::content::live_holes_before,
+            memfd::content::live_after,
+        ],
     )
     .alone(),
     Test::new(
         "memfd-swapped",
-        &[memfd::swapped_before, memfd::swapped_after],
+        &[memfd::memory::swapped_before, memfd::memory::swapped_after],
     )
     .alone(),
     Test::new(
         "memfd-overcommit",
-        &[memfd::overcommit_before, memfd::overcommit_after],
+        &[
+            memfd::memory::overcommit_before,
+            memfd::memory::overcommit_after,
+        ],
     )
     .rust_memfd()
     .c_differs(),
-    Test::new("memfd-sparse", &[memfd::sparse_before, memfd::sparse_after]),
+    Test::new(
+        "memfd-sparse",
+        &[memfd::holes::sparse_before, memfd::holes::sparse_after],
+    ),
     Test::new(
         "memfd-fragmented",
-        &[memfd::fragmented_before, memfd::fragmented_after],
+        &[
+            memfd::folios::fragmented_before,
+            memfd::folios::fragmented_after,
+        ],
     )
     .rust_memfd(),
     Test::new(
         "memfd-late-in-place",
-        &[memfd::late_in_place_before, memfd::late_in_place_after],
+        &[
+            memfd::folios::late_in_place_before,
+            memfd::folios::late_in_place_after,
+        ],
     )
     .rust_memfd()
     .alone(),
-    Test::new("memfd-given-up", &[memfd::given_up])
+    Test::new("memfd-given-up", &[memfd::folios::given_up])
         .rust_memfd()
         .alone(),
-    Test::new("memfd-large", &[memfd::large_before, memfd::large_after])
-        .memory(1536)
-        .alone(),
+    Test::new(
+        "memfd-large",
+        &[memfd::memory::large_before, memfd::memory::large_after],
+    )
+    .memory(1536)
+    .alone(),
     Test::new(
         "memfd-discarded",
-        &[memfd::large_before, memfd::discarded_after],
+        &[memfd::memory::large_before, memfd::memory::discarded_after],
     )
     .memory(1536)
     .alone(),
     Test::new(
         "memfd-late-seals",
-        &[memfd::late_seals_before, memfd::late_seals_after],
+        &[
+            memfd::attributes::late_seals_before,
+            memfd::attributes::late_seals_after,
+        ],
     )
     .rust_memfd(),
-    Test::new("memfd-noexec", &[memfd::noexec_before, memfd::noexec_after]).rust_memfd(),
-    Test::new("memfd-owner", &[memfd::owner_before, memfd::owner_after]).rust_memfd(),
-    Test::new("memfd-access", &[memfd::access_before, memfd::access_after]).rust_memfd(),
-    Test::new("memfd-name", &[memfd::name_before, memfd::name_after]).rust_memfd(),
-    Test::new("memfd-holes", &[memfd::sparse_before, memfd::holes_after]).rust_memfd(),
-    Test::new("memfd-huge", &[memfd::huge_before, memfd::huge_after]).rust_memfd(),
+    Test::new(
+        "memfd-noexec",
+        &[
+            memfd::attributes::noexec_before,
+            memfd::attributes::noexec_after,
+        ],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-owner",
+        &[
+            memfd::attributes::owner_before,
+            memfd::attributes::owner_after,
+        ],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-access",
+        &[
+            memfd::attributes::access_before,
+            memfd::attributes::access_after,
+        ],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-name",
+        &[
+            memfd::attributes::name_before,
+            memfd::attributes::name_after,
+        ],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-holes",
+        &[memfd::holes::sparse_before, memfd::holes::holes_after],
+    )
+    .rust_memfd(),
+    Test::new(
+        "memfd-huge",
+        &[memfd::holes::huge_before, memfd::holes::huge_after],
+    )
+    .rust_memfd(),
     Test::new("tmpfs-file", &[tmpfs::before, tmpfs::after]).rust_memfd(),
     Test::new("tmpfs-file-v2", &[tmpfs::v2_before, tmpfs::v2_after])
         .parameters("liveupdate.abi=luo-v5")
@@ -694,49 +826,67 @@ const TESTS: &[Test] = &[
     .alone(),
     Test::new(
         "driver-freeze-fails",
-        &[driver::freeze_fails_before, driver::freeze_fails_after],
+        &[
+            driver::incoming::freeze_fails_before,
+            driver::incoming::freeze_fails_after,
+        ],
     )
     .c_differs()
     .alone(),
     Test::new(
         "driver-shared",
-        &[driver::shared_before, driver::shared_after],
+        &[driver::shared::shared_before, driver::shared::shared_after],
     )
     .c_differs()
     .alone(),
     Test::new(
         "driver-shared-fails",
-        &[driver::shared_fails_before, driver::shared_fails_after],
+        &[
+            driver::shared::shared_fails_before,
+            driver::shared::shared_fails_after,
+        ],
     )
     .c_differs()
     .alone(),
-    Test::new("driver-late", &[driver::late_before, driver::late_after])
-        .c_differs()
-        .alone(),
+    Test::new(
+        "driver-late",
+        &[driver::incoming::late_before, driver::incoming::late_after],
+    )
+    .c_differs()
+    .alone(),
     Test::new(
         "driver-unload-incoming",
         &[
-            driver::unload_incoming_before,
-            driver::unload_incoming_after,
+            driver::incoming::unload_incoming_before,
+            driver::incoming::unload_incoming_after,
         ],
     )
     .c_differs()
     .alone(),
     Test::new(
         "driver-retrieve-fails",
-        &[driver::retrieve_fails_before, driver::retrieve_fails_after],
+        &[
+            driver::incoming::retrieve_fails_before,
+            driver::incoming::retrieve_fails_after,
+        ],
     )
     .c_differs()
     .alone(),
     Test::new(
         "driver-refuses",
-        &[driver::refused_before, driver::refused_after],
+        &[
+            driver::incoming::refused_before,
+            driver::incoming::refused_after,
+        ],
     )
     .c_differs()
     .alone(),
     Test::new(
         "driver-try-again",
-        &[driver::try_again_before, driver::try_again_after],
+        &[
+            driver::incoming::try_again_before,
+            driver::incoming::try_again_after,
+        ],
     )
     .c_differs()
     .alone(),
