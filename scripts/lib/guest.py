@@ -18,9 +18,9 @@ from pathlib import Path
 
 
 # Words that no kernel log of a passing test contains. (The guest's own tests
-# look for the same in selftests/src/init.rs.) Of races between accesses to memory those
-# count that have to do with live update: the tree has others, and lives with them. The crash
-# of a test of crashes is none.
+# look for the same in selftests/src/init/kernel_log.rs.) Of races between
+# accesses to memory those count that have to do with live update: the tree has
+# others, and lives with them. The crash of a test of crashes is none.
 ALARMS = re.compile(
     r"WARNING:|BUG:(?! KCSAN:)|KCSAN:.*(?:luo|liveupdate|kho|memfd|shmem|rust|_R)|Oops:|"
     r"Kernel panic(?! - not syncing: sysrq triggered crash)|INFO: task|INFO: rcu|KASAN:|KFENCE:|UBSAN:|"

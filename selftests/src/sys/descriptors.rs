@@ -2,6 +2,7 @@
 
 //! Descriptors: which are open, what they refer to, and their limits.
 
+use super::memfd;
 use crate::harness::Outcome;
 use nix::{
     errno::Errno,
@@ -31,7 +32,6 @@ use std::{
         OwnedFd, //
     }, //
 };
-use super::memfd;
 
 /// Numbers of the open descriptors.
 pub fn open_fds() -> Outcome<Vec<String>> {

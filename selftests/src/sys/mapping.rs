@@ -3,6 +3,7 @@
 //! Shared mappings of files, and what the kernel does with their pages: pinned, moved, swapped,
 //! poisoned.
 
+use super::PAGE;
 use crate::harness::{
     Failure,
     Outcome, //
@@ -54,7 +55,6 @@ use std::{
     },
     sync::atomic::AtomicU64, //
 };
-use super::PAGE;
 
 /// Writes one byte through a shared mapping of a file.
 pub fn poke(file: &File, at: u64, byte: u8) -> Outcome {

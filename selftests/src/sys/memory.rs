@@ -2,6 +2,7 @@
 
 //! What the kernel tells about its memory, and its settings.
 
+use super::PAGE;
 use crate::harness::{
     Failure,
     Outcome, //
@@ -11,7 +12,6 @@ use std::{
     thread,
     time::Duration, //
 };
-use super::PAGE;
 
 /// A counter of `/proc/vmstat`.
 pub fn vmstat(key: &str) -> Outcome<u64> {

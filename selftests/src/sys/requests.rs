@@ -2,6 +2,7 @@
 
 //! Requests to LUO that are right, and those that are wrong in all the ways there are.
 
+use super::PAGE;
 use crate::harness::{
     Failure,
     Outcome, //
@@ -39,7 +40,6 @@ use zerocopy::{
     Immutable,
     IntoBytes, //
 };
-use super::PAGE;
 
 /// A request of this size without any bits but the number's.
 pub fn command(nr: u8) -> u32 {

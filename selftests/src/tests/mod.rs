@@ -243,17 +243,29 @@ const TESTS: &[Test] = &[
         .c_differs()
         .rust_memfd()
         .alone(),
-    Test::new("freeze-close", &[freeze::close_before, freeze::ended_after])
-        .timeout(30)
-        .c_differs()
-        .alone(),
-    Test::new("freeze-die", &[freeze::die_before, freeze::ended_after])
-        .timeout(30)
-        .c_differs()
-        .alone(),
+    Test::new(
+        "freeze-close",
+        &[
+            freeze::sessions::close_before,
+            freeze::sessions::ended_after,
+        ],
+    )
+    .timeout(30)
+    .c_differs()
+    .alone(),
+    Test::new(
+        "freeze-die",
+        &[freeze::sessions::die_before, freeze::sessions::ended_after],
+    )
+    .timeout(30)
+    .c_differs()
+    .alone(),
     Test::new(
         "freeze-preserve-fails",
-        &[freeze::preserve_fails_before, freeze::preserve_fails_after],
+        &[
+            freeze::sessions::preserve_fails_before,
+            freeze::sessions::preserve_fails_after,
+        ],
     )
     .timeout(30)
     .needs("FAULT_INJECTION")
@@ -263,48 +275,60 @@ const TESTS: &[Test] = &[
         "freeze-same-name",
         &[
             kexec::three_before,
-            freeze::same_name_middle,
-            freeze::same_name_after,
+            freeze::sessions::same_name_middle,
+            freeze::sessions::same_name_after,
         ],
     )
     .timeout(30)
     .c_differs()
     .alone(),
-    Test::new("freeze-touch", &[freeze::touch_before, freeze::touch_after])
-        .timeout(30)
-        .processors(4)
-        .needs("USERFAULTFD")
-        .rust_memfd(),
+    Test::new(
+        "freeze-touch",
+        &[freeze::memory::touch_before, freeze::memory::touch_after],
+    )
+    .timeout(30)
+    .processors(4)
+    .needs("USERFAULTFD")
+    .rust_memfd(),
     Test::new(
         "freeze-touch-huge",
-        &[freeze::touch_huge_before, freeze::touch_huge_after],
+        &[
+            freeze::memory::touch_huge_before,
+            freeze::memory::touch_huge_after,
+        ],
     )
     .timeout(30)
     .rust_memfd()
     .alone(),
-    Test::new("freeze-write", &[freeze::write_before, freeze::write_after])
-        .timeout(30)
-        .c_differs()
-        .alone(),
+    Test::new(
+        "freeze-write",
+        &[freeze::memory::write_before, freeze::memory::write_after],
+    )
+    .timeout(30)
+    .c_differs()
+    .alone(),
     Test::new(
         "freeze-driver",
-        &[freeze::driver_before, freeze::driver_after],
+        &[freeze::memory::driver_before, freeze::memory::driver_after],
     )
     .timeout(30)
     .c_differs()
     .alone(),
     Test::new(
         "freeze-shutdown",
-        &[freeze::shutdown_before, freeze::shutdown_after],
+        &[
+            freeze::memory::shutdown_before,
+            freeze::memory::shutdown_after,
+        ],
     )
     .timeout(30)
     .alone(),
     Test::new(
         "freeze-state",
         &[
-            freeze::state_before,
-            freeze::state_middle,
-            freeze::state_after,
+            freeze::sessions::state_before,
+            freeze::sessions::state_middle,
+            freeze::sessions::state_after,
         ],
     )
     .timeout(30)

@@ -6,6 +6,23 @@
 //! descriptors, limits, threads. A child whose test goes on in the next kernel stays until then,
 //! with the descriptors that the test wants to keep.
 
+mod kernel_log;
+mod next_kernel;
+
+use self::kernel_log::{
+    alarm_in,
+    leaks, //
+};
+use self::next_kernel::{
+    command_line,
+    next_kernel, //
+};
+pub use self::next_kernel::{
+    kernel_of,
+    load,
+    load_for_crash,
+    load_next, //
+};
 use crate::{
     harness::{
         Failure,
@@ -17,17 +34,10 @@ use crate::{
 };
 use liveupdate::{
     cmdline::CommandLine,
-    keeper,
-    kexec,
-    Context, //
+    keeper, //
 };
-use luo_guest::{
-    initramfs::Archive,
-    LogRecord, //
-};
+use luo_guest::LogRecord;
 use nix::{
-    errno::Errno,
-    libc,
     poll::{
         poll,
         PollFd,
@@ -35,25 +45,20 @@ use nix::{
         PollTimeout, //
     },
     sys::{
-        memfd::{
-            memfd_create,
-            MFdFlags, //
-        },
         signal::{
             kill,
             Signal, //
         },
-        wait::waitpid,
+        wait::waitpid, //
     },
     unistd::{
         self,
         fork,
         ForkResult, //
-    },
+    }, //
 };
 use std::{
     any::Any,
-    ffi::CString,
     fs::{
         self,
         File, //
@@ -63,43 +68,14 @@ use std::{
         Read,
         Write, //
     },
-    os::fd::{
-        AsFd,
-        AsRawFd, //
-    },
+    os::fd::AsFd,
     panic,
-    path::Path,
     sync::Mutex,
-    thread,
     time::{
         Duration,
         Instant, //
-    },
+    }, //
 };
-
-/// Words in the kernel's log that no test may bring about.
-const ALARMS: [&str; 20] = [
-    "WARNING:",
-    "BUG:",
-    "Oops:",
-    "INFO: task",
-    "INFO: rcu",
-    "KASAN:",
-    "KFENCE:",
-    "UBSAN:",
-    "general protection fault",
-    "unable to handle",
-    "refcount_t:",
-    "list_add corruption",
-    "list_del corruption",
-    "possible circular locking",
-    "possible recursive locking",
-    "page allocation failure",
-    "INFO: trying to register",
-    "new suspected memory leaks",
-    "invoked oom-killer",
-    "page dumped because",
-];
 
 /// Runs what the command line asks for, and never returns.
 pub fn run() -> ! {
@@ -479,165 +455,9 @@ fn whereabouts(process: unistd::Pid) -> String {
     format!("{wchan} {}", one_line(&stack))
 }
 
-/// Looks for memory that the kernel has lost, if it keeps a record of that.
-///
-/// # Errors
-///
-/// How much there is; where it came from is on the console.
-fn leaks() -> Result<(), String> {
-    const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
-
-    if !Path::new(KMEMLEAK).exists() {
-        return Ok(());
-    }
-    // Only what is older than five seconds counts, and has not changed from one look to the next.
-    thread::sleep(Duration::from_millis(5500));
-    for _ in 0..2 {
-        fs::write(KMEMLEAK, "scan").map_err(|err| format!("kmemleak: {err}"))?;
-    }
-    let found = fs::read_to_string(KMEMLEAK).map_err(|err| format!("kmemleak: {err}"))?;
-    if found.is_empty() {
-        return Ok(());
-    }
-
-    println!("{found}");
-    let count = found.matches("unreferenced object").count();
-    Err(format!(
-        "{count} new suspected memory leaks, see the console"
-    ))
-}
-
-/// What the report of a race must name for it to have to do with live update: the tree has others, and
-/// lives with them.
-const OURS: [&str; 7] = ["luo", "liveupdate", "kho", "memfd", "shmem", "rust", "_R"];
-
-/// The first line that should not be there.
-fn alarm_in(log: &[LogRecord]) -> Option<String> {
-    let is_alarm = |text: &str| match text.split_once("KCSAN:") {
-        Some((_, race)) => OURS.iter().any(|name| race.contains(name)),
-        // Why a block of memory does not go offline.
-        None if text.contains("page dumped because: unmovable page") => false,
-        None => ALARMS.iter().any(|alarm| text.contains(alarm)),
-    };
-
-    log.iter()
-        .map(|record| &record.text)
-        .find(|text| is_alarm(text))
-        .cloned()
-}
-
 /// Whether this is a debug kernel, which is slow.
 pub fn is_slow() -> Outcome<bool> {
     let cmdline = CommandLine::read()?;
 
     Ok(cmdline.get("luo.slow").is_some_and(|times| times != "1"))
-}
-
-/// The file of the kernel of a boot, counted from one.
-pub fn kernel_of(cmdline: &CommandLine, boot: usize) -> &str {
-    const FIRST: &str = "/boot/kernel";
-
-    match boot.checked_sub(2) {
-        None => FIRST,
-        Some(index) => {
-            let list = cmdline.get("luo.kernels").unwrap_or(FIRST);
-            let mut kernels = list.split(',');
-            kernels
-                .nth(index)
-                .or(list.split(',').next_back())
-                .unwrap_or(FIRST)
-        }
-    }
-}
-
-/// Boots what follows; returns why that did not work.
-fn next_kernel(cmdline: &CommandLine, number: usize, once: &[String]) -> String {
-    let kernel = kernel_of(cmdline, number + 1);
-
-    match load_with(kernel, cmdline, once) {
-        Ok(()) => kexec::jump().to_string(),
-        Err(err) => format!("{kernel}: {err}"),
-    }
-}
-
-/// Behind this are the parameters that are for one boot only.
-const ONCE: &str = " luo.once= ";
-
-/// The command line of a boot, without what is for that one only.
-fn command_line() -> liveupdate::Result<CommandLine> {
-    let all = CommandLine::read()?;
-    let lasting = all.as_str().split(ONCE.trim_end()).next();
-
-    Ok(CommandLine::new(lasting.unwrap_or_default()))
-}
-
-/// Loads the kernel of the boot that follows `stage`, for a test that is alone in its machine and
-/// starts the kexec itself.
-pub fn load_next(stage: &Stage) -> Outcome {
-    let mut cmdline = command_line()?;
-
-    cmdline.set("luo.stage", &(stage.number + 1).to_string());
-    let kernel = kernel_of(&cmdline, stage.number + 1);
-    Ok(load_with(kernel, &cmdline, stage.for_next_boot())?)
-}
-
-/// Loads the kernel of the boot that follows `stage` as the one that runs when this one crashes.
-pub fn load_for_crash(stage: &Stage) -> Outcome {
-    let mut cmdline = command_line()?;
-    cmdline.set("luo.stage", &(stage.number + 1).to_string());
-    let kernel = File::open(kernel_of(&cmdline, stage.number + 1))?;
-    let initrd = pack()?;
-    let line = CString::new(format!("{} nr_cpus=1", cmdline.as_str())).map_err(Failure::here)?;
-    let line = line.as_bytes_with_nul();
-
-    // SAFETY: The system call only reads from its arguments; the pointer is good for the length.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd.as_raw_fd(),
-            line.len(),
-            line.as_ptr(),
-            libc::KEXEC_FILE_ON_CRASH,
-        )
-    })?;
-    Ok(())
-}
-
-/// Loads a kernel with this initramfs.
-pub fn load(kernel: &str, cmdline: &CommandLine) -> liveupdate::Result {
-    load_with(kernel, cmdline, &[])
-}
-
-/// The same, with parameters for that boot only.
-fn load_with(kernel: &str, cmdline: &CommandLine, once: &[String]) -> liveupdate::Result {
-    let kernel = File::open(kernel).context(|| "open the next kernel")?;
-    let initrd = pack().context(|| "pack the next initramfs")?;
-    let mut line = cmdline.as_str().to_owned();
-
-    if !once.is_empty() {
-        line += ONCE;
-        line += &once.join(" ");
-    }
-    kexec::load(kernel.as_fd(), Some(initrd.as_fd()), &line)
-}
-
-/// Packs an initramfs like the one that this kernel was booted with.
-fn pack() -> io::Result<File> {
-    let out = memfd_create("initramfs", MFdFlags::MFD_CLOEXEC)?;
-    let mut archive = Archive::new(File::from(out));
-
-    archive.directory("dev")?;
-    archive.device("dev/console", 0o600, (5, 1))?;
-    for name in ["proc", "sys", "boot"] {
-        archive.directory(name)?;
-    }
-    archive.copy(Path::new("/init"))?;
-    for file in fs::read_dir("/boot")? {
-        let path = file?.path();
-        if path.file_name().is_some_and(|name| name != "initrd") {
-            archive.copy(&path)?;
-        }
-    }
-    archive.finish()
 }

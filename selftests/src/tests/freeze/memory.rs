@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes on between the first frozen file and the jump. User space runs then: it closes sessions,
-//! dies, writes to memory that is frozen. Nothing of that may cost what is handed over, nobody may wait
-//! for it, and nothing may hold the machine up.
-//!
-//! The kexec itself is held up, where it matters, by the test driver: it waits at a gate when it
-//! freezes one of the files. See [`hold_up`].
+//! Memory that is frozen: new pages are written, and read from drivers, until the processors stop.
 
+use super::{
+    for_a_moment, //
+    hold_up,
+    hold_up_from,
+    release_after,
+    was_held_up,
+    OWN,
+};
 use crate::{
-    agent::{
-        await_death,
-        Notes, //
-    },
+    agent::Notes,
     harness::{
         ensure,
         ensure_eq,
@@ -27,30 +27,14 @@ use crate::{
         PAGE, //
     },
     tests::{
-        driver::{
-            Driver,
-            Event,
-            Kind, //
-        },
-        faults::Faults,
-        kexec::check_three,
-        sample,
-        sysfs, //
+        driver::Driver,
+        sample, //
     }, //
 };
-use liveupdate::{
-    Device,
-    Outgoing,
-    Session, //
-};
+use liveupdate::Device;
 use nix::{
     errno::Errno,
-    libc,
-    sys::signal::{
-        kill,
-        Signal, //
-    },
-    unistd::pause, //
+    libc, //
 };
 use std::{
     fs::{
@@ -62,222 +46,6 @@ use std::{
     thread,
     time::Duration, //
 };
-
-/// The note that says whether the kexec was held up all the time.
-const HELD_UP: usize = 0;
-/// The module of a subsystem.
-const SUBSYSTEM: &str = "luo_test_subsystem";
-/// From here on, notes are those of each test.
-const OWN: usize = 8;
-
-/// Preserves a file that holds the kexec up when it is frozen: until `meanwhile` is done, in a process
-/// of its own, which says so in the notes.
-///
-/// Sessions that are older are frozen by then, those that are younger are not.
-fn hold_up(
-    device: &Device,
-    driver: &Driver,
-    notes: &Notes,
-    stage: &mut Stage,
-    meanwhile: impl FnOnce() -> Outcome,
-) -> Outcome {
-    hold_up_from(device, driver, stage)?;
-    release_after(driver, notes, meanwhile)
-}
-
-/// The first half of [`hold_up`].
-fn hold_up_from(device: &Device, driver: &Driver, stage: &mut Stage) -> Outcome {
-    let session = device.create_session(&format!("{}-gate", stage.name))?;
-
-    session.preserve(&driver.toy(Kind::First, 1)?, 1)?;
-    driver.close_gate(Event::Freeze)?;
-    stage.keep(session);
-    Ok(())
-}
-
-/// The second half of [`hold_up`].
-fn release_after(driver: &Driver, notes: &Notes, meanwhile: impl FnOnce() -> Outcome) -> Outcome {
-    notes.child(|| {
-        driver.await_gate()?;
-        let result = meanwhile();
-        let waited = driver.open_gate()?;
-        notes.word(HELD_UP).store(waited.into(), Ordering::Relaxed);
-        result
-    })?;
-    Ok(())
-}
-
-/// In the next kernel: reads the notes of a kexec that was held up, and ends what did that.
-fn was_held_up(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
-    let notes = Notes::read(device, stage)?;
-    let driver = Driver::load()?;
-    let session = device.retrieve_session(&format!("{}-gate", stage.name))?;
-
-    drop(session.retrieve(1)?);
-    session.finish()?;
-    drop(session);
-    driver.unload()?;
-    ensure_eq!(notes[HELD_UP], 1, "the kexec did not wait");
-    Ok(notes)
-}
-
-/// A while in which others get on with what they do.
-fn for_a_moment() {
-    thread::sleep(Duration::from_millis(500));
-}
-
-/// A session with a memfd of less than a page, which shares what is handed over with others.
-fn small(device: &Device, name: &str) -> Outcome<Session<Outgoing>> {
-    let session = device.create_session(name)?;
-
-    session.preserve(&sys::memfd_of(name, name.as_bytes())?, 1)?;
-    Ok(session)
-}
-
-/// Checks such a session in the next kernel, and finishes it.
-fn check_small(device: &Device, name: &str) -> Outcome {
-    let session = device.retrieve_session(name)?;
-    let file = File::from(session.retrieve(1)?);
-
-    ensure_eq!(sys::content(&file)?, name.as_bytes(), "{name}");
-    Ok(session.finish()?)
-}
-
-/// A session that is closed while others are being frozen takes nothing of theirs along.
-///
-/// At bd974ac the file of the first session was lost each time.
-pub fn close_before(stage: &mut Stage) -> Outcome {
-    let driver = Driver::load()?;
-    let device = Device::open()?;
-    let notes = Notes::new(&device, stage)?;
-
-    stage.keep(small(&device, "freeze-kept")?);
-    hold_up_from(&device, &driver, stage)?;
-    let ended = small(&device, "freeze-ended")?;
-    release_after(&driver, &notes, move || Ok(sys::close(ended)?))
-}
-
-/// The same with one whose process dies, as all do when a machine goes down.
-///
-/// At bd974ac the file of the first session was lost each time.
-pub fn die_before(stage: &mut Stage) -> Outcome {
-    let driver = Driver::load()?;
-    let device = Device::open()?;
-    let notes = Notes::new(&device, stage)?;
-
-    stage.keep(small(&device, "freeze-kept")?);
-    hold_up_from(&device, &driver, stage)?;
-    let ended = small(&device, "freeze-ended")?;
-    let holder = notes.child(move || {
-        let _ended = ended;
-        loop {
-            pause();
-        }
-    })?;
-    release_after(&driver, &notes, || {
-        kill(holder, Signal::SIGKILL)?;
-        await_death(holder)
-    })
-}
-
-/// See [`close_before`] and [`die_before`].
-pub fn ended_after(stage: &mut Stage) -> Outcome {
-    let device = Device::open()?;
-
-    check_small(&device, "freeze-kept")?;
-    match device.retrieve_session("freeze-ended") {
-        // It came too late to go.
-        Ok(session) => {
-            let file = File::from(session.retrieve(1)?);
-            ensure_eq!(sys::content(&file)?, b"freeze-ended");
-            session.finish()?;
-        }
-        Err(err) => ensure_eq!(err.errno(), Errno::ENOENT),
-    }
-    was_held_up(&device, stage)?;
-    Ok(())
-}
-
-/// A request that fails while other sessions are being frozen takes nothing of theirs along. It fails
-/// as a kexec has begun, if nothing else is in the way.
-///
-/// At bd974ac the file of the first session was lost each time.
-pub fn preserve_fails_before(stage: &mut Stage) -> Outcome {
-    let driver = Driver::load()?;
-    let device = Device::open()?;
-    let notes = Notes::new(&device, stage)?;
-
-    stage.keep(small(&device, "freeze-kept")?);
-    hold_up_from(&device, &driver, stage)?;
-    let session = device.create_session("freeze-failing")?;
-    notes.child({
-        let (driver, notes) = (&driver, &notes);
-        move || {
-            let faults = Faults::new()?;
-            let file = sys::memfd_of("m", b"x")?;
-            driver.await_gate()?;
-            for nth in 1.. {
-                match faults.hit(nth, || session.preserve(&file, 1)).0 {
-                    Err(err) if err.errno() == Errno::EBUSY => break,
-                    Err(_) => {}
-                    Ok(()) => return Err(Failure::here("it was not too late")),
-                }
-            }
-            notes.word(OWN).store(1, Ordering::Relaxed);
-            Ok(())
-        }
-    })?;
-    release_after(&driver, &notes, || {
-        for_a_moment();
-        Ok(())
-    })
-}
-
-/// See [`preserve_fails_before`].
-pub fn preserve_fails_after(stage: &mut Stage) -> Outcome {
-    let device = Device::open()?;
-
-    check_small(&device, "freeze-kept")?;
-    device.retrieve_session("freeze-failing")?.finish()?;
-    let notes = was_held_up(&device, stage)?;
-    ensure_eq!(notes[OWN], 1, "the request waited");
-    Ok(())
-}
-
-/// A session that nobody retrieved is left out for the sake of a new one of its name only if that
-/// one is handed over: not if it is closed while others are being frozen.
-///
-/// At bd974ac the session was lost each time.
-pub fn same_name_middle(stage: &mut Stage) -> Outcome {
-    let driver = Driver::load()?;
-    let device = Device::open()?;
-    let notes = Notes::new(&device, stage)?;
-
-    hold_up_from(&device, &driver, stage)?;
-    // Of the name that `three_before` has taken.
-    let new = device.create_session(stage.name)?;
-    new.preserve(&sys::memfd_of("new", b"new")?, 1)?;
-    release_after(&driver, &notes, move || Ok(sys::close(new)?))
-}
-
-/// See [`same_name_middle`].
-pub fn same_name_after(stage: &mut Stage) -> Outcome {
-    let device = Device::open()?;
-    // The old one is there, or the new one as it was before it was closed: something is.
-    let session = device.retrieve_session(stage.name)?;
-    match session.retrieve(1) {
-        Ok(new) => {
-            ensure_eq!(sys::content(&new.into())?, b"new");
-            session.finish()?;
-        }
-        Err(err) => {
-            ensure_eq!(err.errno(), Errno::ENOENT);
-            check_three(&session)?;
-        }
-    }
-    was_held_up(&device, stage)?;
-    Ok(())
-}
 
 /// How many pages a sparse file has here. No more of them are touched than there is memory.
 const PAGES: usize = 1 << 14;
@@ -635,45 +403,4 @@ pub fn shutdown_after(stage: &mut Stage) -> Outcome {
         ensure!(bytes == [0x5a; PAGE], "page {page} is lost");
     }
     Ok(session.finish()?)
-}
-
-/// A subsystem that hands something over.
-pub fn state_before(_: &mut Stage) -> Outcome {
-    module::load(SUBSYSTEM, "number=7")
-}
-
-/// Who reads the state does not wait for a kexec. Here it is that of a live update that nobody has
-/// said to be over.
-///
-/// At bd974ac the reader waited each time.
-pub fn state_middle(stage: &mut Stage) -> Outcome {
-    module::load(SUBSYSTEM, "number=8")?;
-    let driver = Driver::load()?;
-    let device = Device::open()?;
-    let notes = Notes::new(&device, stage)?;
-
-    hold_up_from(&device, &driver, stage)?;
-    notes.child(|| {
-        driver.await_gate()?;
-        let state = sysfs::show("state")?;
-        ensure!(["updated\n", "prepared\n"].contains(&&*state), "{state}");
-        notes.word(OWN).store(1, Ordering::Relaxed);
-        Ok(())
-    })?;
-    release_after(&driver, &notes, || {
-        for_a_moment();
-        let done = notes.word(OWN).load(Ordering::Relaxed);
-        notes.word(OWN + 1).store(done, Ordering::Relaxed);
-        Ok(())
-    })
-}
-
-/// See [`state_middle`].
-pub fn state_after(stage: &mut Stage) -> Outcome {
-    module::load(SUBSYSTEM, "number=9")?;
-    let notes = was_held_up(&Device::open()?, stage)?;
-
-    ensure_eq!(notes[OWN], 1, "the state could not be read");
-    ensure_eq!(notes[OWN + 1], 1, "it was read after the kexec had gone on");
-    Ok(())
 }
