@@ -40,7 +40,7 @@ pub fn run(names: &[&str]) -> ExitCode {
     report.line("KTAP version 1");
     if let Some(name) = names
         .iter()
-        .find(|name| !tests::all().iter().any(|test| test.name == **name))
+        .find(|name| !tests::all().any(|test| test.name == **name))
     {
         report.line(&format!("Bail out! no test is called '{name}'"));
         return ExitCode::FAILURE;
@@ -54,7 +54,7 @@ pub fn run(names: &[&str]) -> ExitCode {
         [] => test.group() == "@live",
         _ => names.contains(&test.name),
     };
-    let selected: Vec<_> = tests::all().iter().filter(wanted).collect();
+    let selected: Vec<_> = tests::all().filter(wanted).collect();
     report.line(&format!("1..{}", selected.len()));
     init::keep_panics();
     for test in selected {

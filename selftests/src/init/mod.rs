@@ -190,9 +190,7 @@ fn select(cmdline: &CommandLine) -> Result<Vec<&'static Test>, String> {
     for word in wanted.split(',') {
         let before = selected.len();
         selected.extend(
-            tests::all()
-                .iter()
-                .filter(|test| test.name == word || test.group() == word && applies(test)),
+            tests::all().filter(|test| test.name == word || test.group() == word && applies(test)),
         );
         if selected.len() == before {
             return Err(format!("no test is called '{word}'"));
