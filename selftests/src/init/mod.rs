@@ -431,7 +431,9 @@ fn in_child(test: &Test, number: usize, limit: Duration, report: &mut Report) ->
                 false => Some(waitpid(child, None)?),
             };
             outcome.unwrap_or_else(|| {
-                Err(Failure::Failed(format!("ended without a message: {status:?}")))
+                Err(Failure::Failed(format!(
+                    "ended without a message: {status:?}"
+                )))
             })
         }
     }
