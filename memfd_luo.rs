@@ -6,12 +6,12 @@
 //! and so runs under either implementation of LUO. A handler is registered for each layout:
 //!
 //! ```text
-//!  small       memfd-small-v2    at most one page: many files share a page of records
-//!  extents     memfd-extents-v2  our own layout for all other files, and the default
+//!  small       memfd-small-v3    at most one page: many files share a page of records
+//!  extents     memfd-extents-v3  our own layout for all other files, and the default
 //!  folios_v2   memfd-v2          the layout of the C handler: content, size, position and seals
 //! ```
 //!
-//! All three are read, always; of the first two also version 1, which earlier kernels wrote.
+//! All three are read, always; of the first two also versions 1 and 2, which earlier kernels wrote.
 //! `liveupdate.abi=luo-v5` has files written in the last one, for a next kernel that reads nothing
 //! else.
 //!
@@ -67,11 +67,14 @@ mod singles;
 mod slots;
 #[path = "memfd_luo/small.rs"]
 mod small;
+#[path = "memfd_luo/version.rs"]
+mod version;
 
 use extents::Extents;
 use folios_v2::FoliosV2;
 use handler::Handler;
 use small::Small;
+use version::CURRENT;
 
 module! {
     type: MemfdLuo,
@@ -88,25 +91,31 @@ struct MemfdLuo {
 
 /// LUO asks handlers in the order of their registration.
 struct Handlers {
-    _small: Registration<Small<2>>,
+    _small: Registration<Small<CURRENT>>,
+    _small_v2: Registration<Small<2>>,
     _small_v1: Registration<Small<1>>,
-    _extents: Registration<Handler<Extents<2>>>,
+    _extents: Registration<Handler<Extents<CURRENT>>>,
+    _extents_v2: Registration<Handler<Extents<2>>>,
     _extents_v1: Registration<Handler<Extents<1>>>,
     _folios_v2: Registration<Handler<FoliosV2>>,
 }
 
 impl Handlers {
     fn register() -> Result<Self> {
-        static SMALL: HandlerCell<Small<2>> = HandlerCell::new();
+        static SMALL: HandlerCell<Small<CURRENT>> = HandlerCell::new();
+        static SMALL_V2: HandlerCell<Small<2>> = HandlerCell::new();
         static SMALL_V1: HandlerCell<Small<1>> = HandlerCell::new();
-        static EXTENTS: HandlerCell<Handler<Extents<2>>> = HandlerCell::new();
+        static EXTENTS: HandlerCell<Handler<Extents<CURRENT>>> = HandlerCell::new();
+        static EXTENTS_V2: HandlerCell<Handler<Extents<2>>> = HandlerCell::new();
         static EXTENTS_V1: HandlerCell<Handler<Extents<1>>> = HandlerCell::new();
         static FOLIOS_V2: HandlerCell<Handler<FoliosV2>> = HandlerCell::new();
 
         Ok(Self {
             _small: SMALL.register()?,
+            _small_v2: SMALL_V2.register()?,
             _small_v1: SMALL_V1.register()?,
             _extents: EXTENTS.register()?,
+            _extents_v2: EXTENTS_V2.register()?,
             _extents_v1: EXTENTS_V1.register()?,
             _folios_v2: FOLIOS_V2.register()?,
         })

@@ -7,6 +7,9 @@
 //!     8  u64  count   how many records follow
 //!    16       records, each of the size of its type, without gaps
 //! ```
+//!
+//! Blocks of [summed](Record::SUMMED) records have in bits 32 to 63 of the second word the CRC-32C
+//! of all that is used of the block, these bits taken as 0.
 
 use core::{
     fmt,
@@ -28,7 +31,10 @@ use zerocopy_derive::{
 };
 
 pub use super::phys::Phys;
-use super::BLOCK_SIZE;
+use super::{
+    check::Crc32c,
+    BLOCK_SIZE, //
+};
 
 /// Size of the header of a block.
 const HEADER_SIZE: usize = 2 * size_of::<u64>();
@@ -43,7 +49,16 @@ pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout {
 
     /// Whether the [check](super::check) of a record says where those begin of what it leads to.
     const LINKED: bool = false;
+
+    /// Whether a block of them has a checksum of its own.
+    const SUMMED: bool = false;
 }
+
+/// Where in the second word of a block the checksum begins.
+const SUM_SHIFT: u32 = u32::BITS;
+
+/// The bits below, which are the count then.
+const COUNT_MASK: u64 = !(u64::MAX << SUM_SHIFT);
 
 /// One block.
 ///
@@ -82,13 +97,35 @@ impl Block {
     /// [`BlockError::CountTooLarge`] if that many do not fit.
     pub fn count<R: Record>(&self) -> Result<usize, BlockError> {
         let capacity = Self::capacity::<R>();
-        match usize::try_from(self.count) {
-            Ok(count) if count <= capacity => Ok(count),
-            _ => Err(BlockError::CountTooLarge {
-                count: self.count,
-                capacity,
-            }),
+        let count = match R::SUMMED {
+            true => self.count & COUNT_MASK,
+            false => self.count,
+        };
+        match usize::try_from(count) {
+            Ok(number) if number <= capacity => Ok(number),
+            _ => Err(BlockError::CountTooLarge { count, capacity }),
         }
+    }
+
+    /// Writes the checksum of a block of [summed](Record::SUMMED) records, which is complete.
+    pub fn set_sum<R: Record>(&mut self, crc: Crc32c) {
+        self.count &= COUNT_MASK;
+        self.count |= u64::from(self.sum::<R>(crc)) << SUM_SHIFT;
+    }
+
+    /// Whether such a block is as it was written.
+    pub fn sum_matches<R: Record>(&self, crc: Crc32c) -> bool {
+        self.count >> SUM_SHIFT == u64::from(self.sum::<R>(crc))
+    }
+
+    /// The checksum over what is used: everything, if the count is not valid.
+    fn sum<R: Record>(&self, crc: Crc32c) -> u32 {
+        let header = [self.next, self.count & COUNT_MASK];
+        let records = match self.records::<R>() {
+            Ok(records) => records.as_bytes(),
+            Err(_) => &self.entries,
+        };
+        crc(crc(0, header.as_bytes()), records)
     }
 
     /// The records.

@@ -20,6 +20,7 @@ use super::{
         BlockError,
         Record, //
     },
+    check::Crc32c,
     phys::Phys, //
 };
 
@@ -67,6 +68,7 @@ pub struct Blocks<'m, R, M: Memory> {
     next: Option<Phys>,
     index: usize,
     max: usize,
+    crc: Option<Crc32c>,
     records: PhantomData<fn() -> R>,
 }
 
@@ -81,6 +83,7 @@ pub fn blocks<R: Record, M: Memory>(
         next: head,
         index: 0,
         max: max_blocks,
+        crc: None,
         records: PhantomData,
     }
 }
@@ -94,6 +97,9 @@ impl<R: Record, M: Memory> Blocks<'_, R, M> {
             return Err(Fault::Misaligned);
         }
         let page = self.mem.page(at).map_err(Fault::Memory)?;
+        if self.crc.is_some_and(|crc| !page.sum_matches::<R>(crc)) {
+            return Err(Fault::Sum);
+        }
         page.count::<R>().map_err(Fault::Block)?;
         Ok(page)
     }
@@ -128,10 +134,36 @@ pub fn walk<R: Record, M: Memory>(
     mem: &M,
     head: Option<Phys>,
     max_blocks: usize,
+    visit: impl FnMut(usize, &R) -> Result<(), M::Error>,
+) -> Result<usize, ChainError<M::Error>> {
+    visit_all(blocks(mem, head, max_blocks), visit)
+}
+
+/// As [`walk`], where each block has a [checksum](Record::SUMMED): nothing of a block is used, nor
+/// its successor looked for, before that was found to match.
+///
+/// # Errors
+///
+/// Those of [`walk`], and [`Fault::Sum`].
+pub fn walk_summed<R: Record, M: Memory>(
+    mem: &M,
+    head: Option<Phys>,
+    max_blocks: usize,
+    crc: Crc32c,
+    visit: impl FnMut(usize, &R) -> Result<(), M::Error>,
+) -> Result<usize, ChainError<M::Error>> {
+    let mut blocks = blocks(mem, head, max_blocks);
+    blocks.crc = Some(crc);
+    visit_all(blocks, visit)
+}
+
+fn visit_all<R: Record, M: Memory>(
+    blocks: Blocks<'_, R, M>,
     mut visit: impl FnMut(usize, &R) -> Result<(), M::Error>,
 ) -> Result<usize, ChainError<M::Error>> {
+    let mem = blocks.mem;
     let mut seen = 0_usize;
-    for link in blocks::<R, M>(mem, head, max_blocks) {
+    for link in blocks {
         let Link { index, at, page } = link?;
         let records = page
             .records::<R>()
@@ -186,6 +218,8 @@ pub enum Fault<E> {
     },
     /// The header is not as it was written.
     Checksum,
+    /// The block is not as it was written.
+    Sum,
     /// The visitor gave up.
     Visit(E),
 }
@@ -199,6 +233,7 @@ impl<E: fmt::Debug> fmt::Display for ChainError<E> {
             Fault::Block(cause) => cause.fmt(f),
             Fault::TooLong { max } => write!(f, "chain is longer than {max} blocks"),
             Fault::Checksum => f.write_str("checksum of the header does not match"),
+            Fault::Sum => f.write_str("checksum does not match"),
             Fault::Visit(cause) => write!(f, "{cause:?}"),
         }
     }

@@ -3,7 +3,7 @@
 //! What the two layouts of a preserved memfd have in common.
 //!
 //! - [`MemfdV2`], the layout `memfd-v2` of the C handler: content, size, position, seals.
-//! - [`MemfdHeader`] with [`ExtentRecord`]s, the layout `memfd-extents-v2` of this implementation,
+//! - [`MemfdHeader`] with [`ExtentRecord`]s, the layout `memfd-extents-v3` of this implementation,
 //!   which adds holes, name, owner, mode and access mode, and describes runs of pages.
 //!
 //! A record of either says which physical page holds which part of the file. That such a page is
@@ -32,8 +32,10 @@ pub use super::{
         Memfd,
         MemfdHeader,
         OpenFlags,
+        SummedExtentRecord,
         COMPATIBLE_EXTENTS,
-        COMPATIBLE_EXTENTS_V1, //
+        COMPATIBLE_EXTENTS_V1,
+        COMPATIBLE_EXTENTS_V2, //
     },
     memfd_v2::{
         FolioCheckV2,
@@ -203,6 +205,8 @@ pub enum MemfdError {
     },
     /// The name has no end.
     Name,
+    /// The description is not as it was written.
+    Checksum,
 }
 
 impl fmt::Display for MemfdError {
@@ -237,6 +241,7 @@ impl fmt::Display for MemfdError {
             Self::Mode { mode } => write!(f, "memfd mode {mode:#o} is not valid"),
             Self::Owner { uid, gid } => write!(f, "memfd owner {uid}:{gid} is not valid"),
             Self::Name => f.write_str("memfd name has no end"),
+            Self::Checksum => f.write_str("memfd description: checksum does not match"),
         }
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-extents-v2`, the layout of this implementation.
+//! `memfd-extents-v3`, the layout of this implementation.
 //!
 //! One page begins with a header, and a chain of [`Block`]s holds the extents: runs of pages that
 //! follow each other both in the file and in physical memory. Where no extent is, there is a hole.
 //!
 //! ```text
-//!  header, 328 bytes                    extent, 24 bytes
+//!  header, 336 bytes                    extent, 24 bytes
 //!     0  u64  position                     0  u64  number of the first physical page
 //!     8  u64  size                         8  u64  index in the file, in pages
 //!    16  u64  number of extents           16  u32  number of pages
@@ -20,11 +20,16 @@
 //!    60  u32  group
 //!    64  u8[256]  name, may be empty
 //!   320  u64  list of late folios, or 0; see memfd_late
+//!   328  u32  CRC-32C of the header, this number taken as 0
+//!   332  u32  0
 //! ```
 //!
 //! Extents of pages are preserved as single pages: those that follow each other in memory as one
 //! range, wherever they are in the file. An extent of folios, of one order, was preserved and is
 //! restored folio by folio; the last one begins in the file but may reach beyond its end.
+//!
+//! Each block has its own checksum, see [`Record::SUMMED`]. Version 2 has neither that nor the one of
+//! the header.
 
 use core::{
     ffi::CStr,
@@ -47,6 +52,7 @@ use super::{
         Block,
         Record, //
     },
+    check::Crc32c,
     memfd::{
         check_common,
         file_pages,
@@ -62,10 +68,13 @@ use super::{
 };
 
 /// The compatible string.
-pub const COMPATIBLE_EXTENTS: &CStr = c"memfd-extents-v2";
+pub const COMPATIBLE_EXTENTS: &CStr = c"memfd-extents-v3";
 
-/// The compatible string of the version before. It is the same but for what it cannot have: late
-/// folios, poisoned pages, and extents of several folios.
+/// The compatible string of the version before. It is the same without checksums.
+pub const COMPATIBLE_EXTENTS_V2: &CStr = c"memfd-extents-v2";
+
+/// The compatible string of the first version. Beside the checksums, it cannot have late folios,
+/// poisoned pages, and extents of several folios.
 pub const COMPATIBLE_EXTENTS_V1: &CStr = c"memfd-extents-v1";
 
 /// Size of the field of the name, terminating NUL included: what a file system allows.
@@ -166,6 +175,8 @@ pub struct MemfdHeader {
     gid: u32,
     name: [u8; FILE_NAME_LEN],
     late: u64,
+    sum: u32,
+    zero: u32,
 }
 
 /// [`Memfd::late`] is there.
@@ -226,7 +237,31 @@ impl MemfdHeader {
                 None => [0; FILE_NAME_LEN],
             },
             late: Phys::raw(memfd.late),
+            sum: 0,
+            zero: 0,
         }
+    }
+
+    /// The same, with its checksum.
+    pub fn summed(mut self, crc: Crc32c) -> Self {
+        self.sum = self.sum(crc);
+        self
+    }
+
+    /// Checks that the header is as it was written. Versions 1 and 2 have nothing to tell by.
+    ///
+    /// # Errors
+    ///
+    /// [`MemfdError::Checksum`].
+    pub fn verify(&self, crc: Crc32c) -> Result<(), MemfdError> {
+        match self.sum == self.sum(crc) {
+            true => Ok(()),
+            false => Err(MemfdError::Checksum),
+        }
+    }
+
+    fn sum(&self, crc: Crc32c) -> u32 {
+        crc(0, Self { sum: 0, ..*self }.as_bytes())
     }
 
     /// Sees the beginning of a page as a memfd.
@@ -341,15 +376,25 @@ const KIND_FOLIOS: u16 = 2;
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ExtentRecord {
-    pfn: u64,
-    index: u64,
-    pages: u32,
-    kind: u16,
-    order: u16,
+    pub(super) pfn: u64,
+    pub(super) index: u64,
+    pub(super) pages: u32,
+    pub(super) kind: u16,
+    pub(super) order: u16,
 }
 
 impl Record for ExtentRecord {
     const KIND: &'static str = "memfd extent";
+}
+
+/// The same, in a block that has a checksum.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct SummedExtentRecord(pub ExtentRecord);
+
+impl Record for SummedExtentRecord {
+    const KIND: &'static str = ExtentRecord::KIND;
+    const SUMMED: bool = true;
 }
 
 /// An extent that was read, or is to be written.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-small-v2`, for memfds of at most one page: many of them share a page of descriptions.
+//! `memfd-small-v3`, for memfds of at most one page: many of them share a page of descriptions.
 //!
 //! What is handed over for a file is the address of its slot. The contents of files whose slots are
 //! in one page are preserved together: one block of KHO may have pages of several files.
@@ -8,9 +8,14 @@
 //! ```text
 //!  page                                 slot, 128 bytes
 //!     0  u32  bit n: slot n is in use      0  u64  position
-//!     4       0                            8  u64  size
-//!     8  u64  list of late folios, or 0   16  extent as in memfd-extents-v2; all 0 for a hole
-//!   128  31 slots
+//!     4  u32  CRC-32C of the numbers       8  u64  size
+//!             before and behind           16  u64  number of the page; this, number of pages,
+//!     8  u64  list of late folios, or 0            kind and order are 0 for a hole
+//!   128  31 slots                         24  u32  CRC-32C of the slot, this number taken as 0
+//!                                         28  u32  0
+//!                                         32  u32  number of pages
+//!                                         36  u16  kind, as in memfd-extents-v3
+//!                                         38  u16  order
 //!                                         40  u32  flags: bit 1, the page is poisoned
 //!                                         44  u32  seals
 //!                                         48  u32  open flags
@@ -19,6 +24,9 @@
 //!                                         60  u32  group
 //!                                         64  u8[64]  name, may be empty
 //! ```
+//!
+//! Version 2 has 0 where the checksums are. A slot is verified by itself: what is corrupt costs the
+//! file that it describes, and a corrupt beginning of the page only those whose page may be late.
 
 use core::{
     ffi::CStr,
@@ -34,6 +42,7 @@ use zerocopy_derive::{
 };
 
 use super::{
+    check::Crc32c,
     memfd::{
         check_common,
         file_pages,
@@ -59,9 +68,12 @@ use super::{
 };
 
 /// The compatible string.
-pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v2";
+pub const COMPATIBLE_SMALL: &CStr = c"memfd-small-v3";
 
-/// The compatible string of the version before. It is the same, but without late folios and
+/// The compatible string of the version before. It is the same without checksums.
+pub const COMPATIBLE_SMALL_V2: &CStr = c"memfd-small-v2";
+
+/// The compatible string of the first version. Beside the checksums, it cannot have late folios and
 /// poisoned pages.
 pub const COMPATIBLE_SMALL_V1: &CStr = c"memfd-small-v1";
 
@@ -72,7 +84,7 @@ pub const SMALL_NAME_LEN: usize = 64;
 pub const SLOTS: usize = 31;
 
 /// The bits of the slots that there are.
-const ALL: u32 = u32::MAX >> 1;
+pub const ALL_SLOTS: u32 = u32::MAX >> 1;
 
 /// Size of a slot, and of what is before the first.
 const SLOT: u64 = 128;
@@ -86,7 +98,12 @@ pub const SMALL_PAGES: u64 = 1;
 pub struct SmallRecord {
     pos: u64,
     size: u64,
-    extent: ExtentRecord,
+    pfn: u64,
+    sum: u32,
+    zero: u32,
+    pages: u32,
+    kind: u16,
+    order: u16,
     flags: u32,
     seals: u32,
     open: u32,
@@ -124,13 +141,19 @@ pub struct Small {
 impl SmallRecord {
     /// The description of `memfd`.
     pub fn new(memfd: &Small) -> Self {
+        let extent = memfd
+            .extent
+            .as_ref()
+            .map_or(ExtentRecord::NONE, ExtentRecord::new);
         Self {
             pos: memfd.pos,
             size: memfd.size,
-            extent: memfd
-                .extent
-                .as_ref()
-                .map_or(ExtentRecord::NONE, ExtentRecord::new),
+            pfn: extent.pfn,
+            sum: 0,
+            zero: 0,
+            pages: extent.pages,
+            kind: extent.kind,
+            order: extent.order,
             flags: if memfd.poisoned { FLAG_POISONED } else { 0 },
             seals: memfd.seals,
             open: memfd.open.bits(),
@@ -144,7 +167,26 @@ impl SmallRecord {
         }
     }
 
-    /// Reads and validates the description.
+    /// The same, with its checksum.
+    pub fn summed(mut self, crc: Crc32c) -> Self {
+        self.sum = 0;
+        self.sum = crc(0, self.as_bytes());
+        self
+    }
+
+    /// The same without its checksum, which was found to match. Versions 1 and 2 have none.
+    ///
+    /// # Errors
+    ///
+    /// [`MemfdError::Checksum`].
+    pub fn verified(&self, crc: Crc32c) -> Result<Self, SmallError> {
+        match self.summed(crc).sum == self.sum {
+            true => Ok(Self { sum: 0, ..*self }),
+            false => Err(MemfdError::Checksum.into()),
+        }
+    }
+
+    /// Reads and validates the description, which has no checksum, or has none any more.
     ///
     /// # Errors
     ///
@@ -178,16 +220,29 @@ impl SmallRecord {
         })
     }
 
+    /// Whether the page of the file may be in the list of late folios.
+    pub fn may_be_late(&self) -> bool {
+        self.pages == 0 && self.size > 0
+    }
+
     /// Reads the extent alone, whatever else the file has.
     ///
     /// # Errors
     ///
     /// [`ExtentError`].
     pub fn extent(&self) -> Result<Option<Extent>, ExtentError> {
-        if self.extent.as_bytes().iter().all(|byte| *byte == 0) {
+        let record = ExtentRecord {
+            pfn: self.pfn,
+            // In version 2, the index of the page, which is 0.
+            index: u64::from(self.sum | self.zero),
+            pages: self.pages,
+            kind: self.kind,
+            order: self.order,
+        };
+        if record.as_bytes().iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let extent = self.extent.parse()?;
+        let extent = record.parse()?;
         let inside = match extent.kind {
             ExtentKind::Pages => u64::from(extent.pages) <= SMALL_PAGES,
             ExtentKind::Folios { .. } => extent.pages == extent.piece_pages(),
@@ -240,7 +295,7 @@ impl fmt::Display for SmallError {
 #[repr(C)]
 pub struct SmallPage {
     used: u32,
-    zero: u32,
+    sum: u32,
     late: u64,
     unused: [u64; 14],
     slots: [SmallRecord; SLOTS],
@@ -249,7 +304,7 @@ pub struct SmallPage {
 impl SmallPage {
     /// Which slots are in use: bit n for slot n.
     pub const fn used(&self) -> u32 {
-        self.used & ALL
+        self.used & ALL_SLOTS
     }
 
     /// First page of the list of late folios, which were inserted into a hole after the freeze.
@@ -260,6 +315,21 @@ impl SmallPage {
     /// Says where the list of late folios is.
     pub fn set_late(&mut self, at: Phys) {
         self.late = at.get();
+    }
+
+    /// Writes the checksum of what comes before the slots.
+    pub fn set_sum(&mut self, crc: Crc32c) {
+        self.sum = self.sum(crc);
+    }
+
+    /// Whether what comes before the slots is as it was written. Versions 1 and 2 have nothing to
+    /// tell by.
+    pub fn sum_matches(&self, crc: Crc32c) -> bool {
+        self.sum == self.sum(crc)
+    }
+
+    fn sum(&self, crc: Crc32c) -> u32 {
+        crc(crc(0, &self.used.to_ne_bytes()), &self.late.to_ne_bytes())
     }
 
     /// Takes a free slot and returns its number; [`None`] if there is none. What it describes is to
@@ -273,6 +343,11 @@ impl SmallPage {
     /// Frees a slot.
     pub fn remove(&mut self, index: usize) {
         self.used &= !bit(index);
+    }
+
+    /// The description in a slot, whether it is in use or not; [`None`] if there is no such slot.
+    pub fn slot(&self, index: usize) -> Option<&SmallRecord> {
+        self.slots.get(index)
     }
 
     /// The description in a slot; [`None`] if the slot is not in use.
@@ -298,7 +373,7 @@ pub fn bit(index: usize) -> u32 {
         .ok()
         .and_then(|index| 1_u32.checked_shl(index))
         .unwrap_or(0)
-        & ALL
+        & ALL_SLOTS
 }
 
 /// The address of a slot in the page at `page`.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-extents-v2`: the layout of this implementation.
+//! `memfd-extents-v3`: the layout of this implementation.
 
 use core::fmt;
 
 use kernel::{
+    crc32c::crc32c,
     prelude::*,
     shmem::{
         PinnedExtent, //
@@ -21,7 +22,8 @@ use super::{
             self as layout,
             ExtentCheck,
             ExtentRecord,
-            MemfdHeader, //
+            MemfdHeader,
+            SummedExtentRecord, //
         },
         Block,
         Memory,
@@ -39,15 +41,20 @@ use super::{
         bad_header,
         extent_of,
         malformed, //
+    },
+    version::{
+        crc_of,
+        CURRENT, //
     }, //
 };
 
-/// `memfd-extents-v2`: our own layout.
+/// `memfd-extents-v3`: our own layout.
 ///
-/// The current version is written. Version 1 is read.
+/// The current version is written. The others are read.
 pub(super) struct Extents<const VERSION: u32>;
 
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS);
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS_V2);
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_EXTENTS_V1);
 
 /// The extents of a memfd, in a chain of blocks.
@@ -77,9 +84,22 @@ impl ExtentList {
     }
 }
 
+impl<const VERSION: u32> Extents<VERSION> {
+    /// The header, if it is as it was written.
+    fn verified(header: &Block) -> Result<&MemfdHeader> {
+        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
+
+        if let Some(crc) = crc_of(VERSION) {
+            header.verify(crc).map_err(bad_header)?;
+        }
+        Ok(header)
+    }
+}
+
 impl<const VERSION: u32> Layout for Extents<VERSION> {
     const COMPATIBLE: &'static CStr = match VERSION {
         1 => layout::COMPATIBLE_EXTENTS_V1,
+        2 => layout::COMPATIBLE_EXTENTS_V2,
         _ => layout::COMPATIBLE_EXTENTS,
     };
     const RUNS: bool = true;
@@ -88,7 +108,7 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
     type List = ExtentList;
 
     fn wanted() -> bool {
-        VERSION != 1 && !prefer_v2()
+        VERSION == CURRENT && !prefer_v2()
     }
 
     fn check(_attributes: &Attributes) -> Result {
@@ -103,13 +123,16 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
         };
 
         for extent in extents {
-            let record = ExtentRecord::new(&extent_of(extent)?);
+            let record = SummedExtentRecord(ExtentRecord::new(&extent_of(extent)?));
             parts.blocks.put(
                 |block| block.push(&record).is_ok(),
                 |last, next| last.set_next(Some(next)),
             )?;
             parts.extents += 1;
             parts.pages += u64::from(extent.pages());
+        }
+        for block in parts.blocks.iter_mut() {
+            block.set_sum::<SummedExtentRecord>(crc32c);
         }
         Ok(parts)
     }
@@ -126,7 +149,7 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
     ) -> Result {
         let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
-        *MemfdHeader::of_mut(header).ok_or(EINVAL)? = MemfdHeader::new(&layout::Memfd {
+        let description = MemfdHeader::new(&layout::Memfd {
             pos: attributes.position,
             size: attributes.size,
             seals: attributes.seals,
@@ -141,12 +164,12 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
             late,
             poisoned: attributes.poisoned,
         });
+        *MemfdHeader::of_mut(header).ok_or(EINVAL)? = description.summed(crc32c);
         Ok(())
     }
 
     fn read(header: &Block) -> Result<(Attributes, ExtentList)> {
-        let header = MemfdHeader::of(header).ok_or(EINVAL)?;
-        let memfd = header.parse().map_err(bad_header)?;
+        let memfd = Self::verified(header)?.parse().map_err(bad_header)?;
         let attributes = Attributes {
             position: memfd.pos,
             size: memfd.size,
@@ -167,7 +190,8 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
 
     fn summarize(header: &Block, to: &mut dyn fmt::Write) -> Result {
         let header = MemfdHeader::of(header).ok_or(EINVAL)?;
-        let memfd = header.parse().map_err(|_| EINVAL)?;
+        let intact = crc_of(VERSION).is_none_or(|crc| header.verify(crc).is_ok());
+        let memfd = header.parse().ok().filter(|_| intact).ok_or(EINVAL)?;
 
         Ok(write!(
             to,
@@ -177,7 +201,7 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
     }
 
     fn read_list(header: &Block) -> Result<ExtentList> {
-        let mut header = *MemfdHeader::of(header).ok_or(EINVAL)?;
+        let mut header = *Self::verified(header)?;
 
         header.set_pos(0);
         header.set_seals(0);
@@ -196,15 +220,29 @@ impl<const VERSION: u32> Layout for Extents<VERSION> {
         // Full blocks, except perhaps for the last.
         let blocks = usize::try_from(list.extents)?.div_ceil(Block::capacity::<ExtentRecord>());
         let mut check = list.check.clone();
-
-        chain::walk(mem, list.first, blocks, |_, record: &ExtentRecord| {
+        let mut visit = |record: &ExtentRecord| {
             let extent = check.check(record).map_err(malformed)?;
             extent
                 .pieces()
                 .try_for_each(|piece| visit(&Part::of(&piece)?))
-        })
+        };
+
+        match crc_of(VERSION) {
+            None => chain::walk(mem, list.first, blocks, |_, record| visit(record)),
+            Some(crc) => chain::walk_summed(
+                mem,
+                list.first,
+                blocks,
+                crc,
+                |_, record: &SummedExtentRecord| visit(&record.0),
+            ),
+        }
         .map_err(|e| match e.fault {
             Fault::Visit(cause) | Fault::Memory(cause) => cause,
+            Fault::Sum => {
+                malformed(e);
+                EUCLEAN
+            }
             _ => malformed(e),
         })?;
         check.finish().map_err(malformed)

@@ -67,6 +67,11 @@ impl RecordPages {
         Ok(phys)
     }
 
+    /// All pages, in order.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.0.iter_mut().map(|page| &mut **page)
+    }
+
     pub(super) fn last(&mut self) -> Option<&mut Block> {
         self.0.last_mut().map(|page| &mut **page)
     }

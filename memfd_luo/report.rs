@@ -57,6 +57,7 @@ pub(super) fn malformed(what: impl Display) -> Error {
 pub(super) fn bad_header(what: MemfdError) -> Error {
     let error = malformed(what);
     match what {
+        MemfdError::Checksum => EUCLEAN,
         MemfdError::Seals { .. } | MemfdError::Flags { .. } => EOPNOTSUPP,
         _ => error,
     }

@@ -129,7 +129,8 @@ pub(super) fn free_late(list: Option<Phys>, file: u64) -> Result {
     freed
 }
 
-/// Frees all that is left of an incoming memfd.
+/// Frees all that is left of an incoming memfd: nothing that its description lists, if that is
+/// corrupt anywhere.
 pub(super) fn discard<L: Layout>(header: Unclaimed<Block>) {
     let file = header.phys().get();
     let Ok(header) = header.claim() else {
@@ -137,6 +138,7 @@ pub(super) fn discard<L: Layout>(header: Unclaimed<Block>) {
     };
 
     let freed = L::read_list(&header).and_then(|list| {
+        L::walk(&CopyMemory, &list, |_| Ok(()))?;
         let late = L::late(&list);
         let freed = free_late(late, file);
         let singles = Singles::of::<L, _>(&ClaimMemory, &list, Part::free)?;

@@ -16,6 +16,7 @@
 //! One mutex, innermost: it is only held inside the functions of this module.
 
 use kernel::{
+    crc32c::crc32c,
     kho::{
         PhysAddr,
         Preserved,
@@ -39,12 +40,14 @@ use kernel::{
 
 use super::{
     abi::{
+        check::Crc32c,
         memfd_small::{
             bit,
             slot_address,
             slot_at,
             SmallPage,
             SmallRecord,
+            ALL_SLOTS,
             SLOTS, //
         },
         Phys, //
@@ -53,7 +56,8 @@ use super::{
         address,
         not_there,
         phys_of, //
-    }, //
+    },
+    version::crc_of, //
 };
 
 /// All pages, by their physical address.
@@ -76,6 +80,8 @@ struct IncomingPage {
     page: Restored<SmallPage>,
     /// The slots that are still in use.
     left: u32,
+    /// Whether what comes before the slots is as it was written.
+    intact: bool,
 }
 
 static PAGES: StaticMutex<Pages> = static_mutex!(
@@ -99,6 +105,7 @@ impl OutgoingPage {
     /// none, and then the content stays where it is.
     fn add(&mut self, content: &mut Option<PinnedExtent>) -> Option<u64> {
         let index = self.page.add()?;
+        self.page.set_sum(crc32c);
         let slot = slot_address(phys_of(self.page.phys()).ok()?, index)?;
 
         self.contents.set(index, content.take());
@@ -137,6 +144,7 @@ impl Pages {
 
         page.contents.set(index, None);
         page.page.remove(index);
+        page.page.set_sum(crc32c);
         let (at, empty) = (page.page.phys().get(), page.page.used() == 0);
         if empty {
             self.outgoing.remove(&at);
@@ -147,7 +155,7 @@ impl Pages {
 
     /// The record of an incoming slot, and the list of late folios that its page names. The page is
     /// claimed now, if that has not been done.
-    fn read(&mut self, slot: u64) -> Result<(SmallRecord, Option<Phys>)> {
+    fn read(&mut self, slot: u64, crc: Option<Crc32c>) -> Result<(SmallRecord, Option<Phys>)> {
         let (phys, index) = slot_at(slot).ok_or(EINVAL)?;
         let at = phys.get();
 
@@ -156,16 +164,32 @@ impl Pages {
             // First: a page that was claimed and then has no place here would be lost.
             let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
             let page = Restored::<SmallPage>::claim(place).map_err(|e| not_there(e, place))?;
-            let left = page.used();
+            let intact = crc.is_none_or(|crc| page.sum_matches(crc));
+            if !intact {
+                pr_err!(
+                    "memfd slots at {:?}: checksum of the page does not match\n",
+                    place
+                );
+            }
+            // Else it is not known which are in use, and so when the page can be freed.
+            let left = if intact { page.used() } else { ALL_SLOTS };
             self.incoming
-                .insert(node.into_node(at, IncomingPage { page, left }));
+                .insert(node.into_node(at, IncomingPage { page, left, intact }));
         }
 
         let claimed = self.incoming.get(&at).ok_or(EINVAL)?;
-        match claimed.page.get(index) {
-            Some(record) if claimed.left & bit(index) != 0 => Ok((*record, claimed.page.late())),
-            _ => Err(not_there(ENOENT, PhysAddr::new(slot).ok_or(EINVAL)?)),
+        let record = match claimed.page.slot(index) {
+            Some(record) if claimed.left & bit(index) != 0 => record,
+            _ => return Err(not_there(ENOENT, PhysAddr::new(slot).ok_or(EINVAL)?)),
+        };
+        let record = match crc {
+            Some(crc) => record.verified(crc).map_err(|_| EUCLEAN)?,
+            None => *record,
+        };
+        if !claimed.intact && record.may_be_late() {
+            return Err(EUCLEAN);
         }
+        Ok((record, claimed.page.late()))
     }
 
     fn release(&mut self, slot: u64) {
@@ -246,6 +270,7 @@ impl Slot {
             // There is one list at a time, and so it is that of all slots.
             page.page.set_late(late);
         }
+        page.page.set_sum(crc32c);
         page.contents.preserve()
     }
 }
@@ -290,8 +315,9 @@ impl IncomingSlot {
     ///
     /// - [`EINVAL`] if there is none, or it is free.
     /// - [`ENOMEM`].
-    pub(super) fn read(&self) -> Result<(SmallRecord, Option<Phys>)> {
-        PAGES.lock().read(self.at)
+    /// - [`EUCLEAN`] if it is not as it was written.
+    pub(super) fn read<const VERSION: u32>(&self) -> Result<(SmallRecord, Option<Phys>)> {
+        PAGES.lock().read(self.at, crc_of(VERSION))
     }
 
     /// Keeps the slot in use.

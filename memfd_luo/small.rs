@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `memfd-small-v2`: the handler for memfds of at most one page, of which there may be many.
+//! `memfd-small-v3`: the handler for memfds of at most one page, of which there may be many.
 //!
 //! Such a file is described in a [slot](Slot) of fixed size. When it is preserved, its page is only
 //! pinned. The freeze describes the file and preserves the page, together with those of other
@@ -12,6 +12,7 @@ use core::{
 };
 
 use kernel::{
+    crc32c::crc32c,
     fs::File,
     liveupdate::{
         is_rebooting,
@@ -73,13 +74,14 @@ use super::{
     slots::{
         IncomingSlot,
         Slot, //
-    }, //
+    },
+    version::CURRENT, //
 };
 
 /// The attributes of a file, with a name that is not long.
 type Attributes = attributes::Attributes<SMALL_NAME_LEN>;
 
-/// The handler. The current version is written. Version 1 is read.
+/// The handler. The current version is written. The others are read.
 pub(super) struct Small<const VERSION: u32>;
 
 /// A preserved small memfd. Its content is with the slot. Dropping it undoes all but that.
@@ -142,23 +144,26 @@ fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<S
         name: attributes.name,
         extent: content.map(extent_of).transpose()?,
         poisoned: attributes.poisoned,
-    }))
+    })
+    .summed(crc32c))
 }
 
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL);
+kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL_V2);
 kernel::liveupdate_note!("handler", layout::COMPATIBLE_SMALL_V1);
 
 #[vtable]
 impl<const VERSION: u32> FileHandler for Small<VERSION> {
     const COMPATIBLE: &'static CStr = match VERSION {
         1 => layout::COMPATIBLE_SMALL_V1,
+        2 => layout::COMPATIBLE_SMALL_V2,
         _ => layout::COMPATIBLE_SMALL,
     };
     type Handle = Slot;
     type State = SmallState;
 
     fn can_preserve(file: &File) -> bool {
-        VERSION != 1
+        VERSION == CURRENT
             && !prefer_v2()
             && Memfd::from_file(file).is_some_and(|memfd| {
                 pages_of(memfd.size()) <= SMALL_PAGES
@@ -204,7 +209,7 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
     }
 
     fn retrieve(incoming: IncomingSlot) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
-        let read = read(&incoming).and_then(|description| {
+        let read = read::<VERSION>(&incoming).and_then(|description| {
             Ok((
                 description.attributes.build()?.fill(description.pages())?,
                 description,
@@ -225,8 +230,8 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
     fn finish(outcome: Outcome<'_, IncomingSlot>) {
         match outcome {
             Outcome::Retrieved(_) => {}
-            Outcome::NotRetrieved(incoming) => discard(incoming),
-            Outcome::Failed { left, .. } => drop(left.map(discard)),
+            Outcome::NotRetrieved(incoming) => discard::<VERSION>(incoming),
+            Outcome::Failed { left, .. } => drop(left.map(discard::<VERSION>)),
         }
     }
 
@@ -237,7 +242,7 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
                 summarize_preserved(&state.mapping, extents, to)
             }),
             FileState::Incoming(incoming) => {
-                let memfd = incoming.read()?.0.parse().map_err(|_| EINVAL)?;
+                let memfd = incoming.read::<VERSION>()?.0.parse().map_err(|_| EINVAL)?;
                 let (size, extent) = (memfd.size, memfd.extent);
                 let (pages, extents) = extent.map_or((0, 0), |extent| (extent.pages, 1));
                 Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
@@ -278,8 +283,17 @@ impl Description {
 }
 
 /// Reads and validates the description, and claims nothing that is the file's own.
-fn read(incoming: &IncomingSlot) -> Result<Description> {
-    let (record, list) = incoming.read()?;
+fn read<const VERSION: u32>(incoming: &IncomingSlot) -> Result<Description> {
+    let (record, list) = incoming.read::<VERSION>().map_err(|e| match e {
+        EUCLEAN => {
+            let slot = incoming.to_bits();
+            malformed(format_args!(
+                "memfd slot at {slot:#x}: checksum does not match"
+            ));
+            EUCLEAN
+        }
+        e => e,
+    })?;
     let memfd = record.parse().map_err(|e| match e {
         SmallError::Memfd(e) => bad_header(e),
         SmallError::Extent(e) => malformed(e),
@@ -317,8 +331,8 @@ fn may_be_late(memfd: &SmallDescription) -> bool {
 }
 
 /// Frees all that is left of an incoming memfd.
-fn discard(incoming: IncomingSlot) {
-    let freed = incoming.read().and_then(|(record, list)| {
+fn discard<const VERSION: u32>(incoming: IncomingSlot) {
+    let freed = incoming.read::<VERSION>().and_then(|(record, list)| {
         let memfd = record.parse().map_err(|_| EINVAL);
         match record.extent().map_err(malformed)? {
             Some(extent) => Part::of(&extent)?.free(),

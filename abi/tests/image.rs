@@ -27,6 +27,7 @@ use luo_abi::{
         Extent,
         ExtentKind,
         OpenFlags,
+        SummedExtentRecord,
         COMPATIBLE_EXTENTS,
         SEALS_KNOWN, //
     },
@@ -47,7 +48,7 @@ fn somewhere() -> Phys {
     Phys::new(PAGE).unwrap()
 }
 
-/// A file of `memfd-extents-v2`: extents as pairs of a hole and a length, or of an order.
+/// A file of `memfd-extents-v3`: extents as pairs of a hole and a length, or of an order.
 fn any_extents() -> impl Strategy<Value = Content> {
     (
         prop::collection::vec((0_u64..5, 1_u32..5, prop::option::of(0_u16..4)), 0..12),
@@ -250,6 +251,7 @@ fn one_page_in_two_files() {
     let (from, to) = (block(&mem, first), block(&mem, second));
     let pfn: [u8; 8] = mem.bytes(from)[16..24].try_into().unwrap();
     mem.bytes(to)[16..24].copy_from_slice(&pfn);
+    mem.block(to).set_sum::<SummedExtentRecord>(common::crc32c);
 
     let (found, wrong) = read(&root, &mem);
     assert_eq!(found.sessions.len(), 1);
@@ -361,7 +363,7 @@ proptest! {
     }
 }
 
-/// The handler's data of a file of `memfd-extents-v2`.
+/// The handler's data of a file of `memfd-extents-v3`.
 fn data_of(mem: &PhysMem, root: &Root, name: &SessionName, token: u64) -> Phys {
     use luo_abi::{
         chain::walk,

@@ -92,7 +92,7 @@ fn sizes() {
     assert_eq!(size_of::<FolioV2>(), 16);
     assert_eq!(size_of::<Vmalloc>(), 16);
     assert_eq!(size_of::<Chunk>(), 4096);
-    assert_eq!(size_of::<MemfdHeader>(), 328);
+    assert_eq!(size_of::<MemfdHeader>(), 336);
     assert_eq!(size_of::<ExtentRecord>(), 24);
     // Records must be aligned where they stand: behind 16 bytes of a page.
     assert!(align_of::<Block>() <= 8);

@@ -118,7 +118,7 @@ fn record(pfn: u64, index: u64, pages: u32, kind: u16, order: u16) -> ExtentReco
 #[test]
 fn compatible_strings() {
     assert_eq!(COMPATIBLE_V2, c"memfd-v2");
-    assert_eq!(COMPATIBLE_EXTENTS, c"memfd-extents-v2");
+    assert_eq!(COMPATIBLE_EXTENTS, c"memfd-extents-v3");
 }
 
 #[test]
@@ -637,7 +637,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn any_header(bytes in prop::collection::vec(any::<u8>(), 328), zeroed in 0_usize..8) {
+    fn any_header(bytes in prop::collection::vec(any::<u8>(), 336), zeroed in 0_usize..8) {
         let mut bytes = bytes;
         // Half of the fields 0, or else nothing gets far.
         for field in 0..8 {

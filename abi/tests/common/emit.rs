@@ -40,6 +40,7 @@ use luo_abi::{
         Memfd,
         MemfdHeader,
         MemfdV2,
+        SummedExtentRecord,
         COMPATIBLE_EXTENTS,
         COMPATIBLE_V2, //
     },
@@ -95,7 +96,7 @@ pub fn emit_chain<R: Record>(mem: &mut PhysMem, records: &[R], per_block: usize)
 pub enum Content {
     /// A handler that is not known here.
     Other(Compatible, u64),
-    /// `memfd-extents-v2`: header and extents. Counts and addresses are not looked at.
+    /// `memfd-extents-v3`: header and extents. Counts and addresses are not looked at.
     Extents(Box<Memfd>, Vec<Extent>),
     /// `memfd-v2`: position, size, seals, folios (index, pages).
     V2(u64, u64, u32, Vec<(u64, u64)>),
@@ -174,12 +175,18 @@ fn emit_extents(
         };
         extent.start = Phys::from_pfn(mem.data(extent.pages.into(), align)).unwrap();
     }
-    let records: Vec<_> = extents.iter().map(ExtentRecord::new).collect();
+    let record = |extent: &Extent| SummedExtentRecord(ExtentRecord::new(extent));
+    let records: Vec<_> = extents.iter().map(record).collect();
     memfd.nr_extents = records.len() as u64;
     memfd.nr_pages = extents.iter().map(|extent| u64::from(extent.pages)).sum();
     memfd.extents = emit_chain(mem, &records, per_block);
+    let mut next = memfd.extents;
+    while let Some(at) = next {
+        mem.block(at).set_sum::<SummedExtentRecord>(crc32c);
+        next = mem.block(at).next();
+    }
     let at = mem.page();
-    *MemfdHeader::of_mut(mem.block(at)).unwrap() = MemfdHeader::new(memfd);
+    *MemfdHeader::of_mut(mem.block(at)).unwrap() = MemfdHeader::new(memfd).summed(crc32c);
     at
 }
 

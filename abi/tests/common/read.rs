@@ -3,6 +3,7 @@
 //! Takes a handover over as a new kernel would, and lists what is wrong with it.
 
 use super::{
+    crc32c,
     Claims,
     Content,
     Image,
@@ -14,7 +15,7 @@ use super::{
 };
 use luo_abi::{
     chain::{
-        walk,
+        walk_summed,
         Memory, //
     },
     check::{
@@ -27,7 +28,6 @@ use luo_abi::{
         check_disjoint,
         Extent,
         ExtentCheck,
-        ExtentRecord,
         FolioCheckV2,
         FolioV2,
         FoundV2,
@@ -35,6 +35,7 @@ use luo_abi::{
         MemfdHeader,
         MemfdV2,
         Run,
+        SummedExtentRecord,
         COMPATIBLE_EXTENTS,
         COMPATIBLE_V2, //
     },
@@ -166,7 +167,10 @@ fn read_file(file: &File, mem: &PhysMem, claims: &Claims<'_>) -> Result<Content,
     let compatible = file.compatible.as_cstr();
     if compatible == COMPATIBLE_EXTENTS {
         let header = MemfdHeader::of(page(file.data)?).unwrap();
-        let memfd = header.parse().map_err(|error| error.to_string())?;
+        let memfd = header
+            .verify(crc32c)
+            .and_then(|()| header.parse())
+            .map_err(|error| error.to_string())?;
         read_extents(&memfd, claims).map(|extents| Content::Extents(Box::new(memfd), extents))
     } else if compatible == COMPATIBLE_V2 {
         let ser = MemfdV2::of(page(file.data)?).unwrap();
@@ -182,16 +186,17 @@ fn read_extents(memfd: &Memfd, claims: &Claims<'_>) -> Result<Vec<Extent>, Strin
     let mut check = ExtentCheck::new(memfd);
     let mut extents = Vec::new();
     let mut bad = None;
-    walk::<ExtentRecord, _>(claims, memfd.extents, MAX_BLOCKS, |_, record| {
+    let visit = |_, record: &SummedExtentRecord| {
         check
-            .check(record)
+            .check(&record.0)
             .map(|extent| extents.push(extent))
             .map_err(|error| {
                 bad = Some(error.to_string());
                 NoPage::Refused
             })
-    })
-    .map_err(|error| bad.take().unwrap_or_else(|| error.to_string()))?;
+    };
+    walk_summed(claims, memfd.extents, MAX_BLOCKS, crc32c, visit)
+        .map_err(|error| bad.take().unwrap_or_else(|| error.to_string()))?;
     check.finish().map_err(|error| error.to_string())?;
 
     let mut runs: Vec<_> = extents.iter().map(Extent::run).collect();

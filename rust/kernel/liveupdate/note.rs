@@ -3,7 +3,7 @@
 //! Notes in the kernel image that say which live-update formats it reads.
 //!
 //! Each is an ELF note of the owner `LiveUpdate`, type 1, with a line of text: a kind and a name,
-//! such as `handler memfd-extents-v2`. So a tool that has an image, also a compressed one, knows
+//! such as `handler memfd-extents-v3`. So a tool that has an image, also a compressed one, knows
 //! without running it what it can take over. In C: `LIVEUPDATE_NOTE()`.
 //!
 //! C header: [`include/linux/liveupdate_note.h`](srctree/include/linux/liveupdate_note.h).

@@ -171,9 +171,9 @@ mod tests {
     fn as_documented() {
         let listing = Listing::parse(
             "session 'vm-0' retrieved, 3 files\n\
-             \x20 token 0x1 handler 'memfd-extents-v2' retrieved: size 1048576\n\
+             \x20 token 0x1 handler 'memfd-extents-v3' retrieved: size 1048576\n\
              \x20 token 0x2 handler 'vfio-v1' failed EIO\n\
-             \x20 token 0xffffffffffffffff handler 'memfd-extents-v2' waiting: size 8192, 2 pages\n\
+             \x20 token 0xffffffffffffffff handler 'memfd-extents-v3' waiting: size 8192, 2 pages\n\
              quarantined: file 2: checksum does not match\n\
              session 'it's \\x5c' waiting, 0 files\n\
              quarantined: session 7: checksum does not match\n\

@@ -11,7 +11,7 @@
 //! | type | 1 |
 //! | descriptor | a line of text without its end, padded with NUL: a [kind](super::FormatKind), a blank, and a name |
 //!
-//! For instance `root luo-v1`, `handler memfd-extents-v2`, `default kho=on`. They are found by their
+//! For instance `root luo-v1`, `handler memfd-extents-v3`, `default kho=on`. They are found by their
 //! first bytes, so that they need no section table, which a flat image does not have. A driver that
 //! is built in adds its own note; what modules bring is in the modules.
 
@@ -81,14 +81,14 @@ mod tests {
         let mut kernel = vec![1; 4097];
         kernel.extend(make("root luo-v1"));
         kernel.extend(b"LiveUpdate\0\0 as a mere string");
-        kernel.extend(make("handler memfd-small-v2"));
+        kernel.extend(make("handler memfd-small-v3"));
         kernel.extend(make("default kho=on"));
         kernel.extend(make("something new-v1"));
         kernel.extend(make("handler with\ncontrol"));
 
         assert_eq!(
             found(&kernel),
-            ["root luo-v1", "handler memfd-small-v2", "default kho=on"]
+            ["root luo-v1", "handler memfd-small-v3", "default kho=on"]
         );
     }
 

@@ -261,7 +261,7 @@ impl Findings {
 pub(super) fn needed(handler: &str, anew: bool, v5: bool) -> Vec<String> {
     let names: &[&str] = match (handler.starts_with("memfd-"), anew, v5) {
         (true, true, true) => &["memfd-v2"],
-        (true, true, false) => &["memfd-extents-v2", "memfd-small-v2"],
+        (true, true, false) => &["memfd-extents-v3", "memfd-small-v3"],
         _ => &[handler],
     };
     names.iter().map(|name| (*name).to_owned()).collect()

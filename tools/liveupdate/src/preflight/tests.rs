@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use std::fs;
 
 const OURS: &str = "kho kho-v4\nroot luo-v1\nroot luo-v5\nrecord luo-session-v2\n\
-    record luo-flb-v1\nhandler memfd-extents-v2\nhandler memfd-small-v2\nhandler memfd-v2\n\
+    record luo-flb-v1\nhandler memfd-extents-v3\nhandler memfd-small-v3\nhandler memfd-v2\n\
     default kho=on\n";
 
 fn image(formats: &str) -> Image {
@@ -93,7 +93,7 @@ fn codes(image: &Image, cmdline: &str, machine: &Machine) -> Vec<(Level, &'stati
 
 #[test]
 fn ours_takes_ours() {
-    let handlers = ["memfd-extents-v2", "memfd-small-v2"];
+    let handlers = ["memfd-extents-v3", "memfd-small-v3"];
     assert_eq!(codes(&image(OURS), GOOD, &machine("fdt", &handlers)), []);
 }
 
@@ -104,7 +104,7 @@ fn stock_takes_what_is_written_for_it() {
 
     let v5 = machine("luo-v5", &["memfd-v2"]);
     assert_eq!(codes(&stock(), with_kho, &v5), [derived]);
-    let fdt = machine("fdt", &["memfd-extents-v2"]);
+    let fdt = machine("fdt", &["memfd-extents-v3"]);
     let found = codes(&stock(), with_kho, &fdt);
     assert_eq!(
         found,
@@ -144,7 +144,7 @@ fn no_luo_at_all() {
     let found = codes(
         &image("kho kho-v4\n"),
         GOOD,
-        &machine("fdt", &["memfd-extents-v2"]),
+        &machine("fdt", &["memfd-extents-v3"]),
     );
     assert!(found.contains(&(Level::Error, "no-luo")));
     assert!(!found.iter().any(|(_, code)| *code == "handler"));
@@ -169,7 +169,7 @@ fn handlers_of_modules() {
 fn incoming_files_are_preserved_anew() {
     let mut back = machine("luo-v5", &[]);
     back.incoming = Some(Listing::parse(
-        "session 'a' waiting, 1 files\n token 0x1 handler 'memfd-extents-v2' waiting\n\
+        "session 'a' waiting, 1 files\n token 0x1 handler 'memfd-extents-v3' waiting\n\
          session 'b' finished, 1 files\n token 0x1 handler 'gone-v1' retrieved\n",
     ));
     assert_eq!(
@@ -180,7 +180,7 @@ fn incoming_files_are_preserved_anew() {
 
 #[test]
 fn command_lines() {
-    let here = machine("fdt", &["memfd-extents-v2"]);
+    let here = machine("fdt", &["memfd-extents-v3"]);
     let image = image(OURS);
     let has = |cmdline: &str, code| {
         let found = codes(&image, cmdline, &here);
