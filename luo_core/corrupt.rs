@@ -7,11 +7,12 @@
 //!
 //! ```text
 //!  seed:N,count:M           M bytes anywhere, chosen by the seed N
-//!  REGION:OFFSET:VALUE      one byte of root, sessions, files, flbs or checks
+//!  REGION:OFFSET:VALUE      one byte of root, sessions, files, flbs, checks, or of what the handlers
+//!                           of memfds left: memfds, extents, slots, slot-pages
 //! ```
 //!
-//! A region consists of what is used of its pages, one after the other. What handlers left is not
-//! touched. Each change is logged.
+//! A region consists of what is used of its pages, one after the other. Each change
+//! is logged.
 
 use core::str::FromStr;
 
@@ -31,15 +32,23 @@ pub(crate) enum Region {
     Files,
     Flbs,
     Checks,
+    Memfds,
+    Extents,
+    Slots,
+    SlotPages,
 }
 
 impl Region {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Root, "root"),
         (Self::Sessions, "sessions"),
         (Self::Files, "files"),
         (Self::Flbs, "flbs"),
         (Self::Checks, "checks"),
+        (Self::Memfds, "memfds"),
+        (Self::Extents, "extents"),
+        (Self::Slots, "slots"),
+        (Self::SlotPages, "slot-pages"),
     ];
 
     fn name(self) -> &'static str {

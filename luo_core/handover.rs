@@ -14,11 +14,17 @@ use kernel::{
     prelude::*, //
 };
 
-#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
-use super::corrupt::Region;
 use super::root::{
     self,
     RootPage, //
+};
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+use super::{
+    corrupt::{
+        self,
+        Region, //
+    },
+    corrupt_memfd::Memfds, //
 };
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 use crate::abi::{
@@ -121,12 +127,29 @@ impl Handover {
 
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 impl Handover {
-    /// Passes everything that is handed over to a function that corrupts it.
-    pub(super) fn each_used(
-        &mut self,
-        serialized: &Serialized,
-        visit: &mut dyn FnMut(Region, &mut [u8]),
-    ) {
+    /// Corrupts what is handed over, as the command line says.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(super) fn corrupt(&mut self, serialized: &Serialized) -> Result {
+        let mut memfds = Memfds::new();
+        let mut added = Ok(());
+        serialized.each_used(
+            |_| {},
+            |files| added = added.and_then(|()| memfds.add(files)),
+        );
+        added?;
+
+        corrupt::corrupt(|visit| {
+            self.each_used(serialized, visit);
+            memfds.each_used(visit);
+        });
+        Ok(())
+    }
+
+    /// Passes everything of LUO that is handed over to a function that corrupts it.
+    fn each_used(&mut self, serialized: &Serialized, visit: &mut dyn FnMut(Region, &mut [u8])) {
         // The size of a tree stands in its second word.
         let root = self.root.as_mut_bytes();
         let used = match RootFormat::detect(root) {

@@ -6,6 +6,8 @@ pub(crate) mod boot;
 pub(crate) mod context;
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 pub(crate) mod corrupt;
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+mod corrupt_memfd;
 mod debugfs;
 mod device;
 pub(crate) mod format;

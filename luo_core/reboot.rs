@@ -16,8 +16,6 @@ use kernel::{
     }, //
 };
 
-#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
-use super::corrupt;
 use super::{
     format,
     handover::Handover,
@@ -169,7 +167,7 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     };
     handover.write(&serialized, &root, extras, times)?;
     #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
-    corrupt::corrupt(|visit| handover.each_used(&serialized, visit));
+    handover.corrupt(&serialized)?;
     handover.list()?;
 
     pr_info!(

@@ -34,6 +34,11 @@ __rust_helper void *rust_helper_phys_to_virt(phys_addr_t address)
 	return phys_to_virt(address);
 }
 
+__rust_helper bool rust_helper_pfn_valid(unsigned long pfn)
+{
+	return pfn_valid(pfn);
+}
+
 __rust_helper unsigned long rust_helper_page_to_pfn(const struct page *page)
 {
 	return page_to_pfn(page);

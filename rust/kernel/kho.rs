@@ -41,6 +41,8 @@ use core::{
 };
 
 mod clocks;
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+mod corrupt;
 mod pages;
 mod pool;
 mod release;
@@ -50,6 +52,8 @@ mod words;
 use self::release::release;
 
 pub use self::clocks::Clocks;
+#[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
+pub use self::corrupt::change_outgoing;
 pub use self::pages::{
     check_pages,
     check_shared,

@@ -20,6 +20,8 @@ from report import Results
 SESSIONS, FILES = 60, 3
 # As in Documentation/core-api/liveupdate/abi.rst.
 HEADER, SESSION, FILE, PER_BLOCK = 16, 80, 64, 51
+# What memfd handlers left, see luo_core/corrupt_memfd.rs. The last file of a session has extents.
+MEMFD, EXTENT, SLOT = 336, 40, 128
 
 SEEDS = 24
 BYTES = (1, 2, 4, 16, 64)       # corrupted at once, in turn
@@ -67,6 +69,11 @@ PLACES = (
           panics=True),
     Place("v5-flb-count", "flbs:8:99", "live update is off for this boot", False),
     Place("v5-flb-name", f"flbs:{HEADER}:0", "incoming FLB: name is empty", False),
+    Place("memfd-header", f"memfds:{3 * MEMFD + 33}:7", "memfd description: checksum does not match"),
+    Place("memfd-extent", f"extents:{3 * EXTENT + 17}:7",
+          "memfd extent block 0: checksum does not match"),
+    Place("memfd-slot", f"slots:{7 * SLOT + 17}:7", ": checksum does not match"),
+    Place("memfd-slot-page", "slot-pages:1:7", "checksum of the page does not match"),
     Place("checks", "checks:5:77", "file 0: checksum does not match"),
     # The same without checksums: what contradicts itself, KHO or the rest.
     Place("v5-root-address", "root:16:1", "is not that of a page", False),
@@ -107,7 +114,7 @@ def touched(console: list[str]) -> tuple[set[str], bool]:
                 session(behind)
 
     for line in console:
-        match = re.search(r"luo: corrupted: (\w+) (\d+): (\S+) -> (\S+)", line)
+        match = re.search(r"luo: corrupted: ([\w-]+) (\d+): (\S+) -> (\S+)", line)
         if not match or match[3] == match[4]:
             continue
         region, at = match[1], int(match[2])
@@ -124,6 +131,13 @@ def touched(console: list[str]) -> tuple[set[str], bool]:
             number, at = divmod(at, HEADER + FILES * FILE)
             if at >= HEADER:
                 lost.add(f"file {number} {(at - HEADER) // FILE}")
+        elif region == "memfds":
+            lost.add(f"file {at // MEMFD} {FILES - 1}")
+        elif region == "extents":
+            lost.add(f"file {at // EXTENT} {FILES - 1}")
+        elif region == "slots":
+            number, token = divmod(at // SLOT, FILES - 1)
+            lost.add(f"file {number} {token}")
         elif region == "checks":
             index = at // 4
             if index < SESSIONS * (1 + FILES):
