@@ -28,8 +28,8 @@
 //! range, wherever they are in the file. An extent of folios, of one order, was preserved and is
 //! restored folio by folio; the last one begins in the file but may reach beyond its end.
 //!
-//! Each block has its own checksum, see [`Record::SUMMED`]. Version 2 has neither that nor the one of
-//! the header.
+//! Each block has its own checksum, see [`Record::SUMMED`]. Version 2 has neither that nor the one
+//! of the header.
 
 use core::{
     ffi::CStr,

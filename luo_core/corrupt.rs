@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  seed:N,count:M           M bytes anywhere, chosen by the seed N
-//!  REGION:OFFSET:VALUE      one byte of root, sessions, files, flbs, checks, or of what the handlers
-//!                           of memfds left: memfds, extents, slots, slot-pages
+//!  REGION:OFFSET:VALUE      one byte of root, sessions, files, flbs, checks, or of what the
+//!                           handlers of memfds left: memfds, extents, slots, slot-pages
 //! ```
 //!
 //! A region consists of what is used of its pages, one after the other. Each change

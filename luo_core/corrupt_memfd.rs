@@ -2,9 +2,9 @@
 
 //! For tests: what the memfd handlers left, for [`corrupt`](super::corrupt).
 //!
-//! The pieces have fixed sizes, so that a test can tell from an offset which file it hit: the header
-//! of each file in `memfd-extents-v3`, and of its list the first extent with what comes before; of
-//! each file in `memfd-small-v3` the slot, and of each page of slots the beginning.
+//! The pieces have fixed sizes, so that a test can tell from an offset which file it hit: the
+//! header of each file in `memfd-extents-v3`, and of its list the first extent with what comes
+//! before; of each file in `memfd-small-v3` the slot, and of each page of slots the beginning.
 
 use kernel::{
     kho::{

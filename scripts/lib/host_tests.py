@@ -211,7 +211,8 @@ def layers_rule(results: Results) -> None:
 
 # Texts that have no place for a comment, or that others have written.
 NO_LICENCE = re.compile(r"(Cargo\.lock|\.svg|\.json|\.gitignore|\.pc\.in)$|/corpus/|/ABI/|"
-                        r"/proptest-regressions/|^packaging/debian/|^LICENSES/|^target/|^\.git")
+                        r"/golden/.*\.bin$|/proptest-regressions/|"
+                        r"^packaging/debian/|^LICENSES/|^target/|^\.git")
 
 
 def licence_of_crate(folder: Path) -> str:

@@ -9,7 +9,7 @@ use crate::{
     prelude::*, //
 };
 
-/// Passes a copy of `size` bytes that this kernel preserved at `at` to `change`, and writes it back.
+/// Passes a copy of `size` bytes that this kernel preserved at `at` to `change`; writes it back.
 ///
 /// Only for tests that corrupt what the next kernel reads, right before the kexec: nothing is said
 /// about what the memory is, nor about who changes it at the same time.
