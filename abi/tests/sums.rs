@@ -3,7 +3,6 @@
 //! The checksums of what memfd handlers leave: no flipped bit is missed, and one of another file
 //! costs nothing. The versions before, which have none, are read.
 
-#[allow(unreachable_pub)]
 mod common;
 
 use common::{
