@@ -146,7 +146,7 @@ pub fn before(stage: &mut Stage) -> Outcome {
         preserve_then_poison(&session)?;
         stage.keep(session);
     }
-    ensure!(corrupted()? >= 2 * 3 * PAGE as u64 >> 10);
+    ensure!(corrupted()? >= (2 * 3 * PAGE as u64) >> 10);
     Ok(())
 }
 
@@ -154,7 +154,7 @@ pub fn before(stage: &mut Stage) -> Outcome {
 pub fn middle(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let known = corrupted()?;
-    ensure!(known >= 2 * 3 * PAGE as u64 >> 10, "{known} KiB");
+    ensure!(known >= (2 * 3 * PAGE as u64) >> 10, "{known} KiB");
 
     let [asked, _] = names(stage);
     let session = device.retrieve_session(&asked)?;
@@ -173,7 +173,7 @@ pub fn middle(stage: &mut Stage) -> Outcome {
 pub fn after(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let known = corrupted()?;
-    ensure!(known >= 2 * 3 * PAGE as u64 >> 10, "{known} KiB");
+    ensure!(known >= (2 * 3 * PAGE as u64) >> 10, "{known} KiB");
 
     let [asked, waits] = names(stage);
     let session = device.retrieve_session(&asked)?;
