@@ -27,13 +27,13 @@ use super::{
 use crate::luo_core::corrupt;
 use crate::luo_core::{
     boot,
-    format::{
-        self,
-        Choice, //
-    },
     orchestrator::{
         luo,
         Luo, //
+    },
+    outgoing_format::{
+        self,
+        Choice, //
     },
     params,
     reboot,
@@ -56,16 +56,16 @@ unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
 
 /// Chooses the format of what is handed over, for the parameter `liveupdate.abi=`.
 ///
-/// Returns 0, or a negative errno as [`format::choose`] has it.
+/// Returns 0, or a negative errno as [`outgoing_format::choose`] has it.
 #[no_mangle]
 extern "C" fn luo_choose_abi(choice: c_uint) -> c_int {
-    from_result(|| format::choose(Choice::from_number(choice)?).map(|()| 0))
+    from_result(|| outgoing_format::choose(Choice::from_number(choice)?).map(|()| 0))
 }
 
 /// What was chosen.
 #[no_mangle]
 extern "C" fn luo_chosen_abi() -> c_uint {
-    format::chosen() as c_uint
+    outgoing_format::chosen() as c_uint
 }
 
 kernel::early_param!(c"liveupdate.panic", luo_panic_param);

@@ -23,12 +23,12 @@ use super::{
     context::Context,
     debugfs::DebugFiles,
     device::Device,
-    format,
     handover::Handover,
     orchestrator::{
         luo,
         Luo, //
     },
+    outgoing_format,
     params,
     root,
     status::{
@@ -84,7 +84,7 @@ pub(crate) fn early_init() -> Result {
         root.and_then(|root| root.stamp),
         Timings::new(root.and_then(|root| root.times), micros_since(begin)),
     );
-    format::begin(root.map(|root| root.format));
+    outgoing_format::begin(root.map(|root| root.format));
     let subsystems = Subsystems::new(root.map(|root| root.subsystems));
     let luo = Luo::create(Context::new(status, subsystems), flbs, number)?;
 

@@ -7,17 +7,10 @@ use kernel::{
         Preserved,
         Subtree, //
     },
-    liveupdate::{
-        outgoing_abi,
-        OutgoingAbi, //
-    },
     prelude::*, //
 };
 
-use super::root::{
-    self,
-    RootPage, //
-};
+use super::root::RootPage;
 #[cfg(CONFIG_LIVEUPDATE_TEST_CORRUPT)]
 use super::{
     corrupt::{
@@ -43,7 +36,10 @@ use crate::{
         Root, //
     },
     luo_session::Serialized,
-    records::checksums::OutgoingChecks, //
+    records::{
+        checksums::OutgoingChecks,
+        format, //
+    }, //
 };
 
 /// The memory in which the state for the next kernel is written at the kexec. It is allocated at
@@ -85,22 +81,24 @@ impl Handover {
         mut extras: Extras<'_>,
         times: impl FnOnce() -> PhaseTimes,
     ) -> Result {
-        self.checks = match outgoing_abi() {
-            OutgoingAbi::Fdt => self
+        let format = format::outgoing();
+        self.checks = match format.has_checksums() {
+            true => self
                 .checksums(serialized, root)
                 .inspect_err(|e| pr_warn!("handing over without checksums: {:?}\n", e))
                 .ok(),
-            OutgoingAbi::LuoV5 => None,
+            false => None,
         };
 
         extras.times = Some(times());
         let checks = self.checks.as_ref().map(OutgoingChecks::of_root);
-        match root::write(&mut self.root, root, checks, &extras) {
+        let page = self.root.as_mut_bytes();
+        match format.write_root(page, root, checks.as_ref(), &extras) {
             // The root is one page, which the list of checksums shares with the subsystems.
             Err(ENOSPC) if self.checks.is_some() => {
                 pr_warn!("handing over without checksums: too many beside the subsystems\n");
                 self.checks = None;
-                root::write(&mut self.root, root, None, &extras)
+                format.write_root(self.root.as_mut_bytes(), root, None, &extras)
             }
             result => result,
         }

@@ -10,13 +10,13 @@ pub(crate) mod corrupt;
 mod corrupt_memfd;
 mod debugfs;
 mod device;
-pub(crate) mod format;
 mod formats;
 mod handover;
 pub(crate) mod ioctl;
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
 pub(crate) mod kunit;
 pub(crate) mod orchestrator;
+pub(crate) mod outgoing_format;
 pub(crate) mod params;
 pub(crate) mod reboot;
 pub(crate) mod refusal;

@@ -4,11 +4,7 @@
 
 use kernel::{
     kho::KexecLock,
-    liveupdate::{
-        outgoing_abi,
-        OutgoingAbi,
-        Rebooting, //
-    },
+    liveupdate::Rebooting,
     prelude::*,
     time::{
         Instant,
@@ -17,12 +13,12 @@ use kernel::{
 };
 
 use super::{
-    format,
     handover::Handover,
     orchestrator::{
         luo,
         Luo, //
     },
+    outgoing_format,
     status::{
         self,
         micros_since, //
@@ -38,7 +34,10 @@ use crate::{
         Root, //
     },
     luo_session::Serialized,
-    records::chain, //
+    records::{
+        chain,
+        format, //
+    }, //
 };
 
 /// Hands everything over to the next kernel.
@@ -63,7 +62,7 @@ pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
     luo.context.refusal.clear();
     let result = match checked {
         Ok(()) if kexec.image_finds_preserved_memory() => {
-            format::settle(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
+            outgoing_format::settle(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
         }
         Ok(()) => hand_nothing_over(luo),
         Err((e, why)) => {
@@ -132,11 +131,13 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     let write = Instant::<Monotonic>::now();
     let flbs = luo.flbs.write(&mut handover.flbs)?;
     let subsystems = prepared.reboot()?;
-    if outgoing_abi() == OutgoingAbi::LuoV5 {
+    let format = format::outgoing();
+    if !format.has_subsystems() {
         for subsystem in &subsystems {
             pr_warn!(
-                "subsystem '{}': its state is dropped, luo-v5 has no place for it\n",
+                "subsystem '{}': its state is dropped, {} has no place for it\n",
                 subsystem.name,
+                format.name(),
             );
         }
     }
@@ -152,9 +153,7 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     let root = Root {
         number: luo.number.saturating_add(1),
         sessions: luo.outgoing.head(),
-        // The C implementation refuses a root without FLBs.
-        flbs: chain::phys(&handover.flbs)
-            .filter(|_| flbs > 0 || outgoing_abi() == OutgoingAbi::LuoV5),
+        flbs: chain::phys(&handover.flbs).filter(|_| flbs > 0 || format.needs_flbs()),
     };
     let times = || PhaseTimes {
         freeze,

@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The root of what is handed over: an entry in KHO's tree, from which everything else is found.
+//! The root that the previous kernel handed over: an entry in KHO's tree, from which everything else
+//! is found.
 
 use core::mem::ManuallyDrop;
 
 use kernel::{
     crc32c::crc32c,
-    fdt::{
-        Fdt,
-        FdtWriter, //
-    },
+    fdt::Fdt,
     kho::{
         self,
         Restored, //
-    },
-    liveupdate::{
-        outgoing_abi,
-        OutgoingAbi, //
     },
     prelude::*, //
 };
@@ -27,10 +21,8 @@ use crate::{
         flb::FlbBlock,
         root::{
             self,
-            Extras,
             RootChecks,
-            Tree,
-            TreeBuilder, //
+            Tree, //
         },
         stamp::{
             PhaseTimes,
@@ -46,46 +38,6 @@ use crate::{
 
 /// The page of the root, aligned for a device tree.
 pub(super) type RootPage = [u64; abi::BLOCK_SIZE / size_of::<u64>()];
-
-/// Writes the root of what is handed over, in the layout that is chosen.
-///
-/// # Errors
-///
-/// [`ENOSPC`] if it does not fit into the page.
-pub(super) fn write(
-    page: &mut RootPage,
-    root: &Root,
-    checks: Option<RootChecks<'_>>,
-    extras: &Extras<'_>,
-) -> Result {
-    match outgoing_abi() {
-        OutgoingAbi::Fdt => {
-            let mut tree = FdtWriter::new(page.as_mut_bytes())?;
-            root.write_tree(&mut tree, checks.as_ref(), extras, crc32c)?;
-            tree.finish()
-        }
-        OutgoingAbi::LuoV5 => root
-            .to_v5()
-            .write_to_prefix(page.as_mut_bytes())
-            .map_err(|_| ENOSPC),
-    }
-}
-
-impl TreeBuilder for FdtWriter<'_> {
-    type Error = Error;
-
-    fn begin_node(&mut self, name: &CStr) -> Result {
-        FdtWriter::begin_node(self, name)
-    }
-
-    fn end_node(&mut self) -> Result {
-        FdtWriter::end_node(self)
-    }
-
-    fn property(&mut self, name: &CStr, value: &[u8]) -> Result {
-        FdtWriter::property(self, name, value)
-    }
-}
 
 impl Tree for Fdt<'_> {
     fn property(&self, node: &CStr, name: &CStr) -> Option<&[u8]> {

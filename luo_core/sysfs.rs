@@ -12,10 +12,7 @@ use kernel::{
         ImageFormat,
         KexecGuard, //
     },
-    liveupdate::{
-        note,
-        outgoing_abi, //
-    },
+    liveupdate::note,
     prelude::*,
     sysfs::{
         Attribute,
@@ -25,17 +22,20 @@ use kernel::{
 };
 
 use super::{
-    format,
     orchestrator::{
         luo,
         Luo, //
     },
+    outgoing_format,
     status::{
         self,
         Counters, //
     }, //
 };
-use crate::abi::RootFormat;
+use crate::{
+    abi::RootFormat,
+    records::format, //
+};
 
 static ALWAYS: Attributes<1> = Attributes::new().with::<EnabledAttribute>(0);
 
@@ -124,7 +124,7 @@ impl Attribute for AbiAttribute {
     const NAME: &'static CStr = c"abi";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        let outgoing = format::name_of(outgoing_abi());
+        let outgoing = format::outgoing().name();
         let incoming = match on()?.context.status.incoming_format {
             Some(RootFormat::Fdt) => "fdt",
             Some(RootFormat::V5) => "luo-v5",
@@ -292,6 +292,6 @@ impl Attribute for ImageFormatAttribute {
             _ => return Err(EINVAL),
         };
 
-        format::image_reads(on()?, format)
+        outgoing_format::image_reads(on()?, format)
     }
 }

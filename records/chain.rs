@@ -17,19 +17,15 @@ use kernel::{
         Preserved,
         Restored, //
     },
-    liveupdate::{
-        outgoing_abi,
-        OutgoingAbi, //
-    },
     prelude::*, //
 };
 
+use super::format;
 use crate::abi::{
     block::{
         Block,
         Record, //
     },
-    chain::MAX_BLOCKS_V5,
     Memory,
     Phys, //
 };
@@ -139,10 +135,9 @@ impl<R: Record> Chain<R> {
     ///
     /// # Errors
     ///
-    /// [`E2BIG`] if it has more blocks than the C implementation takes, and is for that one.
+    /// [`E2BIG`] if it has more blocks than the outgoing format allows.
     pub(crate) fn check_length(&self) -> Result {
-        let long = Self::blocks_for(self.len) > MAX_BLOCKS_V5;
-        match long && outgoing_abi() == OutgoingAbi::LuoV5 {
+        match Self::blocks_for(self.len) > format::outgoing().max_blocks() {
             true => Err(E2BIG),
             false => Ok(()),
         }

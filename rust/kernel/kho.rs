@@ -182,7 +182,7 @@ impl KexecGuard {
 
         // INVARIANT: The current task has just taken the lock, and `drop` gives it back. The token
         // does not outlive this: it is only lent out.
-        // SAFETY: As above.
+        // SAFETY: The lock is held, as `held` says.
         held.then(|| Self(unsafe { KexecLock::assume_held() }))
     }
 }
@@ -197,7 +197,8 @@ impl Deref for KexecGuard {
 
 impl Drop for KexecGuard {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant we hold the lock.
+        // SAFETY: By the type invariant the current task holds the lock, and this was all that would
+        // give it back.
         unsafe { bindings::kexec_unlock() };
     }
 }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """The layers of both crates: the pictures in architecture.rst, and what modules import.
 
-A module may import from modules in the rows below its own. So there are no
-circles, and nothing depends on what is built on top of it. What a module
+A module may import from modules in the rows below its own, and so may its
+parts in the folder beside it. So there are no circles, and nothing depends on what is built on top of it. What a module
 re-exports of its own children is not an import; neither is what KUnit tests
 use.
 """
@@ -72,8 +72,8 @@ def paths(tree: str) -> list[str]:
     return found
 
 
-def imports(name: str, source: str) -> set[str]:
-    """The modules from which a module imports."""
+def imports(name: str, parent: str, source: str) -> set[str]:
+    """The modules from which a file of a module imports, whose `super' is this parent."""
     known = modules()
     room = name.split("/")[0]
     found = set()
@@ -86,8 +86,7 @@ def imports(name: str, source: str) -> set[str]:
         if steps[0] == "super" and room in ROOTS and steps[1] in BELOW:
             steps = ["crate", *steps[1:]]
         elif steps[0] == "super":
-            # The parent of a file is its room.
-            steps = ["crate", room, *steps[1:]]
+            steps = ["crate", *parent.split("/"), *steps[1:]]
         elif steps[0] in {key.split("/")[1] for key in known if key.startswith(f"{name}/")}:
             steps = ["crate", name, *steps]
         if steps[0] != "crate":
@@ -110,15 +109,19 @@ def trouble() -> list[str]:
     wrong = [f"{name} is not in the picture" for name in known if name not in table]
     wrong += [f"the picture has {name}, which is no module" for name in table
               if name not in known and name not in BELOW]
-    for name, path in known.items():
-        for target in sorted(imports(name, path.read_text())):
+    # The parent of a module is its room, that of its parts the module.
+    files = [(name, name.split("/")[0], path) for name, path in known.items()]
+    files += [(name, name, path) for name in known if "/" in name
+              for path in (REPO / name).glob("*.rs")]
+    for name, parent, path in files:
+        for target in sorted(imports(name, parent, path.read_text())):
             if target.startswith("?"):
                 wrong.append(f"{name} imports {target[1:]}, which is in no module")
             elif table.get(target, -1) <= table.get(name, 1 << 30):
                 wrong.append(f"{name} imports from {target}, which is not below it")
     root = without_tests((REPO / "luo_core.rs").read_text())
     elsewhere = "|".join((*ROOMS, *BELOW))
-    for name, path in known.items():
+    for name, _, path in files:
         if re.search(rf"\bcrate::(?!(?:{elsewhere})\b)\w", without_tests(path.read_text())):
             wrong.append(f"{name} imports from the root")
     return wrong if "mod luo_core;" in root else [*wrong, "luo_core.rs is not the root"]

@@ -61,7 +61,7 @@ def files() -> dict[Path, Path]:
         for path in sorted(filter(Path.is_file, base.glob(pattern))):
             found[under / path.relative_to(base)] = path
 
-    for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/*.rs",
+    for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/**/*.rs",
                     "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
         add(pattern, HOME)
     add("*", KHO, REPO / "kho")

@@ -24,10 +24,7 @@ use nix::sys::reboot::{
 use std::{
     ffi::CString,
     fs,
-    io::{
-        self,
-        Write, //
-    },
+    io,
     os::fd::{
         AsRawFd,
         BorrowedFd, //
@@ -90,7 +87,7 @@ pub fn tell_format(kernel: &fs::File) -> io::Result<()> {
         .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err.to_string()))?;
 
     match image.formats.outgoing_for(&here) {
-        Some(format) => told.write_all(format.as_bytes()),
+        Some(format) => io::Write::write_all(&mut told, format.as_bytes()),
         None => Ok(()),
     }
 }

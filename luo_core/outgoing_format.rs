@@ -28,7 +28,8 @@ use super::orchestrator::{
 };
 use crate::{
     abi::RootFormat,
-    ffi::kernel::set_outgoing_abi, //
+    ffi::kernel::set_outgoing_abi,
+    records::format, //
 };
 
 /// What `liveupdate.abi=` can be. The numbers are those of ffi/param.c.
@@ -177,17 +178,18 @@ fn switch(luo: &Luo, to: Format) -> Result {
     luo.outgoing
         // What was left out has to be refused now.
         .describe_anew(from.lossy && !to.lossy)
-        .inspect(|()| pr_info!("handing over as {} from now on\n", name_of(to.abi)))
+        .inspect(|()| {
+            pr_info!(
+                "handing over as {} from now on\n",
+                format::of(to.abi).name()
+            )
+        })
         .inspect_err(|e| {
             from.set();
-            pr_warn!("handing over as {} still: {:?}\n", name_of(from.abi), e);
+            pr_warn!(
+                "handing over as {} still: {:?}\n",
+                format::of(from.abi).name(),
+                e
+            );
         })
-}
-
-/// What users call a format.
-pub(super) const fn name_of(abi: OutgoingAbi) -> &'static str {
-    match abi {
-        OutgoingAbi::Fdt => "fdt",
-        OutgoingAbi::LuoV5 => "luo-v5",
-    }
 }
