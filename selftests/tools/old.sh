@@ -165,6 +165,24 @@ test_load() {
 	expect 3 luoctl kexec
 }
 
+# What is preserved is described as the loaded image reads it.
+test_load_format() {
+	local abi=/sys/kernel/liveupdate/abi
+	expect 0 luoctl load /boot/c --cmdline "liveupdate=on kho=on"
+	grep -q "outgoing luo-v5" $abi || fail "for a C kernel: $(cat $abi)"
+	expect 0 luoctl load /boot/kernel --initrd /boot/initrd --cmdline "liveupdate=on kho=on"
+	grep -q "outgoing fdt" $abi || fail "for this kernel: $(cat $abi)"
+	expect 0 luoctl unload
+}
+
+# Linux 7.2 does not say what it reads.
+test_load_older() {
+	local abi=/sys/kernel/liveupdate/abi
+	expect 0 luoctl load /boot/older --cmdline "liveupdate=on kho=on"
+	grep -q "outgoing luo-v5" $abi || fail "for Linux 7.2: $(cat $abi)"
+	expect 0 luoctl unload
+}
+
 test_agent_missing() {
 	expect 3 luoctl subscribe vm-0
 	said "luod does not run"
@@ -176,7 +194,7 @@ dd if=/dev/urandom of=/chunk bs=65536 count=16 2>/dev/null
 for i in $(seq 96); do cat /chunk; done >/big
 run_tests status no_device hold hold_twice hold_nothing_left hold_names hold_descriptor run \
 	check check_formats sessions_for_later check_off check_c check_garbage kexec_not_loaded \
-	update_refused load agent_missing
+	update_refused load load_format load_older agent_missing
 sums=$(sha256sum /data /sparse /big | cut -c1-16 | tr '\n' ,)
 luoctl load /boot/kernel --initrd /boot/initrd --append "luo.stage=2 luo.sums=$sums" >/tmp/load 2>&1 &&
 	luoctl kexec >>/tmp/load 2>&1

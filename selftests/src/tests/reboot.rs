@@ -338,7 +338,8 @@ pub fn late_after(stage: &mut Stage) -> Outcome {
     three_after(stage)
 }
 
-const ABI: &str = "/sys/module/liveupdate/parameters/abi";
+/// The format in which the next kernel gets what is preserved, where there is a choice.
+pub const ABI: &str = "/sys/module/liveupdate/parameters/abi";
 const IMAGE_FORMAT: &str = "/sys/kernel/liveupdate/image_format";
 
 /// What the kernel writes now.

@@ -11,8 +11,14 @@ use crate::{
         Outcome,
         Stage, //
     },
-    sys,
-    tests::sysfs, //
+    sys::{
+        self,
+        PAGE, //
+    },
+    tests::{
+        reboot::ABI,
+        sysfs, //
+    }, //
 };
 use liveupdate::{
     kexec,
@@ -22,6 +28,7 @@ use liveupdate::{
 };
 use nix::errno::Errno;
 use std::{
+    fs,
     os::fd::AsRawFd,
     time::Instant, //
 };
@@ -53,6 +60,42 @@ pub fn nothing_after(_: &mut Stage) -> Outcome {
     device
         .create_session("nothing")?
         .preserve(&sys::memfd_of("nothing", b"content")?, 1)?;
+    Ok(())
+}
+
+/// A kernel with the C implementation gets what was preserved before anybody knew that it would come:
+/// the format changes under small files, large ones, and ones with holes.
+pub fn late_format_before(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+
+    session.preserve(&sys::memfd_of("small", b"small")?, 0)?;
+    session.preserve(&sys::memfd_of("large", &sys::pattern(9, 300 * PAGE))?, 1)?;
+    let sparse = sys::memfd_of("sparse", b"")?;
+    sparse.set_len(64 * PAGE as u64)?;
+    sys::write_at(&sparse, 3 * PAGE as u64, b"three")?;
+    session.preserve(&sparse, 2)?;
+    // The C implementation knows one format only.
+    if fs::exists(ABI)? {
+        ensure!(sysfs::show("abi")?.starts_with("outgoing fdt\n"));
+        fs::write(ABI, "luo-v5")?;
+    }
+    sys::write_at(&sparse, 5 * PAGE as u64, b"five")?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`late_format_before`].
+pub fn late_format_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let content = |token| sys::content(&session.retrieve(token)?.into());
+    let mut sparse = vec![0; 64 * PAGE];
+
+    sparse[3 * PAGE..][..5].copy_from_slice(b"three");
+    sparse[5 * PAGE..][..4].copy_from_slice(b"five");
+    ensure_eq!(content(0)?, b"small");
+    ensure!(content(1)? == sys::pattern(9, 300 * PAGE));
+    ensure!(content(2)? == sparse);
+    session.finish()?;
     Ok(())
 }
 

@@ -25,6 +25,14 @@ pub const TESTS: &[Test] = &[
     )
     .alone(),
     Test::new(
+        "kexec-late-format",
+        &[
+            kexec::sets::late_format_before,
+            kexec::sets::late_format_after,
+        ],
+    )
+    .alone(),
+    Test::new(
         "kexec-sessions",
         &[kexec::sets::sessions_before, kexec::sets::sessions_after],
     )
