@@ -243,24 +243,63 @@ impl Formats {
         entries.filter_map(move |format| (format.kind == kind).then_some(format.name.as_str()))
     }
 
+    /// The handlers in their highest versions, in which they write: of `memfd-small-v1` and `-v2` the
+    /// second.
+    pub fn newest_handlers(&self) -> impl Iterator<Item = &str> {
+        let newer = |than: &str| {
+            let (name, version) = versioned(than);
+            self.of(FormatKind::Handler)
+                .map(versioned)
+                .any(|other| other.0 == name && other.1 > version)
+        };
+        self.of(FormatKind::Handler)
+            .filter(move |name| !newer(name))
+    }
+
     /// The format in which the kernel that `here` tells of does best to hand over to this one, by its
     /// name in `/sys/kernel/liveupdate/`; [`None`] if there is none.
+    ///
+    /// That is `fdt`, if this one reads it. If it is older and reads only older versions of what
+    /// stands in it, both know `luo-v5` better.
     pub fn outgoing_for(&self, here: &Self) -> Option<&'static str> {
-        let shared: Vec<_> = here
+        let (v5, ours): (Vec<_>, Vec<_>) = here
             .of(FormatKind::Root)
             .filter(|root| self.has(FormatKind::Root, root))
-            .collect();
+            .partition(|root| *root == "luo-v5");
 
-        match shared.iter().any(|root| *root != "luo-v5") {
-            true => Some("fdt"),
-            false => shared.first().map(|_| "luo-v5"),
+        match (ours.is_empty(), v5.is_empty()) {
+            (true, true) => None,
+            (true, false) => Some("luo-v5"),
+            (false, true) => Some("fdt"),
+            (false, false) if self.is_older(here) => Some("luo-v5"),
+            (false, false) => Some("fdt"),
         }
+    }
+
+    /// Whether something that `here` writes is known only in an older version.
+    fn is_older(&self, here: &Self) -> bool {
+        let has_older = |kind, new: &str| {
+            let (name, _) = versioned(new);
+            !self.has(kind, new) && self.of(kind).any(|other| versioned(other).0 == name)
+        };
+        here.of(FormatKind::Record)
+            .any(|record| has_older(FormatKind::Record, record))
+            || here
+                .newest_handlers()
+                .any(|handler| has_older(FormatKind::Handler, handler))
     }
 
     fn tidy(&mut self) {
         self.entries.sort();
         self.entries.dedup();
     }
+}
+
+/// A name and its version: `memfd-small` and 3 for `memfd-small-v3`. Without a version it is 0.
+fn versioned(name: &str) -> (&str, u64) {
+    name.rsplit_once("-v")
+        .and_then(|(name, version)| Some((name, version.parse().ok()?)))
+        .unwrap_or((name, 0))
 }
 
 impl Format {

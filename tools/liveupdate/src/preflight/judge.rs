@@ -14,6 +14,7 @@ use crate::{
     cmdline::CommandLine,
     image::{
         FormatKind,
+        Formats,
         Image,
         Source, //
     },
@@ -141,7 +142,10 @@ impl Findings {
             for (session, file) in
                 sessions.flat_map(|it| it.files.iter().map(move |file| (it, file)))
             {
-                let handlers = needed(&file.handler, anew, v5);
+                let handlers = match anew {
+                    true => described_anew(&file.handler, v5, machine.formats.as_ref()),
+                    false => vec![file.handler.clone()],
+                };
                 let there = |name: &String| image.formats.has(FormatKind::Handler, name);
                 if handlers.iter().any(there) {
                     continue;
@@ -256,13 +260,19 @@ impl Findings {
     }
 }
 
-/// The file handlers one of which the next kernel needs for a file. An incoming file is preserved
-/// anew, by the handler of the outgoing format.
-pub(super) fn needed(handler: &str, anew: bool, v5: bool) -> Vec<String> {
-    let names: &[&str] = match (handler.starts_with("memfd-"), anew, v5) {
-        (true, true, true) => &["memfd-v2"],
-        (true, true, false) => &["memfd-extents-v3", "memfd-small-v3"],
-        _ => &[handler],
+/// The file handlers one of which the next kernel needs for a file that is preserved anew, as those are
+/// that came in, or all if the format changes.
+fn described_anew(handler: &str, v5: bool, here: Option<&Formats>) -> Vec<String> {
+    let of_memfds = |name: &&str| name.starts_with("memfd-") && *name != "memfd-v2";
+    let names: Vec<_> = match (handler.starts_with("memfd-"), v5) {
+        (true, true) => vec!["memfd-v2"],
+        (true, false) => here
+            .map(|here| here.newest_handlers().filter(of_memfds).collect())
+            .unwrap_or_default(),
+        (false, _) => vec![],
     };
-    names.iter().map(|name| (*name).to_owned()).collect()
+    match names.is_empty() {
+        true => vec![handler.to_owned()],
+        false => names.into_iter().map(str::to_owned).collect(),
+    }
 }

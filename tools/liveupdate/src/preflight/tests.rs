@@ -130,6 +130,41 @@ fn stock_takes_what_is_written_for_it() {
     assert!(codes(&stock(), GOOD, &v5).contains(&(Level::Warning, "kho-unknown")));
 }
 
+/// The release before knows the root, but not what stands in it.
+#[test]
+fn older_takes_what_both_know() {
+    let older = |formats: &str| image(&formats.replace("-v3", "-v2"));
+    let auto = Machine {
+        auto_format: true,
+        ..machine("fdt", &["memfd-extents-v3", "memfd-small-v3"])
+    };
+    let changes = [(Level::Note, "format-changes")];
+    assert_eq!(codes(&older(OURS), GOOD, &auto), changes);
+    let records = image(&OURS.replace("session-v2", "session-v1"));
+    assert_eq!(codes(&records, GOOD, &auto), changes);
+    // A kernel without a handler is no older one, and one without `luo-v5` gets ours.
+    let without = image(&OURS.replace("handler memfd-small-v3\n", ""));
+    assert_eq!(codes(&without, GOOD, &auto), [(Level::Error, "handler")]);
+    let only_ours = older(&OURS.replace("root luo-v5\n", ""));
+    assert_eq!(
+        codes(&only_ours, GOOD, &auto),
+        [(Level::Error, "handler"), (Level::Error, "handler")]
+    );
+    // What came in is preserved anew.
+    let came = Machine {
+        outgoing: Some(Listing::default()),
+        incoming: auto.outgoing.clone(),
+        ..machine("fdt", &["memfd-small-v2"])
+    };
+    assert_eq!(codes(&image(OURS), GOOD, &came), []);
+    let tenth = Machine {
+        formats: Some(Formats::parse(&format!("{OURS}handler memfd-small-v10\n"))),
+        ..came
+    };
+    let newer = image(&format!("{OURS}handler memfd-small-v10\n"));
+    assert_eq!(codes(&newer, GOOD, &tenth), []);
+}
+
 #[test]
 fn more_is_going_to_be_preserved() {
     let cmdline = CommandLine::new("liveupdate=off");
