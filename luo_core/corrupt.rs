@@ -107,7 +107,11 @@ pub(crate) fn corrupt(mut visit: impl FnMut(&mut dyn FnMut(Region, &mut [u8]))) 
             region,
             offset,
             value,
-        }) => change(&mut visit, Some(*region), *offset, |_| *value),
+        }) => change(&mut visit, Some(*region), *offset, |old| match *value {
+            // An address may have it there by chance.
+            same if same == old => !old,
+            value => value,
+        }),
         Some(Plan::Random { seed, count }) => {
             // Lossless: no kernel has wider sizes.
             let mut total = 0_u64;
