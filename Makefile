@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
+export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -69,7 +69,8 @@ help:
 #: LUO_DEBIAN=address fetches the kernel source from that Debian archive.
 #: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the
 #: processors in use. LUO_SEEDS=n has the corruption tests try n seeds (24 if not
-#: said). The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
+#: said). LAST=commit is what the tests take for the last release, else the newest tag.
+#: The cache is $XDG_CACHE_HOME/luo, by default ~/.cache/luo.
 
 run patches:
 	@scripts/$@
