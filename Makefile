@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
+export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM GUEST LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -36,6 +36,8 @@ help:
 #: make run [FILE=path]         one live update in QEMU, step by step, with a
 #:                              file's bytes carried through it
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
+#: make run GUEST=1             two virtual machines run on while the kernel of their host
+#:                              changes; with FROM=7.2, too
 #: make test [T=patterns]       the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed,
 #:                              N skipped'

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A host of virtual machines that live through updates of its kernel (luo-qemu).
+
+The host is itself a virtual machine, with Debian, systemd, luod and luo-qemu. Its guests run one
+program, vm-beat, which says ten times a second how far it has counted, on a serial port that leads
+through the host to a file here: so what a guest sees is timed by the clock of this machine, which
+no kexec stops. Beside them runs a memcached.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import debian_guest
+import guest
+import kernel
+import programs
+from common import REPO
+from debian_guest import Additions, DebianGuest, Lost
+from luod_tests import Wrong
+
+ROOT = "sid+guests"
+MIB = 1 << 20
+# Written by vm-beat; the rest of a line is cut off where a kernel died in the middle.
+BEAT = re.compile(r"beat (\d+) ([\d.]+) ([0-9a-f-]{36}) (\d+) (\d+)")
+# In the host: where each page of a guest's RAM is. The data of the memfd is mapped and read, so
+# that there is something to be looked up.
+FRAMES = """\
+import mmap, os, struct, sys
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        words = open(f"/proc/{pid}/cmdline", "rb").read().decode().split("\\0")
+    except OSError:
+        continue        # it has ended
+    if words[0].startswith("qemu-system") and words[1:3] == ["-name", sys.argv[1]]:
+        path = f"/proc/{pid}/fd/3"
+with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
+    size = os.fstat(ram.fileno()).st_size
+    view = mmap.mmap(ram.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ)
+    maps = [line.split() for line in open("/proc/self/maps") if "/memfd:" in line]
+    begin = int(maps[0][0].split("-")[0], 16)
+    at = 0
+    while True:
+        try:
+            at = os.lseek(ram.fileno(), at, os.SEEK_DATA)
+        except OSError:
+            break
+        end = os.lseek(ram.fileno(), at, os.SEEK_HOLE)
+        while at < end:
+            view[at]
+            pagemap.seek((begin + at) // 4096 * 8)
+            entry, = struct.unpack("Q", pagemap.read(8))
+            print(f"{at // 4096:x} {entry & (1 << 55) - 1:x}" if entry >> 63 else f"{at // 4096:x} none")
+            at += 4096
+"""
+# A restartable program beside the guests.
+CACHE_UNIT = """\
+[Unit]
+Description=memcached, over live updates
+Requires=luod.socket
+After=luod.socket luod.service
+
+[Service]
+Type=notify
+ExecStart=/usr/bin/luo-run cache --file memory=64M --stop-signal USR1 -- \
+ memcached -u root -m 64 -l 127.0.0.1 -p 11311 -e /run/luo-run/cache/memory
+KillMode=mixed
+"""
+# In the host: `fill' stores keys whose values follow from them, `ask' counts those that are there.
+CACHE_CLIENT = """\
+import socket, sys
+server = socket.create_connection(("127.0.0.1", 11311), 60).makefile("rwb")
+hits = 0
+for number in range(2000):
+    value = f"value {number} ".encode() * 20
+    if sys.argv[1] == "fill":
+        server.write(b"set key%d 0 0 %d\\r\\n%s\\r\\n" % (number, len(value), value))
+        server.flush()
+        hits += server.readline() == b"STORED\\r\\n"
+    else:
+        server.write(b"get key%d\\r\\n" % number)
+        server.flush()
+        if server.readline().startswith(b"VALUE"):
+            hits += server.readline() == value + b"\\r\\n"
+            server.readline()
+print(hits)
+"""
+POLICY = """\
+operators = ["root"]
+[update]
+ready-timeout = 120
+[[client]]
+id = "*"
+user = "root"
+"""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a guest said, and when."""
+
+    at: float
+    number: int
+    uptime: float
+    boot: str
+    checks: int
+    passes: int
+
+
+class Heart:
+    """What a guest says, as it comes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seen = 0
+        self.rest = ""
+        self.beats: list[Beat] = []
+        self.wrong: list[str] = []
+
+    def listen(self) -> None:
+        """Takes in what has been said since."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self.seen)
+            data = file.read()
+        self.seen += len(data)
+        now = time.monotonic()
+        *lines, self.rest = (self.rest + data.decode(errors="replace")).split("\n")
+        for line in lines:
+            if found := BEAT.search(line):
+                number, uptime, boot, checks, passes = found.groups()
+                self.beats.append(Beat(now, int(number), float(uptime), boot, int(checks), int(passes)))
+            elif line.startswith("wrong"):
+                self.wrong.append(line.strip())
+
+    def wait(self, more: int, timeout: float) -> None:
+        """Waits until there are some more beats, with a check of all memory among them."""
+        self.listen()
+        wanted = len(self.beats) + more
+        checks = self.beats[-1].checks if self.beats else 0
+        end = time.monotonic() + timeout
+        while len(self.beats) < wanted or self.beats[-1].checks <= checks:
+            if self.wrong:
+                raise Wrong(f"the guest found: {self.wrong[0]}")
+            if time.monotonic() > end:
+                raise Wrong(f"the guest said {len(self.beats) + more - wanted} of {more} more beats in "
+                            f"{timeout:.0f} s, the last: {self.beats[-1:] or 'none'}")
+            time.sleep(0.02)
+            self.listen()
+
+    def trouble(self) -> list[str]:
+        """What a guest that never stopped cannot have said."""
+        found = list(self.wrong)
+        for one, other in zip(self.beats, self.beats[1:], strict=False):
+            if other.boot != one.boot:
+                found.append(f"boot id {one.boot} became {other.boot}: it booted again")
+            elif other.number <= one.number or other.uptime < one.uptime:
+                found.append(f"it went back from {one} to {other}")
+            # The port of a host that goes down may swallow some.
+            elif other.number > one.number + 20:
+                found.append(f"it counted on without us from {one} to {other}")
+            elif other.uptime - one.uptime > 10:
+                found.append(f"its clock jumped from {one} to {other}")
+        return found[:5]
+
+    def pause(self) -> float:
+        """The longest silence, in seconds."""
+        return max((other.at - one.at for one, other in zip(self.beats, self.beats[1:], strict=False)),
+                   default=0)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A kind of guests, and of the host that they need."""
+
+    accel: str
+    cpu: str = "qemu64"
+    command_line: str = ""
+
+
+# Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM would
+# refuse that of the guest.
+SCENES = {"tcg": Scene("tcg,tb-size=64"),
+          "kvm": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
+
+
+def make(folder: Path) -> dict[str, Path]:
+    """Builds the programs of a host and its guests. Needs the lock."""
+    crates = {"guest-agent": "luod-tests", "luod-client": "luod-tests", "luod-say": "luod-tests",
+              "vm-beat": "luod-tests", "luoctl": "luoctl", "luod": "luod", "luo-qemu": "luo-qemu",
+              "luo-run": "luo-run"}
+    return {program: programs.crate_program(crate, program, folder) for program, crate in crates.items()}
+
+
+def qemu(name: str, accel: str, port: int = 2, more: str = "", variables: str = "") -> bytes:
+    """The configuration of a guest, /etc/luo-qemu/NAME.conf. Its console is a port of the host's."""
+    append = f"console=ttyS0 quiet no_timer_check liveupdate=off kho=off panic=-1 rdinit=/init {variables}"
+    words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
+-machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con {more} \
+-kernel /additions/kernel -initrd /additions/guest.cpio -append "{append.strip()}" """
+    return f"MEMORY=128M\nQEMU='{words.strip()}'\n".encode()
+
+
+class Host:
+    """A machine with guests in it."""
+
+    def __init__(self, folder: Path, files: dict[str, Path], built: kernel.Kernel,
+                 guests: dict[str, bytes], scene: Scene, memory: int = 2048,
+                 more: dict[str, Path] | None = None):
+        """`more` are files in /additions."""
+        folder.mkdir()
+        self.guests = guests
+        additions = Additions(files["guest-agent"])
+        for program in ("luod-client", "luod-say", "luoctl"):
+            additions.file(f"root/usr/local/bin/{program}", files[program], 0o755)
+        additions.file("root/usr/sbin/luod", files["luod"], 0o755)
+        additions.file("root/usr/bin/luo-qemu", files["luo-qemu"], 0o755)
+        for unit in ("luod.service", "luod.socket"):
+            additions.unit(unit, (REPO / "tools/luod/systemd" / unit).read_text())
+        additions.enable("luod.service", "multi-user.target")
+        additions.enable("luod.socket", "sockets.target")
+        additions.unit("luo-qemu@.service",
+                       (REPO / "tools/luo-qemu/systemd/luo-qemu@.service").read_text())
+        additions.file("root/usr/bin/luo-run", files["luo-run"], 0o755)
+        additions.unit("cache.service", CACHE_UNIT, "multi-user.target")
+        additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
+        additions.bytes("root/usr/local/lib/cache.py", CACHE_CLIENT.encode())
+        for name, configuration in guests.items():
+            additions.bytes(f"root/etc/luo-qemu/{name}.conf", configuration)
+            additions.enable("luo-qemu@.service", "multi-user.target", name)
+        additions.bytes("root/etc/luod.toml", POLICY.encode())
+        additions.bytes("root/usr/local/lib/frames.py", FRAMES.encode())
+        additions.link("root/etc/systemd/system/default.target",
+                       "/usr/lib/systemd/system/multi-user.target")
+        for name, path in (more or {}).items():
+            additions.file(name, path)
+        # One image serves as host and as guest.
+        additions.file("kernel", built.image)
+        with guest.Initramfs(folder / "guest.cpio") as archive:
+            archive.file("init", files["vm-beat"], 0o755)
+        additions.file("guest.cpio", folder / "guest.cpio")
+        image = additions.write(folder / "additions.ext4")
+        root = debian_guest.images(ROOT)[0]
+        # The first two ports are the host's.
+        self.hearts = {name: Heart(folder / f"{name}.log") for name in guests}
+        ports = tuple(word for heart in self.hearts.values() for word in ("-serial", f"file:{heart.path}"))
+        self.machine = DebianGuest(built.image, root, image, folder,
+                                   command_line=f"quiet {scene.command_line}", memory=memory,
+                                   cpu=scene.cpu, options=ports)
+
+    def log(self, name: str) -> str:
+        """What luo-qemu said of a guest in this kernel."""
+        return self.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", f"luo-qemu@{name}")
+
+    def frames(self, name: str) -> dict[str, str]:
+        """Where each page of a guest is."""
+        out = self.machine.run("python3", "/usr/local/lib/frames.py", name, timeout=180)
+        return dict(line.split() for line in out.splitlines())
+
+    def cached(self, what: str) -> int:
+        """How many keys memcached took or has, of 2000."""
+        self.machine.until("systemctl is-active cache", 90)
+        return int(self.machine.run("python3", "/usr/local/lib/cache.py", what, timeout=120))
+
+    def update(self, kernel_file: str = "/additions/kernel") -> None:
+        """Updates the kernel, as an operator does."""
+        try:
+            done = self.machine.ask("luoctl", "update", kernel_file, "--cmdline",
+                                    self.machine.command_line, timeout=180)
+        except Lost:
+            done = None     # its answer did not make it out of the old kernel
+        if done and done.status:
+            raise Wrong(f"luoctl update ended with {done.status}: {done.out}{done.err}")
+        self.machine.up(300)
+
+    def subscribed(self, names: set[str], timeout: float = 120) -> None:
+        """Waits until these guests are part of updates, with their RAM preserved early."""
+        said = " && ".join(f"luod-say STATUS | grep -q '\"id\":\"{name}\"[^}}]*\"state\":\"prepared\"'"
+                           for name in names)
+        self.machine.until(said, timeout)
+
+    def heart(self, name: str = "vm-0") -> Heart:
+        return self.hearts[name]
+
+    def story(self) -> list[str]:
+        """What to show if a test failed."""
+        units = tuple(f"luo-qemu@{name}.service" for name in self.guests)
+        return [*self.machine.story(("luod.service", *units)),
+                *(f"{name} said: {beat}" for name, heart in self.hearts.items()
+                  for beat in heart.beats[-3:])]
