@@ -119,12 +119,17 @@ test_check_off() {
 	said "hides memory"
 }
 
-# A kernel with the C LUO reads what is written for it only.
+# A kernel with the C LUO reads what is written for it only. It will be, if nobody has chosen otherwise.
 test_check_c() {
+	local choice=/sys/module/liveupdate/parameters/abi
+	expect 0 luoctl check /boot/c --cmdline "liveupdate=on kho=on"
+	said "described anew as luo-v5"
+	echo fdt >$choice
 	expect 2 luoctl check /boot/c --cmdline "liveupdate=on kho=on"
 	said "this kernel hands over as luo-v1, but the image reads luo-v5 only"
 	said "session 'vm-0': token 0x1: the image has no file handler"
 	not_said "luo-session-v2"
+	echo auto >$choice
 }
 
 test_check_garbage() {
