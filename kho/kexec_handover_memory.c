@@ -100,12 +100,23 @@ static phys_addr_t skip_range(const struct range *range, phys_addr_t at)
  */
 bool kho_memory_stays(phys_addr_t phys, u64 size)
 {
+	/* Where the last memory was. Nearly all of a machine is one range. */
+	static unsigned int hint;
 	phys_addr_t at = phys;
 	struct range range;
 	unsigned int i;
 
-	for (i = 0; at - phys < size && boot_range(i, &range); i++)
-		at = skip_range(&range, at);
+	if (boot_range(READ_ONCE(hint), &range) && range.start <= phys &&
+	    phys < range.end && size <= range.end - phys)
+		return true;
+
+	for (i = 0; at - phys < size && boot_range(i, &range); i++) {
+		phys_addr_t next = skip_range(&range, at);
+
+		if (next != at)
+			WRITE_ONCE(hint, i);
+		at = next;
+	}
 	return at - phys >= size;
 }
 
