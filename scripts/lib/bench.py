@@ -6,7 +6,9 @@ so the figures are numbers of instructions and repeat exactly. Each load has a
 guest of its own, on each kernel. Its program is in bench/.
 """
 
+import itertools
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import exp, inf, log
@@ -141,11 +143,11 @@ class Kernel:
     initramfs: Path
     folder: Path
     found: dict[Load, dict[str, int] | str] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self, load: Load) -> None:
         """Runs the guest of a load: figures by name, or why there are none."""
-        number = len(list(self.folder.iterdir()))
-        folder = self.folder / f"{number}-{load.sessions}-{load.files}-{load.pages}"
+        folder = self.folder / f"{next(self.numbers)}-{load.sessions}-{load.files}-{load.pages}"
         folder.mkdir()
         outcome = guest.run(
             self.image, self.initramfs, folder, memory=load.memory, processors=1, timeout=1800,
