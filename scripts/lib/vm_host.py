@@ -259,6 +259,21 @@ class Host:
         out = self.machine.run("python3", "/usr/local/lib/frames.py", name, timeout=180)
         return dict(line.split() for line in out.splitlines())
 
+    def moved(self, name: str, before: dict[str, str]) -> list[str]:
+        """What has other frames than before an update. Nothing, but what was migrated since: fragmented
+        pages are, when the guest's RAM is preserved for the next update."""
+        # Of what the guest has, and not only of what its program does.
+        if len(before) < 16 * MIB // 4096 or "none" in before.values():
+            raise Wrong(f"only {len(before)} pages of {name} were found before the update")
+        after = self.frames(name)
+        moved = [f"{page}: {frame}, now {after.get(page)}" for page, frame in before.items()
+                 if after.get(page) != frame]
+        migrated = int(self.machine.sh("sed -n 's/^pgmigrate_success //p' /proc/vmstat"))
+        if len(moved) > migrated:
+            raise Wrong(f"{len(moved)} of {len(before)} pages of {name} are elsewhere, but only {migrated} were "
+                        f"migrated: {'; '.join(moved[:5])}")
+        return moved
+
     def cached(self, what: str) -> int:
         """How many keys memcached took or has, of 2000."""
         self.machine.until("systemctl is-active cache", 90)
