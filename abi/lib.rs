@@ -18,12 +18,14 @@
 //!   `- session   a chain of blocks: named sessions
 //!        `- session   a chain of blocks for each: its files
 //!             `- memfd     what a file's handler left: memfd_v2 or memfd_extents
+//!                  |- extent       runs of pages
 //!                  `- memfd_late   folios inserted after the freeze
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
 //!  check     checksums of records and of what leads to them
 //!  subsystem a number for each subsystem, in the root itself
 //!  stamp     when the old kernel began to go
+//!  tree      device trees, such as the root is
 //!  block     one page: { next, count, records }
 //!  vmalloc   KHO's description of a virtually contiguous area, used by memfd-v2
 //!  name      bounded strings;  phys  addresses;  error  what can be wrong
@@ -47,6 +49,7 @@ pub mod block;
 pub mod chain;
 pub mod check;
 pub mod error;
+pub mod extent;
 pub mod flb;
 pub mod memfd;
 pub mod memfd_extents;
@@ -59,6 +62,7 @@ pub mod root;
 pub mod session;
 pub mod stamp;
 pub mod subsystem;
+pub mod tree;
 pub mod vmalloc;
 
 pub use self::{

@@ -22,17 +22,19 @@ use super::{
 };
 
 pub use super::{
-    memfd_extents::{
+    extent::{
         Extent,
         ExtentCheck,
         ExtentError,
         ExtentKind,
         ExtentRecord,
+        SummedExtentRecord, //
+    },
+    memfd_extents::{
         FileName,
         Memfd,
         MemfdHeader,
         OpenFlags,
-        SummedExtentRecord,
         COMPATIBLE_EXTENTS,
         COMPATIBLE_EXTENTS_V1,
         COMPATIBLE_EXTENTS_V2, //

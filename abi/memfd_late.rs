@@ -27,7 +27,7 @@ use zerocopy_derive::{
 
 use super::{
     check::Crc32c,
-    memfd_extents::{
+    extent::{
         Extent,
         ExtentKind, //
     },

@@ -43,6 +43,12 @@ use zerocopy_derive::{
 
 use super::{
     check::Crc32c,
+    extent::{
+        Extent,
+        ExtentError,
+        ExtentKind,
+        ExtentRecord, //
+    },
     memfd::{
         check_common,
         file_pages,
@@ -50,10 +56,6 @@ use super::{
     },
     memfd_extents::{
         check_rights,
-        Extent,
-        ExtentError,
-        ExtentKind,
-        ExtentRecord,
         OpenFlags,
         FLAG_POISONED, //
     },

@@ -37,8 +37,7 @@
 //!
 //! - [`LuoSerV5`], the form of the C implementation in Linux 7.2 and 7.3.
 //!
-//! How a device tree is read and written is left to a [`Tree`] and a [`TreeBuilder`], since the
-//! kernel has libfdt for that and the host other libraries.
+//! How a device tree is read and written is left to a [`Tree`] and a [`TreeBuilder`].
 
 use core::{
     ffi::CStr,
@@ -73,6 +72,10 @@ use super::{
     subsystem::{
         self,
         Subsystem, //
+    },
+    tree::{
+        Tree,
+        TreeBuilder, //
     },
     BLOCK_SIZE, //
 };
@@ -259,58 +262,6 @@ impl<'t> RootChecks<'t> {
             }
         }
         Ok(Some(checks))
-    }
-}
-
-/// A device tree to be read.
-pub trait Tree {
-    /// The value of a property of the node at a path such as `/luo-session`.
-    fn property(&self, node: &CStr, name: &CStr) -> Option<&[u8]>;
-}
-
-/// A device tree to be written, from the root node on, in order.
-pub trait TreeBuilder {
-    /// Why nothing could be written.
-    type Error;
-
-    /// Begins a node inside the one that was begun last and has not ended. The root node's name is
-    /// empty.
-    ///
-    /// # Errors
-    ///
-    /// As the library has it; the tree is of no use then. So also for the others.
-    fn begin_node(&mut self, name: &CStr) -> Result<(), Self::Error>;
-
-    /// Ends the node that was begun last and has not ended.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::begin_node`].
-    fn end_node(&mut self) -> Result<(), Self::Error>;
-
-    /// Adds a property to a node that has no nodes yet.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::begin_node`].
-    fn property(&mut self, name: &CStr, value: &[u8]) -> Result<(), Self::Error>;
-
-    /// Adds a number in native byte order.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::begin_node`].
-    fn property_u64(&mut self, name: &CStr, value: u64) -> Result<(), Self::Error> {
-        self.property(name, &value.to_ne_bytes())
-    }
-
-    /// Adds a string.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::begin_node`].
-    fn property_str(&mut self, name: &CStr, value: &CStr) -> Result<(), Self::Error> {
-        self.property(name, value.to_bytes_with_nul())
     }
 }
 

@@ -12,9 +12,9 @@ use core::mem::size_of;
 
 use zerocopy::FromBytes;
 
-use super::root::{
-    Tree,
-    ROOT_PATH, //
+use super::{
+    root::ROOT_PATH,
+    tree::Tree, //
 };
 
 /// Property of the root node: the reading, as three numbers.

@@ -29,10 +29,12 @@ use super::{
         NameError, //
     },
     root::{
-        Tree,
-        TreeBuilder,
         COMPATIBLE_PROPERTY,
         CRC_PROPERTY, //
+    },
+    tree::{
+        Tree,
+        TreeBuilder, //
     }, //
 };
 

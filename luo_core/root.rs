@@ -21,14 +21,14 @@ use crate::{
         flb::FlbBlock,
         root::{
             self,
-            RootChecks,
-            Tree, //
+            RootChecks, //
         },
         stamp::{
             PhaseTimes,
             Stamp, //
         },
         subsystem::Subsystems as SubsystemRecords,
+        tree::Tree,
         Root,
         RootFormat, //
     },

@@ -43,7 +43,7 @@ use kernel::{
 
 use super::{
     abi::{
-        memfd_extents::Extent,
+        extent::Extent,
         memfd_late::{
             record_word,
             Late,

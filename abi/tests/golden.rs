@@ -62,9 +62,7 @@ use luo_abi::{
     root::{
         Extras,
         Root,
-        RootChecks,
-        Tree,
-        TreeBuilder, //
+        RootChecks, //
     },
     stamp::{
         PhaseTimes,
@@ -73,6 +71,10 @@ use luo_abi::{
     subsystem::{
         Subsystem,
         Subsystems, //
+    },
+    tree::{
+        Tree,
+        TreeBuilder, //
     },
     Name,
     Phys, //

@@ -19,8 +19,6 @@ use luo_abi::{
         Root,
         RootError,
         RootFormat,
-        Tree,
-        TreeBuilder,
         COMPATIBLE_PROPERTY,
         ENTRY_NAME,
         FLB_PATH,
@@ -29,6 +27,10 @@ use luo_abi::{
         ROOT_PATH,
         SESSION_PATH,
         SESSION_PROPERTY, //
+    },
+    tree::{
+        Tree,
+        TreeBuilder, //
     },
     Phys, //
 };

@@ -12,9 +12,9 @@ use super::Format;
 use crate::abi::{
     root::{
         Extras,
-        RootChecks,
-        TreeBuilder, //
+        RootChecks, //
     },
+    tree::TreeBuilder,
     Root, //
 };
 

@@ -2,7 +2,7 @@
 
 //! A device tree on the host.
 
-use luo_abi::root::{
+use luo_abi::tree::{
     Tree,
     TreeBuilder, //
 };
