@@ -15,7 +15,8 @@
 //! ```
 //!
 //! One semaphore protects everything: a writer tells of an event, or registers; readers keep that
-//! from happening. It is the outermost lock of LUO.
+//! from happening. It is the outermost lock of LUO. What that lock protects is in one file: the
+//! table, the phase, and the guard of a kexec that holds the lock.
 
 use core::fmt;
 
@@ -593,15 +594,15 @@ mod tests {
             assert!(LOG.take() == 126 && subsystems.outgoing() == 1);
         }
         // Afterwards they do not.
-        let mut departure = subsystems.prepare_for_kexec()?;
-        assert!(departure.reboot()?.len() == 1);
-        drop(departure);
+        let mut prepared = subsystems.prepare_for_kexec()?;
+        assert!(prepared.reboot()?.len() == 1);
+        drop(prepared);
         assert!(LOG.take() == 5 && subsystems.outgoing() == 0);
         Ok(())
     }
 
     #[test]
-    fn who_goes_is_cancelled() -> Result {
+    fn unregistering_cancels() -> Result {
         let subsystems = &luo().ok_or(EOPNOTSUPP)?.context.subsystems;
         let first = FIRST.register()?;
         LOG.take();

@@ -5,6 +5,9 @@
 //! An incoming session waits until it is retrieved. Closing its descriptor finishes it; where that
 //! fails, or if the holder was killed, the session can be retrieved again. One that is not finished
 //! at the next kexec is handed over again.
+//!
+//! A session, its descriptor and the table of all are in one file, as they depend on each other:
+//! the table retrieves a descriptor, which removes its session from the table when it is closed.
 
 use core::fmt::{
     Formatter,

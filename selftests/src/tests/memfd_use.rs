@@ -50,7 +50,7 @@ const PAGES: usize = 2048;
 
 /// A word of each page of a file.
 fn word(seed: u64, page: usize) -> u64 {
-    (seed << 32 | page as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
+    ((seed << 32) | page as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
 }
 
 /// Gives each page of a mapping its word.

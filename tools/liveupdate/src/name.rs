@@ -93,7 +93,7 @@ impl SessionName {
                 _ => None,
             };
             let (high, low) = code.ok_or(NameError::Escape)?;
-            bytes.push(high << 4 | low);
+            bytes.push((high << 4) | low);
             rest = &tail[3..];
         }
         Self::new(bytes)

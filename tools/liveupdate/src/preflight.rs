@@ -2,7 +2,7 @@
 
 //! Whether a kernel image can take over what is preserved now, told before anything is stopped.
 //!
-//! [`check`] looks at the image, at what goes with it, and at this machine. [`judge`] is the same
+//! [`check`] looks at the image, at what goes with it, and at this machine. [`judge()`] is the same
 //! with all of that given. The kernel has the last word at the kexec itself.
 //!
 //! ```no_run

@@ -2,7 +2,7 @@
 
 //! Points at which a test has luod killed.
 //!
-//! Only with the feature `crash-test`, which no package has. If the file [`ORDER`] names a point,
+//! Only with the feature `crash-test`, which no package has. If the file `ORDER` names a point,
 //! luod dies there as by `kill -9`, once.
 
 /// Where the point is named.

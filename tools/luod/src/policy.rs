@@ -212,7 +212,7 @@ impl Policy {
             .map(|client| {
                 Ok(Rule {
                     id: WildMatch::new(&client.id),
-                    uid: client.user.as_ref().map(&uid).transpose()?,
+                    uid: client.user.as_ref().map(uid).transpose()?,
                     unit: client.unit.as_deref().map(WildMatch::new),
                     limits: Limits {
                         class: client.class,

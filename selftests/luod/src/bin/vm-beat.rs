@@ -130,7 +130,7 @@ fn number(variable: &str) -> Option<usize> {
 fn next(mut number: u64) -> u64 {
     number ^= number << 13;
     number ^= number >> 7;
-    number ^ number << 17
+    number ^ (number << 17)
 }
 
 /// Memory with numbers that follow from each other.

@@ -64,7 +64,7 @@ pub fn shown_before(stage: &mut Stage) -> Outcome {
     shown(stage)
 }
 
-/// As [`three_after`], with a look at what the kernel shows at every step.
+/// As [`three_after`](super::three_after), with a look at what the kernel shows at every step.
 pub fn shown_after(stage: &mut Stage) -> Outcome {
     // Memory that is given back must not be shown as the old kernel's any more.
     let root = || fs::read("/sys/kernel/debug/kho/in/sub_fdts/LUO");
