@@ -81,6 +81,21 @@ class Series:
             raise Failed(f"{DATA.relative_to(REPO)}: no patch has {path}")
         return number
 
+    def early_includes(self) -> list[str]:
+        """Which files of ours include a header that only a later patch has."""
+        ours = overlay.files()
+        headers = {path.as_posix().removeprefix("include/"): self.owner(path.as_posix())
+                   for path in ours if path.is_relative_to("include")}
+        found = []
+        for path, source in ours.items():
+            if path.suffix not in (".c", ".h"):
+                continue
+            own = self.owner(path.as_posix())
+            found += [f"{path} is in patch {own + 1}, but <{name}>, which it includes, in {headers[name] + 1}"
+                      for name in re.findall(r"(?m)^#include <(\S+)>", source.read_text())
+                      if headers.get(name, own) > own]
+        return found
+
     def line_owner(self, file: str, line: str, ours: set[str]) -> int:
         """The patch of a line: that of the file it names, else that of the file it is in."""
         for expression, places in NAMES:
@@ -192,6 +207,8 @@ def version(tree: Path) -> str:
 def write(pristine: Path, work: Path, out: Path, author: Author) -> list[Path]:
     """Writes the series as mails to `out`, the cover letter first."""
     series = Series.read()
+    if early := series.early_includes():
+        raise Failed(f"{DATA.relative_to(REPO)}:\n" + "\n".join(early))
     repository = Repository(work, pristine, author)
     for count, patch in enumerate(series.patches, 1):
         for name, data in series.step(pristine, count, str(author)).items():
