@@ -2,7 +2,7 @@
 
 //! What is handed over in a live update: layouts, parsing, validation, emission.
 //!
-//! The lowest layer of LUO. Everything that the previous kernel left behind is read through the
+//! The lowest layer of LUO. Everything that the previous kernel handed over is read through the
 //! types of this module and is hostile until one of its functions has said otherwise; everything
 //! that is left for the next kernel is written through them too. So this is the only place that
 //! knows an offset, a compatible string or a limit of the format.

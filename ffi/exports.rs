@@ -48,7 +48,7 @@ kernel::early_param!(c"liveupdate", luo_early_param);
 unsafe extern "C" fn luo_early_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function, and it is not null.
+        // SAFETY: By the requirement of this function `value` is null or a C string, and it is not null.
         params::parse_enabled(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
@@ -76,7 +76,7 @@ kernel::early_param!(c"liveupdate.panic", luo_panic_param);
 unsafe extern "C" fn luo_panic_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function, and it is not null.
+        // SAFETY: By the requirement of this function `value` is null or a C string, and it is not null.
         params::parse_panic(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
@@ -92,7 +92,7 @@ kernel::early_param!(c"liveupdate.corrupt", luo_corrupt_param);
 unsafe extern "C" fn luo_corrupt_param(value: *mut c_char) -> c_int {
     from_result(|| {
         let value = NonNull::new(value).ok_or(EINVAL)?;
-        // SAFETY: By the requirement of this function, and it is not null.
+        // SAFETY: By the requirement of this function `value` is null or a C string, and it is not null.
         corrupt::parse_parameter(unsafe { CStr::from_char_ptr(value.as_ptr()) })?;
         Ok(0)
     })
@@ -520,7 +520,8 @@ pub(crate) unsafe extern "C" fn liveupdate_read_state_enter_killable() -> c_int 
 #[export]
 pub(crate) unsafe extern "C" fn liveupdate_read_state_exit() {
     if let Some(luo) = luo() {
-        // SAFETY: By the requirement of this function; the guard was forgotten there.
+        // SAFETY: By the requirement of this function this thread has begun to read, in
+        // `liveupdate_read_state_enter`, which forgot the guard.
         unsafe { luo.context.subsystems.lock().end_read() };
     }
 }

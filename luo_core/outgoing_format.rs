@@ -59,8 +59,8 @@ impl Choice {
     }
 
     /// What it comes to while no image is loaded.
-    fn without_image(self, came: Option<RootFormat>) -> Format {
-        let abi = match (self, came) {
+    fn without_image(self, incoming: Option<RootFormat>) -> Format {
+        let abi = match (self, incoming) {
             (Self::Fdt, _) | (Self::Auto, None | Some(RootFormat::Fdt)) => OutgoingAbi::Fdt,
             (Self::LuoV5 | Self::LuoV5Lossy, _) | (Self::Auto, Some(RootFormat::V5)) => {
                 OutgoingAbi::LuoV5
@@ -73,16 +73,16 @@ impl Choice {
     }
 
     fn format(self, luo: &Luo, kexec: &KexecLock<'_>) -> Format {
-        let came = luo.context.status.incoming_format;
+        let incoming = luo.context.status.incoming_format;
         let reads = match self {
             Self::Auto => kexec.image_format(),
             _ => None,
         };
 
         match reads {
-            Some(ImageFormat::Fdt) => Self::Fdt.without_image(came),
-            Some(ImageFormat::LuoV5) => Self::LuoV5.without_image(came),
-            None => self.without_image(came),
+            Some(ImageFormat::Fdt) => Self::Fdt.without_image(incoming),
+            Some(ImageFormat::LuoV5) => Self::LuoV5.without_image(incoming),
+            None => self.without_image(incoming),
         }
     }
 }
@@ -135,12 +135,11 @@ pub(crate) fn choose(choice: Choice) -> Result {
 }
 
 /// The previous kernel wrote this format: begins with what was chosen on the command line.
-pub(super) fn begin(came: Option<RootFormat>) {
-    chosen().without_image(came).set();
+pub(super) fn begin(incoming: Option<RootFormat>) {
+    chosen().without_image(incoming).set();
 }
 
-/// Somebody has looked at the image that is loaded, and says which format it reads; [`None`] that
-/// this is not known.
+/// User space has found which format the loaded image reads; [`None`] if that is not known.
 ///
 /// # Errors
 ///
@@ -150,18 +149,18 @@ pub(super) fn image_reads(luo: &Luo, format: Option<ImageFormat>) -> Result {
     let former = kexec.image_format();
 
     kexec.set_image_format(format)?;
-    settle(luo, &kexec).inspect_err(|_| {
+    follow_image(luo, &kexec).inspect_err(|_| {
         // There is an image.
         let _ = kexec.set_image_format(former);
     })
 }
 
-/// Sees to it that the format is the one for the image that is loaded now.
+/// Changes to the format for the image that is loaded now.
 ///
 /// # Errors
 ///
 /// Those of [`choose`].
-pub(super) fn settle(luo: &Luo, kexec: &KexecLock<'_>) -> Result {
+pub(super) fn follow_image(luo: &Luo, kexec: &KexecLock<'_>) -> Result {
     switch(luo, chosen().format(luo, kexec))
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
     luo.context.refusal.clear();
     let result = match checked {
         Ok(()) if kexec.image_finds_preserved_memory() => {
-            outgoing_format::settle(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
+            outgoing_format::follow_image(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
         }
         Ok(()) => hand_nothing_over(luo),
         Err((e, why)) => {

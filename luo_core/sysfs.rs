@@ -265,8 +265,8 @@ impl Attribute for FormatsAttribute {
     }
 }
 
-/// Which format the loaded image reads, as somebody has said who has looked at it. Another image
-/// does not have it.
+/// Which format the loaded image reads, as user space has found and written. It is forgotten when
+/// another image is loaded.
 struct ImageFormatAttribute;
 
 #[vtable]

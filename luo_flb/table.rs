@@ -383,7 +383,7 @@ mod tests {
 
     static NOTHING: HandlerCell<Nothing> = HandlerCell::new();
 
-    /// An FLB as if `files` files that depend on it had come in, and what to ask it by.
+    /// An FLB as if `files` files that depend on it had been handed over, and what to ask it by.
     fn incoming(files: u64, data: u64) -> Result<(Arc<Flb>, RegisteredFlb, Registration<Nothing>)> {
         let registration = NOTHING.register()?;
         let name =

@@ -40,10 +40,10 @@ pub(super) trait Layout: 'static {
     /// Whether single pages that follow each other are one part; else each is one.
     const RUNS: bool;
 
-    /// The list of the parts of the content, as it goes out.
+    /// The list of the parts of the content, of an outgoing file.
     type Parts: Send;
 
-    /// The list of the parts of the content, as it comes in: where it is.
+    /// The same of an incoming file: where it is.
     type List;
 
     /// Whether new memfds shall be handed over in this way.

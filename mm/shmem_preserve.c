@@ -6,8 +6,8 @@
  *
  * The recorder of a mapping changes under the lock of its page cache, and a
  * folio is inserted under that lock. So a folio was either inserted before a
- * recorder was set, and whoever has set it finds the folio, or the recorder has
- * prepared it and learns of the insertion. What a recorder does to prepare may
+ * recorder was set, and the task that has set it finds the folio, or the recorder
+ * has prepared it and learns of the insertion. What a recorder does to prepare may
  * sleep, so it happens without the lock, and once more if the recorder is
  * another one afterwards.
  *

@@ -10,8 +10,8 @@
  *
  * That nobody else has the file does not mean that nobody else sees a folio:
  * drop_caches, for one, goes through all inodes. So a folio is locked, dirty
- * and complete before it is stored. Whoever finds it cannot lock it, and gives
- * up; from the unlock on, a dirty folio of shmem is not dropped.
+ * and complete before it is stored. A task that finds it cannot lock it, and
+ * gives up; from the unlock on, a dirty folio of shmem is not dropped.
  */
 
 #include <linux/memcontrol.h>

@@ -119,11 +119,11 @@ impl Request for CreateSession {
     const MIN_SIZE: usize = core::mem::size_of::<Self>();
 }
 
-/// Takes over a session that the previous kernel left behind; on the device.
+/// Takes over a session of the previous kernel; on the device.
 ///
 /// # Errors
 ///
-/// - `ENOENT`: no such session came in, or it is finished and closed;
+/// - `ENOENT`: there is no such incoming session, or it is finished and closed;
 /// - `EINVAL`: somebody has taken it already;
 /// - `EMFILE`, `ENFILE`: no descriptor is free.
 #[repr(C)]

@@ -91,10 +91,10 @@ struct liveupdate_ioctl_create_session {
  * @fd:   out: the session's descriptor, close-on-exec
  * @name: in: the name under which the previous kernel had the session
  *
- * Whoever holds the descriptor owns the session. Closing it without
+ * The holder of the descriptor owns the session. Closing it without
  * LIVEUPDATE_SESSION_FINISH finishes it.
  *
- * Errors: ``ENOENT`` (no such session came over), ``EINVAL`` (taken already),
+ * Errors: ``ENOENT`` (no such session was handed over), ``EINVAL`` (taken already),
  * ``EMFILE``, ``ENFILE``.
  */
 struct liveupdate_ioctl_retrieve_session {

@@ -264,7 +264,8 @@ impl<T: AnonFile> Table<T> {
     ///
     /// `file` must be an open file of a `T`, at least for `'a`.
     unsafe fn data<'a>(file: *mut bindings::file) -> <T::Ptr as ForeignOwnable>::Borrowed<'a> {
-        // SAFETY: By the requirement of this function; the data goes away in `release` only.
+        // SAFETY: By the requirement of this function `file` is an open file of a `T` for `'a`, and its
+        // data goes away in `release` only.
         unsafe { T::Ptr::borrow((*file).private_data) }
     }
 

@@ -156,7 +156,7 @@ static LOSSY: Atomic<bool> = Atomic::new(false);
 /// A driver with a handler for each layout lets `can_preserve` depend on it. It may change while
 /// files are preserved; then LUO has them preserved once more, see [`FileHandler::preserve`].
 ///
-/// What comes in is not concerned: a handler goes on reading all layouts that it knows.
+/// Incoming files are not concerned: a handler goes on reading all layouts that it knows.
 pub fn outgoing_abi() -> OutgoingAbi {
     if WRITES_LUO_V5.load(Relaxed) {
         OutgoingAbi::LuoV5

@@ -130,7 +130,8 @@ impl<T: Attribute> Adapter<T> {
         buffer: *mut c_char,
     ) -> isize {
         from_result(|| {
-            // SAFETY: By the requirement of this function. Sysfs hands the page out zeroed.
+            // SAFETY: By the requirement of this function `buffer` is valid for writing a page, which
+            // sysfs has zeroed.
             let page = unsafe { core::slice::from_raw_parts_mut(buffer, PAGE_SIZE) };
             let mut to = Formatter::new(page);
 

@@ -78,7 +78,7 @@ class Results:
             group: str = "") -> None:
         """Takes in the result of a test; `why` is empty if it passed.
 
-        Not that of a test that nobody asked for, by its name or by that of its group.
+        Not that of a test that was not named, by itself or by its group.
         """
         if self.wants(name) or group and self.wants(group):
             self.verdict(name, why, seconds)

@@ -24,7 +24,7 @@ MODULE_PARM_DESC(refuse, "Whether to fail to restore");
 
 static unsigned long long got;
 module_param(got, ullong, 0444);
-MODULE_PARM_DESC(got, "What came in");
+MODULE_PARM_DESC(got, "Incoming state");
 
 static int test_prepare(struct liveupdate_subsystem *subsystem, u64 *data)
 {

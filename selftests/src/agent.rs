@@ -215,7 +215,7 @@ impl Notes {
     }
 }
 
-/// Waits until a process is dead, whoever its parent is: all that it had is closed then.
+/// Waits until a process is dead, also if it is no child: all that it had is closed then.
 pub fn await_death(process: Pid) -> Outcome {
     loop {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;

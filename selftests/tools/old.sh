@@ -47,7 +47,7 @@ test_hold_nothing_left() {
 	expect 1 luoctl hold broken 1=/data 2=/no/such/file
 	said "/no/such/file"
 	expect 4 luoctl show broken
-	# Who detaches learns of what happens until the session is held.
+	# A user that detaches it learns of errors until the session is held.
 	expect 1 sh -c 'exec luoctl hold --detach broken 1=/data >/dev/full'
 	expect 4 luoctl show broken
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For tests: changes to memory that is handed over, whoever owns it.
+//! For tests: changes to memory that is handed over, of any owner.
 
 use super::PhysAddr;
 use crate::{

@@ -110,8 +110,8 @@ pub const RETRIEVE_AGAIN: c_int = 1;
 #[vtable]
 pub trait FileHandler: Sized + 'static {
     /// Names the type of file together with the version of its handed-over layout; at most 47
-    /// bytes. A file is given to the handler with the same string in the next kernel, whoever
-    /// wrote it.
+    /// bytes. A file is given to the handler with the same string in the next kernel, also if
+    /// another handler wrote it.
     const COMPATIBLE: &'static CStr;
 
     /// What is handed over for one file.
@@ -240,8 +240,8 @@ pub struct HandlerCell<T: FileHandler> {
     _handler: PhantomData<T>,
 }
 
-// SAFETY: The C structure is protected by locks of LUO, and written by whoever has set
-// `registered` only.
+// SAFETY: The C structure is protected by locks of LUO, and written only by the task that
+// has set `registered`.
 unsafe impl<T: FileHandler> Sync for HandlerCell<T> {}
 
 impl<T: FileHandler> HandlerCell<T> {
@@ -363,8 +363,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
         #[cfg(CONFIG_LIVEUPDATE_RUST)]
         if T::HAS_SUMMARIZE {
-            // SAFETY: By the requirement of this function. The description is a constant, so this
-            // reference is to a static.
+            // SAFETY: By the requirement of this function `handler` is as the C function wants it. The
+            // description is a constant, so this reference is to a static.
             return unsafe {
                 bindings::liveupdate_register_described_handler(handler, &Self::DESCRIPTION)
             };
@@ -380,8 +380,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         _handler: *mut bindings::liveupdate_file_handler,
         file: *mut bindings::file,
     ) -> bool {
-        // SAFETY: By the requirement of this function. LUO runs in an ioctl or without a file
-        // descriptor at all, so no `fdget_pos()` region is active.
+        // SAFETY: By the requirement of this function `file` is valid for the call. LUO runs in an ioctl
+        // or without a file descriptor at all, so no `fdget_pos()` region is active.
         T::can_preserve(unsafe { File::from_raw_file(file) })
     }
 
@@ -528,8 +528,8 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         let mut text = unsafe { RawFormatter::from_buffer(buffer.cast(), size) };
 
         let file = NonNull::new(args.file).map(|file| {
-            // SAFETY: By the requirement of this function. LUO has a reference to the file, so
-            // whoever else has and uses its position locks it.
+            // SAFETY: `file` is valid for the call, as LUO has a reference to it. So another task that
+            // has it and uses its position locks that.
             unsafe { File::from_raw_file(file.as_ptr()) }
         });
         let told = match (file, args.retrieve_status) {

@@ -106,7 +106,8 @@ impl<J: Journal> Recorder<J> {
     ///
     /// `recorder` must be one of a `Recorder<J>` in an [`Arc`] that lives for `'a`.
     unsafe fn borrow<'a>(recorder: *mut bindings::shmem_recorder) -> ArcBorrow<'a, Self> {
-        // SAFETY: By the requirement of this function; the C part is the beginning of the whole.
+        // SAFETY: By the requirement of this function `recorder` is one of a `Recorder<J>` in an `Arc`
+        // that lives for `'a`. It is the first field of that, so both have the same address.
         unsafe { ArcBorrow::from_raw(recorder.cast::<Self>()) }
     }
 
@@ -242,7 +243,7 @@ impl<J: Journal> RecordedMapping<J> {
     pub fn new(memfd: &Memfd) -> Result<Self> {
         let mapping = FrozenMapping::new(memfd)?;
 
-        // INVARIANT: What was not frozen has no recorder; else it is the caller who knows.
+        // INVARIANT: A mapping that was not frozen has no recorder; else the caller knows it.
         let mut this = Self {
             recorder: None,
             inserted: false,

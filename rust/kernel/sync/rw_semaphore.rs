@@ -58,8 +58,8 @@ pub use new_rw_semaphore;
 ///
 /// # Invariants
 ///
-/// `semaphore` is initialized. `data` is written only by who holds it for writing, and read only by
-/// who holds it.
+/// `semaphore` is initialized. `data` is written only by the holder for writing, and read only by
+/// holders.
 #[pin_data]
 pub struct RwSemaphore<T> {
     #[pin]

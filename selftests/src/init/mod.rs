@@ -105,7 +105,7 @@ pub fn close_means_close() {
     keeper::set_warning_hook(|_| {});
 }
 
-/// Has panics noted, for whoever catches them to tell.
+/// Has panics noted, so that the function that catches them can report them.
 pub fn keep_panics() {
     panic::set_hook(Box::new(|info| {
         let mut last = LAST_PANIC.lock().unwrap_or_else(|err| err.into_inner());
@@ -127,7 +127,7 @@ fn payload_text(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("of some kind")
 }
 
-/// The lines for whoever watches, and the count of what they said.
+/// The lines of the report, and the count of what they said.
 pub struct Report {
     out: Box<dyn Write>,
     count: usize,
@@ -279,7 +279,7 @@ fn stage(report: &mut Report) -> Result<(), String> {
         cmdline.set(key, value);
     }
     let err = next_kernel(&cmdline, number, &report.once);
-    // Whoever is left has failed.
+    // The tests that are left have failed.
     for test in selected {
         if test.parts.len() > number && !state.contains(test.name) {
             report.result(test.name, &Err(Failure::Failed(err.clone())));

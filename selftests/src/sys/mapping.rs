@@ -335,7 +335,7 @@ pub fn splice_page(mapping: &SharedWords, at: usize, pipe: impl AsFd) -> Outcome
         iov_len: PAGE,
     };
 
-    // SAFETY: The page is mapped. Whoever reads the pipe gets what is in it by then.
+    // SAFETY: The page is mapped. A reader of the pipe gets what is in it by then.
     let moved = Errno::result(unsafe { libc::vmsplice(pipe.as_fd().as_raw_fd(), &page, 1, 0) })?;
     if moved != PAGE as isize {
         return Err(Failure::here(format_args!("{moved} bytes were moved")));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Holders of sessions that are killed, or crash. They have not decided to discard anything: what came
-//! in waits again, and what was to go out is missed by somebody, who is told.
+//! Holders of sessions that are killed, or crash. They have not decided to discard anything:
+//! incoming sessions wait again, and the loss of outgoing ones is reported.
 
 use crate::{
     harness::{
@@ -83,8 +83,8 @@ fn die(by: Signal) -> Outcome {
     Err(Failure::here("still alive"))
 }
 
-/// A session that goes with its holder is counted, and the log tells which, of how many files, and
-/// who. What its holder closes is not missed by anybody.
+/// A session that is lost with its holder is counted, and the log tells which, of how many files, and
+/// the holder. A session that its holder closes is not reported.
 pub fn outgoing(stage: &mut Stage) -> Outcome {
     const HOLDER: &std::ffi::CStr = c"doomed-holder";
 
@@ -129,7 +129,7 @@ pub fn outgoing(stage: &mut Stage) -> Outcome {
     sys::close(session)?;
     ensure_eq!(lost()?, before + 2);
 
-    // Who is killed again and again does not fill the log.
+    // Many holders that are killed do not fill the log.
     const TIMES: u64 = 60;
     let log = Log::next()?;
     for _ in 0..TIMES {
@@ -242,7 +242,7 @@ pub fn incoming_middle(_: &mut Stage) -> Outcome {
 
     Waiting::fork(|| hold("killed-left"))?.kill()?;
 
-    // Whoever says that it is over, or ends, has decided.
+    // A holder that finishes the session, or exits, has decided.
     Waiting::fork(|| {
         let (session, file) = take(&device, "killed-finished")?;
         session.finish()?;

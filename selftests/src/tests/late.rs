@@ -103,7 +103,7 @@ fn have_right_of_way() -> Outcome {
     Ok(())
 }
 
-/// Somebody who needs as much memory, again and again.
+/// A process that needs as much memory, again and again.
 fn need_memory(len: usize) -> Outcome {
     let mut memory = vec![0_u8; len];
 
@@ -166,7 +166,7 @@ fn start_writer(
 /// Lets the writers begin, and reboots soon.
 fn jump(notes: &Notes) -> Outcome {
     on_first_processor()?;
-    // They are where they wait, whoever was slow to get there.
+    // All are where they wait, also the slow ones.
     thread::sleep(Duration::from_millis(500));
     notes.word(BEGIN).store(1, Ordering::Release);
     // At another moment each time.

@@ -347,7 +347,7 @@ pub fn contended(stage: &mut Stage) -> Outcome {
             let which = (seed + round) % inside.len();
             match device.create_session(&format!("contended-{which}")) {
                 Ok(own) => {
-                    // Whoever has the name has it alone.
+                    // Only one has the name.
                     ensure!(!inside[which].swap(true, Ordering::SeqCst));
                     let _ = own.preserve(&memory, 1);
                     let _ = own.preserve(&sys::memfd_of("n", b"x")?, 1);

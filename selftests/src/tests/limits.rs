@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What those can do who were handed a session, and at whose expense.
+//! What a process can do with a session that it was handed, and which group pays.
 
 use crate::{
     agent::{
@@ -71,7 +71,7 @@ pub fn unprivileged(stage: &mut Stage) -> Outcome {
     agent::unprivileged(|| {
         session.preserve(&sys::memfd_of("own", b"content")?, 2)?;
         ensure_eq!(session.ask_name()?.to_string(), stage.name);
-        // What is taken is taken, whoever asks.
+        // A taken name or token stays taken for any user.
         ensure_errno!(session.preserve(&sys::memfd_of("own", b"x")?, 1), EEXIST);
         ensure_errno!(session.preserve(&taken, 3), EBUSY);
         ensure_errno!(sys::request(&session, sys::retrieve_fd(1)), EINVAL);
@@ -115,7 +115,8 @@ pub fn handed_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Who is handed a session gets its files, each with the access that it was preserved with.
+/// A process that is handed a session gets its files, each with the access that it was preserved
+/// with.
 pub fn handed_after(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let session = device.retrieve_session(stage.name)?;
@@ -187,8 +188,8 @@ impl Group {
     }
 }
 
-/// What the kernel allocates for sessions and files is charged to the memory cgroup of whoever asks
-/// for it, and given back with them.
+/// What the kernel allocates for sessions and files is charged to the memory cgroup of the task that
+/// asks for it, and released with them.
 pub fn charged(stage: &mut Stage) -> Outcome {
     const SESSIONS: u64 = 100;
     const FILES: u64 = 50;
@@ -310,7 +311,8 @@ pub fn retrieved_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Memory counts for who retrieves it, as any other memory of files, until it is freed.
+/// Memory is charged to the process that retrieves it, as any other memory of files, until it is
+/// freed.
 pub fn retrieved_after(stage: &mut Stage) -> Outcome {
     let group = Group::new("retriever")?;
     let shmem = || Ok::<_, Failure>(sys::meminfo("Shmem")? << 10);
@@ -372,7 +374,7 @@ pub fn full_retriever_before(stage: &mut Stage) -> Outcome {
 }
 
 /// Memory that is there already is neither reclaimed for nor is anybody killed for it: what the group
-/// of whoever retrieves it has no room for is charged to the one above.
+/// of the process that retrieves it has no room for is charged to the one above.
 ///
 /// At bd974ac the process was killed in the middle of `RETRIEVE_FD`, each time.
 pub fn full_retriever_after(stage: &mut Stage) -> Outcome {

@@ -304,7 +304,7 @@ pub fn summary_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// What came in is described before anybody asks for it, and that takes nothing away.
+/// Incoming files are described before they are retrieved, and can be retrieved afterwards.
 pub fn summary_after(_: &mut Stage) -> Outcome {
     for _ in 0..3 {
         let found = summaries("incoming", "summary")?;
@@ -432,7 +432,7 @@ pub fn traced_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Each of many does what it does once, whoever else is at it; and so it is told.
+/// Requests of many threads at a time are traced once each.
 pub fn traced_raced(_: &mut Stage) -> Outcome {
     const THREADS: usize = 4;
 
@@ -481,7 +481,7 @@ pub fn traced_raced(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The same for what comes in. The kernel has told from the first moment on.
+/// The same for incoming sessions. The kernel traces from the first moment on.
 pub fn traced_between(stage: &mut Stage) -> Outcome {
     mounted("tracefs", TRACEFS)?;
     let events = traced()?;

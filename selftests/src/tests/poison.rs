@@ -190,7 +190,7 @@ pub fn after(stage: &mut Stage) -> Outcome {
     // Freed without being asked for.
     device.retrieve_session(&waits)?.finish()?;
     ensure_eq!(corrupted()?, known);
-    // Whoever gets a page again that is bad would find out.
+    // A process that gets a bad page again would find out.
     use_free_memory()?;
     ensure_eq!(corrupted()?, known);
     Ok(())

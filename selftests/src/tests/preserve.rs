@@ -412,7 +412,7 @@ pub fn rounds(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Who preserves much can be killed, and has preserved nothing then.
+/// A process that preserves much can be killed, and has preserved nothing then.
 pub fn killed(stage: &mut Stage) -> Outcome {
     const SIZE: usize = 200 << 20;
 

@@ -83,7 +83,7 @@ fn need_memory() -> Outcome<Agent> {
 }
 
 /// Retrieves one file after the other. They are emptied at once: the less there is to be looked
-/// through, the more often who does so meets the page that is just being put into a file.
+/// through, the more often a disturber meets the page that is just being put into a file.
 fn retrieve(stage: &Stage, disturbers: Vec<Agent>) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
 

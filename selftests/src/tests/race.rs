@@ -117,7 +117,7 @@ fn together<const N: usize>(f: impl Fn(usize) -> Outcome + Sync) -> Outcome {
     })
 }
 
-/// Whoever wants the device at the same moment: one has it.
+/// Of those that open the device at the same moment, one has it.
 pub fn device(stage: &mut Stage) -> Outcome {
     let inside = AtomicUsize::new(0);
     let opened = AtomicUsize::new(0);

@@ -151,7 +151,7 @@ pub fn no_handover_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// What came in and was not claimed is something to take over as well.
+/// Unclaimed sessions are something to take over as well.
 pub fn no_handover_middle(_: &mut Stage) -> Outcome {
     match load_without_handover() {
         Ok(()) => {}
@@ -277,7 +277,7 @@ fn come_late(device: &Device, own: Session<Outgoing>, old: Session<Incoming>, no
         }
     }
     note(&mut notes, 0, Some(Errno::EBUSY));
-    // What came in is sealed after what goes out.
+    // Incoming sessions are serialized after outgoing ones.
     thread::sleep(Duration::from_millis(500));
     note(
         &mut notes,

@@ -78,7 +78,7 @@ fn next_kernel_is_loaded() -> Outcome {
     Ok(init::load(init::kernel_of(&cmdline, 2), &cmdline)?)
 }
 
-/// Who is told of what, and when.
+/// Which event each subsystem is told of, and when.
 pub fn events(_: &mut Stage) -> Outcome {
     for note in BOTH {
         note.load()?;
@@ -114,7 +114,7 @@ pub fn events(_: &mut Stage) -> Outcome {
     C.told("pcp")?;
     RUST.set("fail", "-1")?;
 
-    // Whoever goes is not told any more; what it prepared goes too.
+    // A subsystem that is unregistered is not told any more, and is cancelled.
     store("prepare", "1")?;
     for note in BOTH {
         module::unload(note.module)?;
@@ -201,7 +201,7 @@ pub fn refuse_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Both come over, and hear that it is over.
+/// The state of both is handed over, and both are told of the end.
 pub fn refuse_after(stage: &mut Stage) -> Outcome {
     counts("incoming", 1, 1, 1)?;
     ensure_eq!(show("state")?, "updated\n");
@@ -266,7 +266,7 @@ fn chain(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Only the notes come over.
+/// Only the notes are handed over.
 pub fn late_before(_: &mut Stage) -> Outcome {
     for note in BOTH {
         note.load()?;
@@ -329,7 +329,7 @@ pub fn nothing_after(_: &mut Stage) -> Outcome {
     ensure_eq!(show("state")?, "normal\n");
     ensure_errno!(store("finish", "1"), EINVAL);
 
-    // Who comes now has come too late to hear of it.
+    // A subsystem that registers now is too late to be told.
     C.load()?;
     ensure_eq!(show("state")?, "normal\n");
     C.told("")?;
@@ -338,7 +338,7 @@ pub fn nothing_after(_: &mut Stage) -> Outcome {
 
 const OTHER: &str = "luo_test_subsystem";
 
-/// What came in for the test's own subsystem.
+/// The incoming state of the test's own subsystem.
 fn other_got() -> Outcome<String> {
     let text = fs::read_to_string(format!("/sys/module/{OTHER}/parameters/got"))?;
 
@@ -380,14 +380,14 @@ pub fn version_after(stage: &mut Stage) -> Outcome {
         .iter()
         .any(|line| line.text.contains("luo-note") && line.text.contains("nobody")));
 
-    // Who understands it after all still gets it.
+    // A subsystem that understands it still gets it.
     module::unload(OTHER)?;
     module::load(OTHER, "name=luo-test-subsystem-v2")?;
     ensure_eq!(other_got()?, "7");
     Ok(())
 }
 
-/// As [`version_after`], if the subsystem is of that name and does not want what came in.
+/// As [`version_after`], if the subsystem is of that name and refuses the incoming state.
 pub fn refused_after(stage: &mut Stage) -> Outcome {
     module::load(OTHER, "name=luo-test-subsystem-v2 refuse=1")?;
     ensure_eq!(other_got()?, "7");

@@ -23,7 +23,7 @@
 #define LIVEUPDATE_OUTGOING 1
 
 /**
- * The session came over from the previous kernel.
+ * The previous kernel handed the session over.
  */
 #define LIVEUPDATE_INCOMING 2
 

@@ -172,7 +172,7 @@ pub unsafe extern "C" fn liveupdate_take(name: *const c_char) -> c_int {
 
 /// The session waits for the reboot.
 pub const LIVEUPDATE_OUTGOING: c_int = 1;
-/// The session came over from the previous kernel.
+/// The previous kernel handed the session over.
 pub const LIVEUPDATE_INCOMING: c_int = 2;
 
 /// On which side of the reboot a session is: LIVEUPDATE_OUTGOING or LIVEUPDATE_INCOMING. -ENOTTY: the

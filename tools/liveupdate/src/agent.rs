@@ -59,7 +59,7 @@ pub enum Error {
         /// For people.
         message: String,
     },
-    /// What came is not the protocol.
+    /// The answer is not of the protocol.
     Protocol(&'static str),
 }
 
@@ -180,7 +180,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The agent's refusal: another client has the name, or a session of that name came in and is
+    /// The agent's refusal: another client has the name, or an incoming session of that name is
     /// not finished (`EEXIST`), or the policy forbids it.
     pub fn subscribe(&mut self) -> Result<bool> {
         let command = json!({"cmd": "SUBSCRIBE", "id": self.id, "class": self.class});

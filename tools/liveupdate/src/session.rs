@@ -45,7 +45,7 @@ pub trait Direction: sealed::Sealed {
 #[derive(Debug)]
 pub enum Outgoing {}
 
-/// A session that came over from the previous kernel.
+/// An incoming session: the previous kernel handed it over.
 #[derive(Debug)]
 pub enum Incoming {}
 
@@ -105,7 +105,7 @@ mod sealed {
 pub enum DirectionKind {
     /// It waits for the reboot.
     Outgoing,
-    /// It came over from the previous kernel.
+    /// The previous kernel handed it over.
     Incoming,
 }
 
@@ -339,7 +339,7 @@ impl<D: Direction> From<Session<D>> for OwnedFd {
 pub enum AnySession {
     /// It waits for the reboot.
     Outgoing(Session<Outgoing>),
-    /// It came over from the previous kernel.
+    /// The previous kernel handed it over.
     Incoming(Session<Incoming>),
 }
 

@@ -148,7 +148,8 @@ pub fn live_update_number() -> Result<u64> {
     Ok(number.unwrap_or(0))
 }
 
-/// The number in a message about what came in; one about what goes out has that of the next.
+/// The number in a message about the incoming sessions; one about the outgoing ones has that of the
+/// next live update.
 fn update_number_in(text: &str) -> Option<u64> {
     let (before, number) = text.split_once("liveupdate number: ")?;
     let end = number.find(|c: char| !c.is_ascii_digit());
@@ -189,7 +190,10 @@ mod tests {
             of("luo: Retrieved live update data, liveupdate number: 12"),
             Some(12)
         );
-        assert_eq!(of("luo: liveupdate number: 3: 1 sessions came in"), Some(3));
+        assert_eq!(
+            of("luo: incoming: liveupdate number: 3: 1 sessions"),
+            Some(3)
+        );
         assert_eq!(
             of("luo: handing over: liveupdate number: 4: 1 sessions"),
             None

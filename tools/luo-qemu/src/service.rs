@@ -305,7 +305,7 @@ impl<'a> Service<'a> {
     }
 
     fn run(mut self, signals: &SignalFd) -> Outcome<ExitCode> {
-        // Whoever waits for the guest need not wait for what follows.
+        // Services that wait for the guest need not wait for what follows.
         let _ = handoff::notify("READY=1");
         let mut said = None;
         loop {
@@ -366,7 +366,8 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Finishes what came in, subscribes, and preserves the RAM early; as far as it is not done.
+    /// Finishes the incoming session, subscribes, and preserves the RAM early; as far as it is not
+    /// done.
     fn settle(&mut self) -> Result<(), String> {
         if let Some(session) = self.incoming.take() {
             if let Err(why) = session.finish() {

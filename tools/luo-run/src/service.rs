@@ -183,7 +183,7 @@ impl Service<'_> {
         }
     }
 
-    /// Finishes what came in, and subscribes; as far as it is not done.
+    /// Finishes the incoming session, and subscribes; as far as it is not done.
     fn settle(&mut self) -> Result<(), String> {
         if let Some(session) = self.incoming.take() {
             if let Err(why) = session.finish() {

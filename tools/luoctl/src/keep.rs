@@ -107,7 +107,7 @@ pub struct Held {
     keeper: Keeper,
 }
 
-/// Who that is.
+/// The keeper of a session.
 enum Keeper {
     /// A keeper, and its process number.
     Process(UnixStream, u32),
@@ -245,7 +245,7 @@ impl Held {
 
     /// Says that the session is finished.
     pub fn finished(self) {
-        // Who held it finds out by himself if this does not reach him.
+        // The keeper finds out by itself if this does not reach it.
         match self.keeper {
             Keeper::Process(mut stream, _) => drop(stream.write_all(&[DONE])),
             Keeper::Agent(mut luod) => drop(luod.ask(json!({"cmd": "FINISHED"}), &[])),
@@ -254,7 +254,7 @@ impl Held {
         drop(OwnedFd::from(self.session));
     }
 
-    /// Leaves the session to whoever else holds it, who is named.
+    /// Leaves the session to its other holder, whose name is returned.
     pub fn leave(self) -> String {
         // Not the last descriptor of it.
         drop(OwnedFd::from(self.session));
@@ -274,7 +274,7 @@ pub fn at_agent(arguments: &Arguments, name: &SessionName) -> Outcome<Option<(Lu
     let Some(mut luod) = Luod::connect(&arguments.socket)? else {
         return Ok(None);
     };
-    // Who is no operator may still ask the kernel.
+    // A user that is no operator may still ask the kernel.
     let Ok(status) = luod.ask(json!({"cmd": "STATUS"}), &[]) else {
         return Ok(None);
     };

@@ -105,7 +105,7 @@ impl Connection {
                     self.input.extend_from_slice(&buffer[..received.len]);
                     for arrived in received.fds {
                         // A session that somebody sends is not wanted, and closing this
-                        // descriptor of it takes nothing from whoever has the others.
+                        // descriptor of it takes nothing from the holders of others.
                         if let Arrived::Other(fd) = arrived {
                             if self.descriptors.len() < MAX_DESCRIPTORS {
                                 self.descriptors.push(fd);

@@ -119,7 +119,7 @@ pub enum Command {
         /// Why.
         message: String,
     },
-    /// Wants the session back that came in.
+    /// Wants its incoming session.
     Claim {
         /// The name under which it was subscribed.
         id: Id,
@@ -147,7 +147,7 @@ pub enum Command {
     },
     /// Aborts the update.
     Cancel,
-    /// Destroys what nobody claimed.
+    /// Destroys an unclaimed session.
     Discard {
         /// Whose.
         id: Id,
@@ -309,7 +309,7 @@ pub struct ClientStatus {
     pub total: Option<u64>,
 }
 
-/// A session that came in, in the status.
+/// An incoming session, in the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SessionStatus {
     pub id: Id,

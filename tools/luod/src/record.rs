@@ -70,7 +70,7 @@ pub struct Memory {
     version: u32,
     /// The boot in which it was written.
     pub boot: String,
-    /// Sessions that came in and are not finished.
+    /// Incoming sessions that are not finished.
     pub sessions: Vec<Entry>,
     /// Those of them that the kernel did not have any more.
     pub lost: Vec<Id>,

@@ -148,7 +148,7 @@ impl Thread {
         let mut device = None;
 
         while let Ok(job) = self.todo.try_recv().or_else(|_| {
-            // Whoever else wants it can have it while there is nothing to do.
+            // Another process can have it while there is nothing to do.
             device = None;
             self.todo.recv()
         }) {

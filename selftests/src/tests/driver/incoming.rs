@@ -153,7 +153,7 @@ pub fn unload_incoming_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A module for which files came in stays until they are finished, even if nobody asked for them.
+/// The module of incoming files stays until they are finished, even if they are not retrieved.
 pub fn unload_incoming_after(stage: &mut Stage) -> Outcome {
     let driver = Driver::load()?.cannot_unload()?;
     let session = Device::open()?.retrieve_session(stage.name)?;

@@ -107,12 +107,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Fetches one of the three shared numbers, as it came in.
+    /// Fetches one of the three incoming shared numbers.
     fn fetch_incoming(&self, which: u64) -> nix::Result<i32> {
         ioctl(&self.device, 2, which)
     }
 
-    /// The same, as it goes out.
+    /// The same of the outgoing ones.
     fn fetch_outgoing(&self, which: u64) -> nix::Result<i32> {
         ioctl(&self.device, 2, 10 + which)
     }

@@ -189,7 +189,7 @@ pub fn choice_unloading(stage: &mut Stage) -> Outcome {
     driver.unload()
 }
 
-/// Whoever fails at will does not fill the log.
+/// A user that makes requests fail does not fill the log.
 pub fn quiet(stage: &mut Stage) -> Outcome {
     // Not more than the log holds of what others say to it, too.
     const FAILURES: usize = 100;

@@ -138,7 +138,7 @@ pub fn shared_after(stage: &mut Stage) -> Outcome {
     ensure_eq!(flbs(driver.log()?), ["flb-2 finish"]);
     driver.unload()?;
 
-    // Finished is finished, whoever asks later.
+    // It stays finished for handlers that ask later.
     let driver = Driver::load()?;
     for which in 1..=3 {
         ensure_errno!(driver.fetch_incoming(which), ENODATA);

@@ -188,8 +188,8 @@ pub fn state_before(_: &mut Stage) -> Outcome {
     module::load(SUBSYSTEM, "number=7")
 }
 
-/// Who reads the state does not wait for a kexec. Here it is that of a live update that nobody has
-/// said to be over.
+/// A reader of the state does not wait for a kexec. Here it is that of a live update that is not
+/// finished.
 ///
 /// At bd974ac the reader waited each time.
 pub fn state_middle(stage: &mut Stage) -> Outcome {

@@ -214,7 +214,7 @@ pub fn busy_after(stage: &mut Stage) -> Outcome {
     ensure_eq!(sys::content(&retrieve(&session, 7)?)?, three_content(7));
     session.finish()?;
 
-    // Whatever else came over is whole.
+    // Other sessions that were handed over are whole.
     let mut found = 0;
     for worker in 0..3 {
         for i in 0..3 {
@@ -230,7 +230,10 @@ pub fn busy_after(stage: &mut Stage) -> Outcome {
             for token in 0..5 {
                 match session.retrieve(token) {
                     Ok(file) => {
-                        ensure!(!ended, "token {token} came over, one before it did not");
+                        ensure!(
+                            !ended,
+                            "token {token} was handed over, one before it was not"
+                        );
                         let content = sys::content(&file.into())?;
                         ensure_eq!(content, sys::pattern(token, 3000));
                     }

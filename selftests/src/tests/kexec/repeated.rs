@@ -144,7 +144,7 @@ pub fn same_name_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A session that is finished does not come back, whoever holds on to it.
+/// A finished session is not handed over again, even if its descriptor is open.
 pub fn finished_middle(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
     let file = session.retrieve(7)?;

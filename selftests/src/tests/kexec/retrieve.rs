@@ -181,7 +181,7 @@ pub fn incoming_after(stage: &mut Stage) -> Outcome {
         EPERM
     );
 
-    // What has come over and is not finished cannot go out again yet.
+    // A file of an incoming session cannot be preserved before that is finished.
     let file = retrieve(&session, 7)?;
     let next = device.create_session(stage.name)?;
     ensure_errno!(next.preserve(&file, 1), EBUSY);

@@ -55,7 +55,7 @@ pub enum Error {
     Late(Duration),
     /// The socket failed.
     Io(crate::Error),
-    /// What came is not the protocol.
+    /// The answer is not of the protocol.
     Garbled(&'static str),
     /// The agent refused: its code (`ENOENT`, ...), and its message.
     Refused {

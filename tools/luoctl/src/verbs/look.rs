@@ -48,7 +48,7 @@ use std::io::{
     Write, //
 };
 
-/// What the agent says, [`None`] if there is none. Who is no operator learns that there is one.
+/// What the agent says, [`None`] if there is none. A user that is no operator learns that there is one.
 fn agent(arguments: &Arguments) -> Outcome<Option<Value>> {
     let Some(mut luod) = Luod::connect(&arguments.socket)? else {
         return Ok(None);

@@ -11,7 +11,7 @@
 //! | this one | connections, dispatch of commands, what is told to operators |
 //! | [`clients`] | subscriptions, on the way out |
 //! | [`update`] | an update, from the check to the kexec |
-//! | [`sessions`] | sessions that came in |
+//! | [`sessions`] | incoming sessions |
 //! | [`recover`] | the state after a start, in a new kernel or after a crash |
 //!
 //! # What is written down

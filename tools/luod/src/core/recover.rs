@@ -134,7 +134,7 @@ impl Core {
             Ok(map) => {
                 self.log(
                     Severity::Info,
-                    format!("update completed: {} sessions came in", map.sessions.len()),
+                    format!("update completed: {} incoming sessions", map.sessions.len()),
                 );
                 map.sessions.into_iter().map(one_more).collect()
             }

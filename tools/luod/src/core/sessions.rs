@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that came in: who gets them, and when they are over.
+//! Incoming sessions: which client gets them, and when they are over.
 //!
 //! luod keeps its own descriptor of a session until the session is finished. So a client that
 //! dies between claiming and finishing has lost nothing, and can claim again.
@@ -25,7 +25,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A session that came in.
+/// An incoming session.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) entry: Entry,
@@ -58,7 +58,7 @@ enum Operation {
     Discard(Option<ConnId>),
 }
 
-/// Who wants to know whether a session is finished.
+/// A client that wants to know whether a session is finished.
 #[derive(Debug)]
 enum Asker {
     /// The claimant left, or an update is to begin.
@@ -121,7 +121,7 @@ impl Core {
         }
         let peer = &self.conns[&conn].peer;
         let Some(held) = self.sessions.get_mut(id) else {
-            let why = format!("no session of '{id}' came in, or it is finished");
+            let why = format!("there is no incoming session of '{id}', or it is finished");
             return Err(Refusal::new(Code::Enoent, why));
         };
         let entry = &held.entry;
@@ -415,7 +415,7 @@ impl Core {
 
     pub(super) fn discard(&mut self, conn: ConnId, id: &Id) -> Result<Answer, Refusal> {
         let Some(held) = self.sessions.get_mut(id) else {
-            let why = format!("no session of '{id}' came in, or it is finished");
+            let why = format!("there is no incoming session of '{id}', or it is finished");
             return Err(Refusal::new(Code::Enoent, why));
         };
         if held.is_lost() {

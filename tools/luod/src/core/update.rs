@@ -249,7 +249,7 @@ impl Core {
             return;
         }
         let told = self.started();
-        // Let go before anybody is told, so that whoever is told finds its files free again.
+        // Let go before anybody is told, so that a client that is told finds its files free again.
         for client in self.clients.values_mut() {
             if client.is_started() {
                 let session = client.entry.session.clone();

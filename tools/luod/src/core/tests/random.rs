@@ -57,7 +57,7 @@ struct Promises {
 
 impl Promises {
     fn check(&self, world: &World) {
-        // No session that came in is lost, and each is known under its user.
+        // No incoming session is lost, and each is known under its user.
         for (session, uid) in &self.owed {
             assert!(world.kernel.contains_key(session), "{session} is lost");
             let held = world
@@ -143,7 +143,7 @@ proptest! {
                 Step::Claim(conn, id) => say(conn, &format!(r#"{{"cmd":"CLAIM","id":"c{id}"}}"#)),
                 Step::Finished(conn) => say(conn, r#"{"cmd":"FINISHED"}"#),
                 Step::Finish(id) => {
-                    // Whoever has claimed it may do so.
+                    // The client that has claimed it may do so.
                     let session = format!("luod.c{id}");
                     let claimed = world.core.claimed().any(|held| held.entry.session == session);
                     if claimed && world.core.state() != State::Committed {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that came in.
+//! Incoming sessions.
 
 use super::*;
 
