@@ -286,11 +286,11 @@ int shmem_restore_pages(struct inode *inode, pgoff_t index,
 }
 
 /**
- * shmem_restore_end - settle the account of shmem_restore_begin()
+ * shmem_restore_end - correct the account of shmem_restore_begin()
  * @inode: the inode
  * @pages: the same number
  *
- * Pages that were not inserted, or were removed already, are given back.
+ * Uncharges pages that were not inserted, or were removed already.
  */
 void shmem_restore_end(struct inode *inode, unsigned long pages)
 {

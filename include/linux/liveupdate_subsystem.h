@@ -3,7 +3,7 @@
 /*
  * Live update for code that has state of its own to carry, rather than files:
  * it is told when an update is prepared, when it happens, when it is called
- * off, and when the new kernel has settled.
+ * off, and when it is finished in the new kernel.
  *
  * Two ways to take part: a notifier is told and does the rest by itself (its
  * memory is preserved by Kexec Handover); a subsystem also has 64 bits that the
@@ -27,8 +27,8 @@
  * @LIVEUPDATE_REBOOT:  The kexec is about to happen: the last chance to save
  *                      something. An error refuses it, and everybody is told
  *                      %LIVEUPDATE_CANCEL.
- * @LIVEUPDATE_FINISH:  The new kernel has settled; what is left of the old one
- *                      may go. Must not fail.
+ * @LIVEUPDATE_FINISH:  The new kernel is in use, and the live update finished: state
+ *                      of the old kernel can be released. Must not fail.
  * @LIVEUPDATE_CANCEL:  The live update that was prepared does not happen. Must
  *                      not fail.
  */

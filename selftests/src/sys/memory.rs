@@ -65,7 +65,7 @@ pub fn free_memory() -> Outcome<u64> {
 
 /// Waits for freed memory, which comes back a moment later, and has the slab caches give back what
 /// they have free, objects that KASAN holds back included.
-pub fn settle_memory() -> Outcome {
+pub fn shrink_caches() -> Outcome {
     thread::sleep(Duration::from_millis(300));
     for cache in fs::read_dir("/sys/kernel/slab")? {
         fs::write(cache?.path().join("shrink"), "1")?;

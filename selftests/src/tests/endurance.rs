@@ -39,7 +39,7 @@ struct Memory {
 
 impl Memory {
     fn now() -> Outcome<Self> {
-        sys::settle_memory()?;
+        sys::shrink_caches()?;
         Ok(Self {
             total: sys::meminfo("MemTotal")?,
             free: sys::free_memory()?,

@@ -381,7 +381,7 @@ fn beside(device: &Device, worker: u64) -> Outcome {
     loop {
         let session = match device.create_session(&format!("beside-{worker}")) {
             Ok(session) => session,
-            // EEXIST: closed while it was sealed, it goes with the next attempt.
+            // EEXIST: closed while it was serialized, it is removed at the next attempt.
             Err(err) => {
                 ensure!(matches!(err.errno(), Errno::EBUSY | Errno::EEXIST), "{err}");
                 continue;
@@ -410,7 +410,7 @@ pub fn reboot_before(stage: &mut Stage) -> Outcome {
     holes.set_len(1 << 20)?;
     first.preserve(&holes, 1)?;
     let toy = driver.toy(Kind::First, 1)?;
-    // The youngest session is frozen last, when those of the agents are sealed.
+    // The youngest session is frozen last, when those of the agents are serialized.
     let newest = || -> Outcome<_> {
         let last = device.create_session("last")?;
         last.preserve(&toy, 1)?;
@@ -447,7 +447,7 @@ pub fn reboot_before(stage: &mut Stage) -> Outcome {
     for agent in agents {
         agent.kill()?;
     }
-    // Whatever was closed while it was sealed goes now.
+    // Sessions that were closed while they were serialized are removed now.
     let last = newest()?;
     call_off()?;
     for worker in 0..3 + rounds {

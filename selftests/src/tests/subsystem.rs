@@ -427,7 +427,7 @@ pub fn unload(_: &mut Stage) -> Outcome {
     }
     // Not all memory: code of modules is kept in pieces of 2 MiB.
     let used = || -> Outcome<u64> {
-        sys::settle_memory()?;
+        sys::shrink_caches()?;
         sys::meminfo("SUnreclaim")
     };
     let before = used()?;

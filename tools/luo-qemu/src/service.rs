@@ -310,7 +310,7 @@ impl<'a> Service<'a> {
         let mut said = None;
         loop {
             // What the agent still has to be told, and could not be.
-            let why = self.settle().err();
+            let why = self.finish_and_subscribe().err();
             if let Some(why) = why.as_ref().filter(|why| said.as_ref() != Some(*why)) {
                 tell(&format!("not part of updates yet, tried again: {why}"));
             }
@@ -368,7 +368,7 @@ impl<'a> Service<'a> {
 
     /// Finishes the incoming session, subscribes, and preserves the RAM early; as far as it is not
     /// done.
-    fn settle(&mut self) -> Result<(), String> {
+    fn finish_and_subscribe(&mut self) -> Result<(), String> {
         if let Some(session) = self.incoming.take() {
             if let Err(why) = session.finish() {
                 self.incoming = Some(session);

@@ -146,7 +146,7 @@ impl Service<'_> {
         let _ = handoff::notify("READY=1");
         let mut said = None;
         loop {
-            let why = self.settle().err();
+            let why = self.finish_and_subscribe().err();
             if let Some(why) = why.as_ref().filter(|why| said.as_ref() != Some(*why)) {
                 tell(&format!("not part of updates yet, tried again: {why}"));
             }
@@ -184,7 +184,7 @@ impl Service<'_> {
     }
 
     /// Finishes the incoming session, and subscribes; as far as it is not done.
-    fn settle(&mut self) -> Result<(), String> {
+    fn finish_and_subscribe(&mut self) -> Result<(), String> {
         if let Some(session) = self.incoming.take() {
             if let Err(why) = session.finish() {
                 self.incoming = Some(session);

@@ -197,7 +197,7 @@ pub fn files_before(stage: &mut Stage) -> Outcome {
 /// See [`files_before`].
 pub fn files_after(stage: &mut Stage) -> Outcome {
     let free = || -> Outcome<u64> {
-        sys::settle_memory()?;
+        sys::shrink_caches()?;
         sys::free_memory()
     };
     let device = Device::open()?;
