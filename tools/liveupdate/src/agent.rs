@@ -14,7 +14,7 @@ pub mod wire;
 pub use wire::SOCKET;
 
 use crate::{
-    handoff::Arrived,
+    handoff::ReceivedFd,
     AnySession,
     Incoming,
     Outgoing,
@@ -244,7 +244,7 @@ fn connect(socket: &Path) -> Result<Connection> {
 }
 
 fn session_of(event: Event) -> Option<AnySession> {
-    event.fd.and_then(Arrived::into_session)
+    event.fd.and_then(ReceivedFd::into_session)
 }
 
 fn next_notice(connection: &mut Connection) -> Result<Option<Notice>> {

@@ -8,7 +8,7 @@
 //! | inherited from the parent (`LISTEN_FDS`) | [`inherited`] |
 //! | into the service manager's store, and back by `LISTEN_FDS` | [`store`], [`unstore`], [`barrier`] |
 //!
-//! What arrives is looked at: a descriptor that is a session arrives as an [`AnySession`], so that
+//! Each descriptor is looked at: one that is a session is received as an [`AnySession`], so that
 //! an early return does not destroy it.
 
 use crate::{
@@ -77,16 +77,16 @@ use std::{
     time::Duration,
 };
 
-/// A descriptor that arrived.
+/// A descriptor that was received.
 #[derive(Debug)]
-pub enum Arrived {
+pub enum ReceivedFd {
     /// It is a session.
     Session(AnySession),
     /// It is something else.
     Other(OwnedFd),
 }
 
-impl Arrived {
+impl ReceivedFd {
     /// The session; [`None`] closes what is not one.
     pub fn into_session(self) -> Option<AnySession> {
         match self {
@@ -96,7 +96,7 @@ impl Arrived {
     }
 }
 
-impl From<OwnedFd> for Arrived {
+impl From<OwnedFd> for ReceivedFd {
     fn from(fd: OwnedFd) -> Self {
         match AnySession::recognize(fd) {
             Ok(session) => Self::Session(session),
@@ -105,11 +105,11 @@ impl From<OwnedFd> for Arrived {
     }
 }
 
-impl From<Arrived> for OwnedFd {
-    fn from(arrived: Arrived) -> Self {
-        match arrived {
-            Arrived::Session(session) => session.into(),
-            Arrived::Other(fd) => fd,
+impl From<ReceivedFd> for OwnedFd {
+    fn from(received: ReceivedFd) -> Self {
+        match received {
+            ReceivedFd::Session(session) => session.into(),
+            ReceivedFd::Other(fd) => fd,
         }
     }
 }
@@ -120,7 +120,7 @@ pub struct Received {
     /// How many bytes are in the buffer; 0 at the end of a stream.
     pub len: usize,
     /// The descriptors that came with them.
-    pub fds: Vec<Arrived>,
+    pub fds: Vec<ReceivedFd>,
     /// Whether the kernel could not make all descriptors, as the process has too many.
     pub incomplete: bool,
 }
@@ -197,7 +197,7 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> Result<Received> {
         if let ControlMessageOwned::ScmRights(numbers) = part {
             fds.extend(numbers.into_iter().map(|number| {
                 // SAFETY: The kernel has just made this descriptor for us.
-                Arrived::from(unsafe { OwnedFd::from_raw_fd(number) })
+                ReceivedFd::from(unsafe { OwnedFd::from_raw_fd(number) })
             }));
         }
     }
@@ -214,7 +214,7 @@ pub struct Inherited {
     /// Its name in `LISTEN_FDNAMES`, if there is one.
     pub name: Option<String>,
     /// The descriptor.
-    pub fd: Arrived,
+    pub fd: ReceivedFd,
 }
 
 /// The first descriptor of `LISTEN_FDS`.
@@ -256,7 +256,7 @@ pub fn inherited() -> Result<Vec<Inherited>> {
             name: names.next().filter(|name| !name.is_empty()),
             // SAFETY: The descriptor was there a moment ago, it belongs to this process by the
             // protocol of LISTEN_FDS, and `TAKEN` sees to it that it is taken once.
-            fd: Arrived::from(unsafe { OwnedFd::from_raw_fd(number) }),
+            fd: ReceivedFd::from(unsafe { OwnedFd::from_raw_fd(number) }),
         })
         .collect())
 }
@@ -378,7 +378,7 @@ mod tests {
         let mut received = receive(&there, &mut buffer).unwrap();
         assert_eq!(&buffer[..received.len], b"hello");
         assert!(!received.incomplete);
-        let Some(Arrived::Other(fd)) = received.fds.pop() else {
+        let Some(ReceivedFd::Other(fd)) = received.fds.pop() else {
             panic!("no descriptor, or a session");
         };
         nix::unistd::write(&fd, b"x").unwrap();

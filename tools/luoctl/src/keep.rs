@@ -25,7 +25,7 @@ use crate::{
 use liveupdate::{
     handoff::{
         self,
-        Arrived, //
+        ReceivedFd, //
     },
     holders,
     AnySession,
@@ -161,7 +161,7 @@ impl Held {
         };
         let claim = json!({"cmd": "CLAIM", "id": id, "force": true});
         match luod.ask(claim, &[])?.fd {
-            Some(Arrived::Session(AnySession::Incoming(session))) => Ok(Some(Self {
+            Some(ReceivedFd::Session(AnySession::Incoming(session))) => Ok(Some(Self {
                 session,
                 keeper: Keeper::Agent(luod),
             })),
@@ -209,7 +209,7 @@ impl Held {
         let mut received = handoff::receive(&keeper, &mut message)?;
 
         match (&message[..received.len], received.fds.pop()) {
-            ([HERE], Some(Arrived::Session(AnySession::Incoming(session)))) => Ok(Self {
+            ([HERE], Some(ReceivedFd::Session(AnySession::Incoming(session)))) => Ok(Self {
                 session,
                 keeper: Keeper::Process(keeper, pid),
             }),

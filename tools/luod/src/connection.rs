@@ -6,7 +6,7 @@ use crate::protocol::MAX_COMMAND;
 use liveupdate::{
     handoff::{
         self,
-        Arrived, //
+        ReceivedFd, //
     },
     Errno, //
 };
@@ -103,10 +103,10 @@ impl Connection {
                 }
                 Ok(received) => {
                     self.input.extend_from_slice(&buffer[..received.len]);
-                    for arrived in received.fds {
+                    for fd in received.fds {
                         // A session that somebody sends is not wanted, and closing this
                         // descriptor of it takes nothing from the holders of others.
-                        if let Arrived::Other(fd) = arrived {
+                        if let ReceivedFd::Other(fd) = fd {
                             if self.descriptors.len() < MAX_DESCRIPTORS {
                                 self.descriptors.push(fd);
                             }

@@ -66,7 +66,7 @@ use clap::Parser;
 use liveupdate::{
     handoff::{
         self,
-        Arrived, //
+        ReceivedFd, //
     },
     keeper,
     AnySession, //
@@ -250,7 +250,7 @@ impl Inherited {
         }
         for one in handoff::inherited()? {
             match one.fd {
-                Arrived::Session(session) => {
+                ReceivedFd::Session(session) => {
                     let is_own = match &session {
                         AnySession::Outgoing(session) => session.name(),
                         AnySession::Incoming(session) => session.name(),
@@ -263,10 +263,10 @@ impl Inherited {
                         inherited.sessions.push(session);
                     }
                 }
-                Arrived::Other(fd) if inherited.listener.is_none() => {
+                ReceivedFd::Other(fd) if inherited.listener.is_none() => {
                     inherited.listener = Some(fd.into());
                 }
-                Arrived::Other(_) => {
+                ReceivedFd::Other(_) => {
                     tracing::warn!("an unknown descriptor was passed: {:?}", one.name);
                 }
             }

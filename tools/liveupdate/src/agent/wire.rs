@@ -7,7 +7,7 @@
 
 use crate::handoff::{
     self,
-    Arrived, //
+    ReceivedFd, //
 };
 use nix::{
     errno::Errno,
@@ -81,7 +81,7 @@ pub struct Event {
     /// The whole object.
     pub value: Value,
     /// The descriptor.
-    pub fd: Option<Arrived>,
+    pub fd: Option<ReceivedFd>,
 }
 
 impl Event {
@@ -105,7 +105,7 @@ pub struct Connection {
     /// Bytes that are not a whole line yet.
     buffer: Vec<u8>,
     /// Descriptors whose line has not been read, and the byte that they came with.
-    fds: VecDeque<(usize, Arrived)>,
+    fds: VecDeque<(usize, ReceivedFd)>,
     /// Events that came while an answer was waited for.
     pending: VecDeque<Event>,
 }
@@ -239,8 +239,8 @@ impl Connection {
         // What came with a byte of this line is part of it.
         let mut fd = None;
         while self.fds.front().is_some_and(|(at, _)| *at < line.len()) {
-            let arrived = self.fds.pop_front().map(|(_, arrived)| arrived);
-            fd = fd.or(arrived);
+            let received = self.fds.pop_front().map(|(_, received)| received);
+            fd = fd.or(received);
         }
         for (at, _) in &mut self.fds {
             *at -= line.len();

@@ -30,7 +30,7 @@ use crate::{
 use liveupdate::{
     handoff::{
         self,
-        Arrived, //
+        ReceivedFd, //
     },
     holders,
     listing::Listing,
@@ -210,11 +210,11 @@ pub fn hold(
 fn stored(name: &SessionName) -> Outcome<Option<Session<Outgoing>>> {
     for inherited in handoff::inherited()? {
         match inherited.fd {
-            Arrived::Session(AnySession::Outgoing(session)) if session.name() == name => {
+            ReceivedFd::Session(AnySession::Outgoing(session)) if session.name() == name => {
                 return Ok(Some(session));
             }
             // The store has it still.
-            Arrived::Session(session) => {
+            ReceivedFd::Session(session) => {
                 let (other, direction) = (*session.name(), session.direction());
                 drop(OwnedFd::from(session));
                 if other == *name {
@@ -225,7 +225,7 @@ fn stored(name: &SessionName) -> Outcome<Option<Session<Outgoing>>> {
                     .hint("retrieve it first"));
                 }
             }
-            Arrived::Other(_) => {}
+            ReceivedFd::Other(_) => {}
         }
     }
     Ok(None)
@@ -459,7 +459,7 @@ pub fn subscribe(
         match event.kind() {
             "START_PRESERVATION" => {
                 let session = match event.fd {
-                    Some(Arrived::Session(AnySession::Outgoing(session))) => session,
+                    Some(ReceivedFd::Session(AnySession::Outgoing(session))) => session,
                     _ => return Err(Failure::new(Exit::Failure, "the agent sent no session")),
                 };
                 match prepare(&session, files, exec) {
