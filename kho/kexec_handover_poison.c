@@ -128,7 +128,7 @@ bool kho_poisoned(phys_addr_t phys, u64 size)
 	struct page *page;
 	phys_addr_t at;
 
-	/* Mostly there is no such page at all. */
+	/* Fast path: no page of the machine is poisoned. */
 	if (!atomic_long_read(&num_poisoned_pages))
 		return false;
 	for (at = phys; at - phys < size; at += PAGE_SIZE) {

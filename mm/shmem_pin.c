@@ -439,7 +439,7 @@ bool shmem_has_poison(struct address_space *mapping)
 	struct folio *folio;
 	bool found = false;
 
-	/* Mostly there is no such page at all. */
+	/* Fast path: no page of the machine is poisoned. */
 	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE) ||
 	    !atomic_long_read(&num_poisoned_pages))
 		return false;

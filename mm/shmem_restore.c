@@ -8,7 +8,7 @@
  * there are many: one walk through the page cache, one lock and one update of
  * each counter are enough for single pages that follow each other in the file.
  *
- * That nobody else has the file does not mean that nobody else sees a folio:
+ * The file is open nowhere else, but other tasks may find its folios:
  * drop_caches, for one, goes through all inodes. So a folio is locked, dirty
  * and complete before it is stored. A task that finds it cannot lock it, and
  * gives up; from the unlock on, a dirty folio of shmem is not dropped.

@@ -65,8 +65,8 @@ impl Filling {
 
         let mut restored = 0;
         // SAFETY: The current task may sleep, as all users of this module. By the type invariant of
-        // `NewMemfd` nobody else has the file, and `fill` has accounted for the pages. By the type
-        // invariant of `Batch` there are that many folios, to which the only references are ours.
+        // `NewMemfd` the file is open nowhere else, and `fill` has accounted for the pages. By the
+        // type invariant of `Batch` there are that many folios, to which the only references are ours.
         let result = to_result(unsafe {
             bindings::cond_resched();
             bindings::shmem_restore_pages(

@@ -233,8 +233,8 @@ impl Filling {
         self.take(pages)?;
 
         let folio = folio.into_raw();
-        // SAFETY: By the type invariant of `NewMemfd` nobody else has the file, and by ours it was
-        // begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours,
+        // SAFETY: By the type invariant of `NewMemfd` the file is open nowhere else, and by ours it
+        // was begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours,
         // and its index suits its order.
         let result = to_result(unsafe {
             bindings::shmem_restore_folio(self.memfd.0.inode(), index, folio.as_ptr(), uptodate)
