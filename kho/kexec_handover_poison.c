@@ -38,7 +38,7 @@ struct kho_poison_block {
 
 static_assert(sizeof(struct kho_poison_block) == 4096);
 
-/* More blocks than that are a mistake. */
+/* More blocks than that are an error. */
 #define MAX_BLOCKS	4096
 
 /* The list for the next kernel. */

@@ -128,7 +128,7 @@ pub fn collapsed_before(stage: &mut Stage) -> Outcome {
     let (late, late_mapping) = memory("collapsed late")?;
     fill(&late_mapping, 1);
     session.preserve(&late, 1)?;
-    // Whether it does so is its affair.
+    // The kernel may collapse it, or refuse.
     let collapsed = late_mapping.advise(0, len, COLLAPSE);
     stage.note(format!("when it is preserved: {collapsed:?}"));
     let _ = late_mapping.advise(0, len, libc::MADV_HUGEPAGE);

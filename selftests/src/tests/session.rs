@@ -109,7 +109,7 @@ pub fn duplicates(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A new session whose number cannot be told does not come to be.
+/// A new session whose descriptor cannot be returned is not created.
 pub fn answer_unwritable(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let before = sys::open_fds()?;
@@ -132,7 +132,7 @@ pub fn answer_unwritable(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A new session for which the kernel has no file does not come to be.
+/// A new session for which the kernel has no file is not created.
 pub fn no_file(stage: &mut Stage) -> Outcome {
     let device = Device::open()?;
     let before = sys::open_fds()?;

@@ -135,13 +135,13 @@ fn refused(code: &str, message: &str) -> Failure {
 /// What to do about a refusal.
 fn advice(code: &str) -> Option<&'static str> {
     Some(match code {
-        "EACCES" => "who may have which names is up to the policy, /etc/luod.toml",
+        "EACCES" => "the policy, /etc/luod.toml, says which users may have which names",
         "EPERM" => "be root, or one of the operators that /etc/luod.toml names",
         "ENOENT" => "`luoctl list` shows what there is",
-        "EEXIST" => "`luoctl list` shows who has it",
+        "EEXIST" => "`luoctl list` shows its holder",
         "EBUSY" => "`luoctl monitor` shows what goes on; try again after that",
         "EDQUOT" => "finish sessions that are not needed, or raise the limit in /etc/luod.toml",
-        "EAGAIN" => "try again; `fuser /dev/liveupdate` names who has the device open",
+        "EAGAIN" => "try again; `fuser /dev/liveupdate` names the process that has the device open",
         "EIO" => "the kernel log says more",
         _ => return None,
     })
