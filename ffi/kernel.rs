@@ -34,7 +34,7 @@ pub(crate) fn may_print() -> bool {
     unsafe { bindings::__printk_ratelimit(c"luo".as_char_ptr()) != 0 }
 }
 
-// SAFETY: The signature is that of the function, which has no requirements.
+// The signature is that of the function, which has no requirements.
 unsafe extern "C" {
     /// In rust/kernel/liveupdate.rs; modules cannot call it.
     safe fn liveupdate_set_abi(luo_v5: bool, lossy: bool);

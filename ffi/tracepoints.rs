@@ -2,10 +2,7 @@
 
 //! The tracepoints of `include/trace/events/liveupdate.h`.
 
-use kernel::{
-    bindings,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 /// A tracepoint.
 pub(crate) trait Tracepoint {
@@ -44,8 +41,8 @@ macro_rules! tracepoints {
                         // SAFETY: It is always possible to ask for the key of a tracepoint.
                         return unsafe {
                             kernel::jump_label::static_branch_unlikely!(
-                                bindings::[< __tracepoint_ $name >],
-                                bindings::tracepoint,
+                                kernel::bindings::[< __tracepoint_ $name >],
+                                kernel::bindings::tracepoint,
                                 key
                             )
                         };

@@ -2,7 +2,7 @@
 
 //! `/sys/kernel/liveupdate/`.
 //!
-//! [`Enabled`] is always there, so that off can be told from absent; the others only while live
+//! [`EnabledAttribute`] is always there, so that off can be told from absent; the others only while live
 //! update is on.
 
 use core::fmt;

@@ -208,7 +208,7 @@ impl PreservedExtents {
 
     /// Preserves more extents, unless they are fragmented in memory: in many short runs. Then they
     /// are unpinned, and their ranges of the file are returned, to be
-    /// [migrated](FrozenMapping::migrate).
+    /// [migrated](super::FrozenMapping::migrate).
     ///
     /// # Errors
     ///
