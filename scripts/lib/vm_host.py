@@ -22,6 +22,8 @@ from luod_tests import Wrong
 
 ROOT = "sid+guests"
 MIB = 1 << 20
+# Of a guest, in the host.
+DISK = "/var/lib/disk.img"
 # Written by vm-beat; the rest of a line is cut off where a kernel died in the middle.
 BEAT = re.compile(r"beat (\d+) ([\d.]+) ([0-9a-f-]{36}) (\d+) (\d+)")
 # In the host: where each page of a guest's RAM is. The data of the memfd is mapped and read, so
@@ -183,7 +185,8 @@ class Scene:
 # Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM would
 # refuse that of the guest.
 SCENES = {"tcg": Scene("tcg,tb-size=64"),
-          "kvm": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
+          "kvm": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000"),
+          "load": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
 
 
 def make(folder: Path) -> dict[str, Path]:
@@ -223,6 +226,9 @@ class Host:
         additions.enable("luod.socket", "sockets.target")
         additions.unit("luo-qemu@.service",
                        (REPO / "tools/luo-qemu/systemd/luo-qemu@.service").read_text())
+        # There from the first boot on.
+        additions.bytes("root/etc/systemd/system/luo-qemu@.service.d/disk.conf",
+                        f"[Service]\nExecStartPre=truncate -s 16M {DISK}\n".encode())
         additions.file("root/usr/bin/luo-run", files["luo-run"], 0o755)
         additions.unit("cache.service", CACHE_UNIT, "multi-user.target")
         additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
@@ -295,9 +301,6 @@ class Host:
         said = " && ".join(f"luod-say STATUS | grep -q '\"id\":\"{name}\"[^}}]*\"state\":\"prepared\"'"
                            for name in names)
         self.machine.until(said, timeout)
-
-    def heart(self, name: str = "vm-0") -> Heart:
-        return self.hearts[name]
 
     def story(self) -> list[str]:
         """What to show if a test failed."""

@@ -10,10 +10,10 @@ from common import Failed, lock, say
 from debian_guest import Lost
 from luod_tests import HOST, Wrong
 from report import Results
-from vm_host import MIB, ROOT, SCENES, Host, make, qemu
+from vm_host import DISK, MIB, ROOT, SCENES, Host, make, qemu
 
 # What takes too long for every day: a guest in an emulated host, the more so if it is emulated, too.
-LONG = ("kvm", "tcg")
+LONG = ("kvm", "tcg", "load")
 
 
 class VmTests:
@@ -21,12 +21,12 @@ class VmTests:
 
     # The acts, in order. Each begins where the one before ended.
     ACTS = ("refused", "start", "abort", "update", "same-frames", "nothing-copied", "memcached",
-            "shutdown")
+            "update-again", "shutdown")
 
     def __init__(self, results: Results, folder: Path, long: bool):
         self.results, self.folder, self.long = results, folder, long
         self.files: dict[str, Path] = {}
-        self.before: dict[str, str] = {}
+        self.before: dict[str, dict[str, str]] = {}
 
     def wanted(self) -> list[str]:
         """The scenes of which tests are wanted."""
@@ -49,19 +49,23 @@ class VmTests:
             self.results.verdict("vm/build", str(why))
             return
         say("running the tests of virtual machines that live through updates")
-        self.run_on(built)
-
-    def run_on(self, built: kernel.Kernel) -> None:
-        """Runs them on a kernel."""
         for name in self.wanted():
             self.scene(name, built)
+
+    def guests(self, name: str) -> dict[str, bytes]:
+        """The guests of a scene: one, or one that writes all its memory all the time and one with a disk."""
+        accel = SCENES[name].accel
+        if name != "load":
+            return {"vm-0": qemu("vm-0", accel)}
+        disk = f"-drive if=virtio,format=raw,cache=none,file={DISK}"
+        return {"vm-0": qemu("vm-0", accel, 2, variables="BEAT_LOAD=16"),
+                "vm-1": qemu("vm-1", accel, 3, disk, "BEAT_DISK=1")}
 
     def scene(self, name: str, built: kernel.Kernel) -> None:
         """Runs all acts on a host, until one fails."""
         begin, scene = time.monotonic(), SCENES[name]
         try:
-            guests = {"vm-0": qemu("vm-0", scene.accel)}
-            host = Host(self.folder / f"vm-{name}", self.files, built, guests, scene)
+            host = Host(self.folder / f"vm-{name}", self.files, built, self.guests(name), scene)
         except Failed as why:
             self.results.verdict(f"vm/{name}/start", str(why))
             return
@@ -99,9 +103,10 @@ class VmTests:
             raise Wrong("a guest was resumed that there never was")
 
     def start(self, host: Host) -> None:
-        """The guest runs, and finds its memory as it should be."""
-        host.subscribed({"vm-0"})
-        host.heart().wait(10, 240)
+        """The guests run, and find their memory as it should be."""
+        host.subscribed(set(host.guests))
+        for heart in host.hearts.values():
+            heart.wait(10, 240)
         if (hits := host.cached("ask")) != 0 or (hits := host.cached("fill")) != 2000:
             raise Wrong(f"memcached began with, or took, {hits} keys of 2000")
 
@@ -115,40 +120,52 @@ class VmTests:
         if "out of paint" not in done.out:
             raise Wrong(f"the update was not aborted: {done}")
         host.machine.sh("systemctl stop painter")
-        log = host.log("vm-0")
-        if "the guest is stopped" not in log or "the guest goes on in this kernel: " not in log:
-            raise Wrong(f"the guest was not stopped and continued: {log}")
-        host.subscribed({"vm-0"})
-        host.heart().wait(10, 60)
-        if trouble := host.heart().trouble():
-            raise Wrong(trouble[0])
+        for name in host.guests:
+            log = host.log(name)
+            if "the guest is stopped" not in log or "the guest goes on in this kernel: " not in log:
+                raise Wrong(f"{name} was not stopped and continued: {log}")
+        host.subscribed(set(host.guests))
+        self.go_on(host, 60)
+
+    def go_on(self, host: Host, timeout: float) -> None:
+        """All guests go on, and none has booted or lost anything."""
+        for name, heart in host.hearts.items():
+            passes = heart.beats[-1].passes if heart.beats else 0
+            heart.wait(10, timeout)
+            if trouble := heart.trouble():
+                raise Wrong(f"{name}: {trouble[0]}")
+            if passes and heart.beats[-1].passes <= passes:
+                raise Wrong(f"{name} writes its memory no more: {heart.beats[-1]}")
 
     def update(self, host: Host) -> None:
-        """The host changes its kernel, and the guest goes on."""
-        self.before = host.frames("vm-0")
-        host.heart().listen()
+        """The host changes its kernel, and the guests go on."""
+        self.before = {name: host.frames(name) for name in host.guests}
+        for heart in host.hearts.values():
+            heart.listen()
         host.update()
-        host.heart().wait(10, 240)
-        if trouble := host.heart().trouble():
-            raise Wrong(trouble[0])
-        host.subscribed({"vm-0"})
-        say(f"the guest was silent for {host.heart().pause():.1f} s")
-        for line in host.log("vm-0").splitlines():
-            if "the guest goes on after" in line:
-                say(line)
+        self.go_on(host, 240)
+        host.subscribed(set(host.guests))
+        for name, heart in host.hearts.items():
+            say(f"{name} was silent for {heart.pause():.1f} s")
+            for line in host.log(name).splitlines():
+                if "the guest goes on after" in line:
+                    say(line)
 
     def same_frames(self, host: Host) -> None:
-        """Each page of its memory is where it was."""
-        moved = host.moved("vm-0", self.before)
-        if 2 * len(moved) > len(self.before):
-            raise Wrong(f"{len(moved)} of {len(self.before)} pages were migrated: {'; '.join(moved[:5])}")
+        """Each page of their memory is where it was."""
+        for name, before in self.before.items():
+            moved = host.moved(name, before)
+            if 2 * len(moved) > len(before):
+                raise Wrong(f"{len(moved)} of {len(before)} pages of {name} were migrated: "
+                            + "; ".join(moved[:5]))
 
     def nothing_copied(self, host: Host) -> None:
         """What QEMU saved has no room for the guest's memory."""
-        log = host.machine.run("journalctl", "--no-pager", "-b", "-1", "-o", "cat", "-u", "luo-qemu@vm-0")
-        sizes = [int(size) for size in re.findall(r"its state of (\d+) bytes", log)]
-        if not sizes or max(sizes) > 4 * MIB:
-            raise Wrong(f"the states had {sizes} bytes: {log}")
+        for name in host.guests:
+            log = host.machine.run("journalctl", "--no-pager", "-b", "-1", "-o", "cat", "-u", f"luo-qemu@{name}")
+            sizes = [int(size) for size in re.findall(r"its state of (\d+) bytes", log)]
+            if not sizes or max(sizes) > 4 * MIB:
+                raise Wrong(f"the states had {sizes} bytes: {log}")
 
     def memcached(self, host: Host) -> None:
         """A cache that was warm is warm."""
@@ -156,9 +173,16 @@ class VmTests:
             raise Wrong(f"of 2000 keys {hits} are there after the update: "
                         + host.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "cache"))
 
+    def update_again(self, host: Host) -> None:
+        """The second update in a row is like the first one."""
+        self.update(host)
+        self.same_frames(host)
+        self.memcached(host)
+
     def shutdown(self, host: Host) -> None:
-        """Stopped like any service, the guest is not kept, and nothing is left in the kernel."""
-        host.machine.sh("systemctl stop luo-qemu@vm-0 & sleep 1; systemctl kill --kill-whom=main luo-qemu@vm-0; "
-                        "wait", 60)
+        """Stopped like any service, a guest is not kept, and nothing is left in the kernel."""
+        for name in host.guests:
+            host.machine.sh(f"systemctl stop luo-qemu@{name} & sleep 1; "
+                            f"systemctl kill --kill-whom=main luo-qemu@{name}; wait", 60)
         host.machine.until("grep -qx 'sessions 0' /sys/kernel/liveupdate/incoming && "
                            "grep -qx 'sessions 0' /sys/kernel/liveupdate/outgoing", 30)
