@@ -214,6 +214,9 @@ NO_LICENCE = re.compile(r"(Cargo\.lock|\.svg|\.json|\.gitignore|\.pc\.in)$|/corp
                         r"/golden/.*\.bin$|/proptest-regressions/|"
                         r"^packaging/debian/|^LICENSES/|^target/|^\.git")
 
+# The protocol of the agent, which clients under any licence are written after.
+PROTOCOL = ("Documentation/userspace-api/liveupdate-agent.rst", "tools/luod/examples/plain_client.py")
+
 
 def licence_of_crate(folder: Path) -> str:
     """What the manifest says of the crate that a folder is in."""
@@ -224,11 +227,12 @@ def licence_of_crate(folder: Path) -> str:
 
 
 def licences(results: Results) -> None:
-    """Each file names its licence near its top: that of its crate, else GPL-2.0."""
+    """Each file names its licence near its top: that of its crate, else GPL-2.0. LICENSES/ has the text."""
     name = "source/licences"
     if not results.wants(name):
         return
     trouble = []
+    named = set()
     for path in sorted(REPO.rglob("*")):
         relative = path.relative_to(REPO).as_posix()
         if not path.is_file() or NO_LICENCE.search(relative) or "/target/" in relative:
@@ -236,11 +240,14 @@ def licences(results: Results) -> None:
         with open(path, "rb") as file:
             head = file.read(400).decode(errors="replace")
         line = re.search(r"SPDX-License-Identifier: (.*?)(?: \*/| -->)?$", head, re.MULTILINE)
-        wanted = licence_of_crate(path.parent)
+        wanted = "MIT OR Apache-2.0" if relative in PROTOCOL else licence_of_crate(path.parent)
         if not line:
             trouble.append(f"{relative} names no licence")
         elif line[1].replace("-only", "") != wanted and path.name != "Cargo.toml":
             trouble.append(f"{relative} has {line[1]}, not {wanted}")
+        named |= set(re.split(r" (?:OR|WITH) ", wanted))
+    trouble += [f"LICENSES/{one} is missing" for one in sorted(named)
+                if not (REPO / "LICENSES" / one).is_file()]
     results.add(name, trouble)
 
 

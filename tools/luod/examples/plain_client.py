@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: GPL-2.0
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """A client of luod that speaks the published protocol, and nothing else.
 
     plain_client.py ID     keeps a counter in memory, over every live update
