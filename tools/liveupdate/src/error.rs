@@ -263,6 +263,36 @@ mod tests {
     }
 
     #[test]
+    fn what_users_meet_has_advice() {
+        let name = SessionName::new("a").unwrap();
+        let (preserve, retrieve) = (
+            || Operation::Preserve(name, Token(1)),
+            || Operation::Retrieve(name, Token(1)),
+        );
+        let mut told = Vec::new();
+
+        for (operation, errno) in [
+            (preserve(), Errno::EOPNOTSUPP),
+            (Operation::Jump, Errno::EOPNOTSUPP),
+            (preserve(), Errno::EBUSY),
+            (preserve(), Errno::ENOENT),
+            (Operation::RetrieveSession(name), Errno::ENOENT),
+            (retrieve(), Errno::ENOENT),
+            (retrieve(), Errno::EUCLEAN),
+            (Operation::OpenDevice("x".into()), Errno::EACCES),
+            (Operation::Load, Errno::EACCES),
+        ] {
+            let err = Error::of(operation, errno);
+            let advice = err.advice();
+            assert!(
+                advice.is_some() && !told.contains(&advice),
+                "{err}: {advice:?}"
+            );
+            told.push(advice);
+        }
+    }
+
+    #[test]
     fn the_same_errno_has_several_causes() {
         let advice = |operation| Error::of(operation, Errno::EBUSY).advice();
         let name = SessionName::new("a").unwrap();

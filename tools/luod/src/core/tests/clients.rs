@@ -36,6 +36,53 @@ fn a_plain_client_hears_what_is_published() {
 }
 
 #[test]
+fn the_policy_says_who_may_be_what() {
+    let mut world = World::new(
+        r#"
+        [[client]]
+        id = "vm-*"
+        user = 7
+        unit = "qemu@*.service"
+        class = "devices"
+        ready-timeout = 9
+        "#,
+    );
+    let vm = r#"{"cmd":"SUBSCRIBE","id":"vm-0","class":"memory","timeout":30}"#;
+    for (uid, unit, line) in [
+        (8, Some("qemu@0.service"), vm),
+        (7, Some("other.service"), vm),
+        (7, None, vm),
+        (
+            7,
+            Some("qemu@0.service"),
+            r#"{"cmd":"SUBSCRIBE","id":"db"}"#,
+        ),
+    ] {
+        let conn = world.connect(uid, unit);
+        world.say(conn, line);
+        assert_eq!(world.refusal(conn), Code::Eacces, "{uid} {unit:?} {line}");
+    }
+    let subscribed = |world: &mut World| {
+        let conn = world.connect(7, Some("qemu@0.service"));
+        world.say(conn, r#"{"cmd":"HELLO","version":1}"#);
+        world.say(conn, vm);
+        let Event::Subscribed { class, timeout, .. } = world.last(conn) else {
+            panic!("{:?}", world.last(conn));
+        };
+        world.input(Input::Disconnected(conn));
+        (class, timeout)
+    };
+    // The client asked for more than it may have.
+    assert_eq!(subscribed(&mut world), (Class::Devices, 9));
+
+    // A policy that is read anew counts for the next.
+    let policy = "[[client]]\nid = \"*\"\nready-timeout = 40";
+    let policy = Policy::parse(policy, |_| None).unwrap();
+    world.input(Input::NewPolicy(policy));
+    assert_eq!(subscribed(&mut world), (Class::Memory, 30));
+}
+
+#[test]
 fn classes_take_turns() {
     let mut world = World::new("");
     let devices = world.subscribe("d", "devices");
