@@ -118,17 +118,17 @@ pub enum Notice {
 #[derive(Debug)]
 pub struct Client {
     id: String,
-    class: &'static str,
+    class: String,
     socket: PathBuf,
     connection: Option<Connection>,
 }
 
 impl Client {
     /// A client that is not connected yet.
-    pub fn new(id: &str, class: &'static str, socket: &Path) -> Self {
+    pub fn new(id: &str, class: &str, socket: &Path) -> Self {
         Self {
             id: id.to_owned(),
-            class,
+            class: class.to_owned(),
             socket: socket.to_owned(),
             connection: None,
         }
@@ -234,6 +234,23 @@ impl Client {
         }
         result
     }
+
+    /// The next notice; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::notice`], also if there is no connection.
+    pub fn wait(&mut self) -> Result<Notice> {
+        loop {
+            if let Some(notice) = self.notice()? {
+                return Ok(notice);
+            }
+            let Some(connection) = &self.connection else {
+                return Err(wire::Error::Ended.into());
+            };
+            connection.wait()?;
+        }
+    }
 }
 
 fn connect(socket: &Path) -> Result<Connection> {
@@ -332,14 +349,9 @@ mod tests {
         assert!(client.notice().unwrap().is_none());
         client.ready().unwrap();
         assert!(matches!(client.notice().unwrap(), Some(Notice::Committed)));
-        let ended = loop {
-            match client.notice() {
-                Ok(None) => {}
-                other => break other,
-            }
-        };
-        assert!(matches!(ended, Err(Error::Gone(_))));
+        assert!(matches!(client.wait(), Err(Error::Gone(_))));
         assert!(client.as_fd().is_none());
+        assert!(matches!(client.wait(), Err(Error::Gone(_))));
     }
 
     #[test]
@@ -350,12 +362,6 @@ mod tests {
         ]);
         let mut client = Client::new("a", "vm", &path);
         assert!(!client.subscribe().unwrap());
-        let notice = loop {
-            match client.notice() {
-                Ok(None) => {}
-                other => break other,
-            }
-        };
-        assert!(matches!(notice, Err(Error::Protocol(_))));
+        assert!(matches!(client.wait(), Err(Error::Protocol(_))));
     }
 }

@@ -198,7 +198,8 @@ pub enum Verb {
     /// Wait for an update as a client of the agent, and preserve files then.
     ///
     /// Subscribes, and at the update preserves copies of the files and says that it is ready. Goes on
-    /// with the next update if one is aborted; ends when one is performed.
+    /// with the next update if one is aborted, and subscribes again if the agent is restarted; ends
+    /// with the kernel.
     Subscribe {
         /// The name of the client.
         id: String,

@@ -8,13 +8,16 @@ use crate::exit::{
     Failure,
     Outcome, //
 };
-use liveupdate::agent::wire::{
-    Connection,
-    Error, //
-};
 pub use liveupdate::agent::wire::{
     Event,
     SOCKET, //
+};
+use liveupdate::agent::{
+    self,
+    wire::{
+        Connection,
+        Error, //
+    },
 };
 use serde_json::Value;
 use std::{
@@ -31,6 +34,9 @@ use std::{
 
 /// The longest line that is accepted: a status names all clients.
 const MAX_LINE: usize = 1 << 24;
+
+/// What to do about an agent that went away.
+const LOG: &str = "look into its log: journalctl -u luod";
 
 /// A connection with the agent.
 #[derive(Debug)]
@@ -112,10 +118,24 @@ impl From<Error> for Failure {
                 format_args!("the agent did not answer in {} s", wait.as_secs()),
             ),
             Error::Io(err) => err.into(),
-            Error::Garbled(_) => Self::new(Exit::Failure, "the agent does not speak the protocol"),
+            Error::Garbled(_) => garbled(),
             Error::Refused { code, message } => refused(&code, &message),
         }
     }
+}
+
+impl From<agent::Error> for Failure {
+    fn from(why: agent::Error) -> Self {
+        match why {
+            agent::Error::Gone(_) => Self::new(Exit::NotRunning, &why).hint(LOG),
+            agent::Error::Refused { code, message } => refused(&code, &message),
+            agent::Error::Protocol(_) => garbled(),
+        }
+    }
+}
+
+fn garbled() -> Failure {
+    Failure::new(Exit::Failure, "the agent does not speak the protocol")
 }
 
 /// The agent's refusal as a failure.
@@ -149,8 +169,7 @@ fn advice(code: &str) -> Option<&'static str> {
 
 /// The failure of an agent that went away.
 pub fn ended() -> Failure {
-    Failure::new(Exit::Failure, "the agent ended the connection")
-        .hint("look into its log: journalctl -u luod")
+    Failure::new(Exit::Failure, "the agent ended the connection").hint(LOG)
 }
 
 #[cfg(test)]

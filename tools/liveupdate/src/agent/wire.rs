@@ -187,6 +187,15 @@ impl Connection {
         }
     }
 
+    /// Waits until there is input, or the connection has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn wait(&self) -> Result {
+        self.has_input(None).map(drop)
+    }
+
     fn receive(&mut self, wait: Option<Duration>) -> Result<Option<Event>> {
         let end = wait.map(|wait| Instant::now() + wait);
 

@@ -18,16 +18,18 @@ use crate::{
         Outcome, //
     },
     keep::Held,
-    luod::{
-        ended,
-        Luod, //
-    },
+    luod::Luod,
     output::{
         Output,
         Size, //
     },
 };
 use liveupdate::{
+    agent::{
+        self,
+        Client,
+        Notice, //
+    },
     handoff::{
         self,
         ReceivedFd, //
@@ -97,6 +99,11 @@ use std::{
         self,
         Command,
         ExitCode, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
     },
 };
 
@@ -431,6 +438,12 @@ fn execute(sessions: &[ForProgram], command: &[OsString]) -> Failure {
     Failure::io(format_args!("run {}", program.to_string_lossy()), &err)
 }
 
+/// How long an agent that went away is waited for: it is started again within seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is tried.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// `luoctl subscribe`
 pub fn subscribe(
     arguments: &Arguments,
@@ -440,55 +453,101 @@ pub fn subscribe(
     class: Option<&str>,
     exec: Option<&OsStr>,
 ) -> Outcome {
-    let mut luod = Luod::require(&arguments.socket)?;
-    let mut command = json!({"cmd": "SUBSCRIBE", "id": id});
-    if let Some(class) = class {
-        command["class"] = json!(class);
-    }
-    luod.ask(command, &[])?;
-    output.event(
-        &json!({"event": "SUBSCRIBED", "id": id}),
-        format_args!("subscribed as '{id}'"),
-    )?;
+    // One that does not run at all is not waited for.
+    Luod::require(&arguments.socket)?;
+    let mut client = Client::new(id, class.unwrap_or("vm"), &arguments.socket);
+    let mut committed = client.subscribe()?;
+    tell_subscribed(output, id)?;
     // There need be no service manager.
     let _ = handoff::notify("READY=1");
 
     // Ours until the jump, beside the agent's.
-    let mut _session = None;
-    while let Some(event) = luod.next()? {
-        match event.kind() {
-            "START_PRESERVATION" => {
-                let session = match event.fd {
-                    Some(ReceivedFd::Session(AnySession::Outgoing(session))) => session,
-                    _ => return Err(Failure::new(Exit::Failure, "the agent sent no session")),
-                };
-                match prepare(&session, files, exec) {
+    let mut session = None;
+    loop {
+        match client.wait() {
+            Ok(Notice::Start(started)) => {
+                let told = match prepare(&started, files, exec) {
                     Ok(preserved) => {
-                        luod.ask(json!({"cmd": "READY"}), &[])?;
-                        output.event(
-                            &json!({"event": "READY", "id": id, "files": preserved}),
-                            format_args!("ready"),
-                        )?;
+                        let value = json!({"event": "READY", "id": id, "files": preserved});
+                        client
+                            .ready()
+                            .map(|()| output.event(&value, format_args!("ready")))
                     }
                     Err(failure) => {
-                        luod.ask(json!({"cmd": "FAILED", "message": failure.message}), &[])?;
                         output.failure(&failure);
+                        client.failed(&failure.message).map(Ok)
+                    }
+                };
+                session = Some(started);
+                match told {
+                    Ok(written) => written?,
+                    // The abort follows, or has crossed this.
+                    Err(why @ agent::Error::Refused { .. }) => output.failure(&why.into()),
+                    // The next wait ends with the same.
+                    Err(agent::Error::Gone(_)) => {}
+                    Err(why) => return Err(why.into()),
+                }
+            }
+            Ok(Notice::Abort(reason)) => {
+                session = None;
+                committed = false;
+                tell_aborted(output, &reason)?;
+            }
+            Ok(Notice::Committed) => {
+                committed = true;
+                output.event(&json!({"event": "COMMITTED"}), format_args!("committed"))?;
+            }
+            Err(why @ agent::Error::Gone(_)) => {
+                output.note(format_args!("luoctl: {why}"));
+                let had = session.is_some();
+                if !committed {
+                    // Before the next one of this name is made.
+                    session = None;
+                }
+                committed = subscribe_again(&mut client)?;
+                if !committed {
+                    session = None;
+                    if had {
+                        tell_aborted(output, "the agent was restarted")?;
                     }
                 }
-                _session = Some(session);
+                tell_subscribed(output, id)?;
             }
-            "ABORT" => {
-                _session = None;
-                output.event(
-                    &event.value,
-                    format_args!("aborted: {}", event.text("reason")),
-                )?;
-            }
-            "COMMITTED" => output.event(&event.value, format_args!("committed"))?,
-            _ => {}
+            Err(why) => return Err(why.into()),
         }
     }
-    Err(ended())
+}
+
+fn tell_subscribed(output: Output, id: &str) -> Outcome {
+    output.event(
+        &json!({"event": "SUBSCRIBED", "id": id}),
+        format_args!("subscribed as '{id}'"),
+    )
+}
+
+fn tell_aborted(output: Output, reason: &str) -> Outcome {
+    output.event(
+        &json!({"event": "ABORT", "reason": reason}),
+        format_args!("aborted: {reason}"),
+    )
+}
+
+/// Subscribes with an agent that is being started again. Returns whether an update is committed.
+fn subscribe_again(client: &mut Client) -> Outcome<bool> {
+    let begin = Instant::now();
+
+    loop {
+        let why = match client.subscribe() {
+            Ok(committed) => return Ok(committed),
+            Err(why) => why,
+        };
+        // EBUSY: an update is under way that is about to be aborted.
+        let passes = matches!(why, agent::Error::Gone(_)) || why.is("EBUSY");
+        if !passes || begin.elapsed() > PATIENCE {
+            return Err(why.into());
+        }
+        thread::sleep(AGAIN);
+    }
 }
 
 /// Does what is to be done at an update.
