@@ -40,6 +40,10 @@ json() {
 	say "JSON $1 $(tr -d '\n' <$out)"
 }
 
+json_failure() {
+	say "JSON $1 $(tr -d '\n' <$err)"
+}
+
 same() {
 	cmp "$1" "$2" >/dev/null 2>&1 || fail "$1 and $2 differ"
 }

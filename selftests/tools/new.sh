@@ -34,6 +34,9 @@ test_no_such_session() {
 	expect 4 luoctl retrieve nobody 1=/tmp/x
 	expect 4 luoctl discard nobody --yes
 	expect 4 luoctl show nobody
+	expect 4 luoctl --json show nobody
+	said '"exit":4'
+	json_failure no-such-session
 	[ ! -e /tmp/x ] || fail "a file was made"
 }
 
@@ -131,7 +134,8 @@ test_finish() {
 	said "nobody has retrieved 0x1, 0x2"
 	waiting unfinished
 	expect 0 luoctl retrieve unfinished --all /tmp/u --keep
-	expect 0 luoctl finish unfinished
+	expect 0 luoctl --json finish unfinished
+	json finish
 	expect 4 luoctl retrieve unfinished 1=/tmp/1
 }
 
@@ -139,7 +143,8 @@ test_discard() {
 	expect 1 luoctl discard discarded
 	said "--yes"
 	waiting discarded
-	expect 0 luoctl discard discarded --yes
+	expect 0 luoctl --json discard discarded --yes
+	json discard
 	expect 4 luoctl show discarded
 }
 

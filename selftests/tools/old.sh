@@ -38,9 +38,25 @@ test_hold() {
 	json list
 }
 
+test_monitor() {
+	local pid
+	luoctl --json monitor >$out 2>$err &
+	pid=$!
+	for i in $(seq 100); do
+		grep -q '"source":"kernel"' $out && break
+		usleep 50000
+	done
+	kill $pid
+	said '"state":"prepared"'
+	json monitor
+}
+
 test_hold_twice() {
 	expect 1 luoctl hold vm-0
 	said "an outgoing session has this name"
+	expect 1 luoctl --json hold vm-0
+	said '"hint":"an outgoing session has this name'
+	json_failure hold-twice
 }
 
 test_hold_nothing_left() {
@@ -154,7 +170,10 @@ test_update_refused() {
 	said "not updated, nothing has changed"
 	expect 3 luoctl kexec
 	expect 0 luoctl update --dry-run /boot/kernel --initrd /boot/initrd --append kho=on
-	expect 3 luoctl kexec
+	expect 0 luoctl --json update --dry-run /boot/kernel --initrd /boot/initrd --append kho=on
+	json dry-run
+	expect 3 luoctl --json kexec
+	json_failure not-loaded
 }
 
 test_load() {
@@ -162,6 +181,9 @@ test_load() {
 	said "not a kernel of this architecture"
 	expect 0 luoctl load /boot/kernel --initrd /boot/initrd --cmdline "quiet"
 	said "liveupdate=on is missing"
+	expect 0 luoctl --json load /boot/kernel --initrd /boot/initrd --cmdline "quiet"
+	said '"loaded": true'
+	json load
 	expect 0 luoctl status
 	said "next kernel  loaded"
 	expect 0 luoctl --json unload
@@ -197,7 +219,7 @@ head -c 300001 /dev/urandom >/data
 dd if=/dev/urandom of=/sparse bs=4096 count=1 seek=100000 2>/dev/null
 dd if=/dev/urandom of=/chunk bs=65536 count=16 2>/dev/null
 for i in $(seq 96); do cat /chunk; done >/big
-run_tests status no_device hold hold_twice hold_nothing_left hold_names hold_descriptor run \
+run_tests status no_device hold monitor hold_twice hold_nothing_left hold_names hold_descriptor run \
 	check check_formats sessions_for_later check_off check_c check_garbage kexec_not_loaded \
 	update_refused load load_format load_older agent_missing
 sums=$(sha256sum /data /sparse /big | cut -c1-16 | tr '\n' ,)

@@ -199,7 +199,7 @@ pub fn kexec(output: Output, systemd: bool) -> Outcome {
             .status()
             .map_err(|err| Failure::io("run systemctl kexec", &err))?;
         return match status.success() {
-            true => Ok(()),
+            true => output.result(&json!({"kexec": "systemctl"}), |_| Ok(())),
             false => Err(Failure::new(
                 Exit::Failure,
                 format_args!("systemctl kexec: {status}"),
