@@ -72,10 +72,13 @@ SCENES = ("no-systemd", "systemd-262", "systemd-257")
 # What takes too long for every day.
 LONG = ("systemd-257",)
 DEBIAN = {"systemd-262": "sid", "systemd-257": "trixie"}
+# Where the watchdog is tried, and its seconds there: the unit's own are too many for a test.
+WATCHED = ("systemd-262",)
+WATCHDOG = 10
 # The acts, in order. Each begins where the one before ended.
 ACTS = ("start", "never-ready", "dies", "fails", "over-limit", "image-refused", "kexec-refused",
         "killed-before-commit",
-        "first-kexec", "unclaimed-listed", "foreign-claim-refused", "killed-in-new-kernel",
+        "first-kexec", "unclaimed-listed", "foreign-claim-refused", "killed-in-new-kernel", "hangs",
         "claimed-again-after-death", "second-kexec", "unclaimed-again", "claimed-at-last", "all-over")
 
 CLIENT_UNIT = """\
@@ -301,8 +304,12 @@ class LuodTests:
         self.built: kernel.Kernel | None = None
 
     @staticmethod
+    def acts(scene: str) -> list[str]:
+        return [act for act in ACTS if act != "hangs" or scene in WATCHED]
+
+    @staticmethod
     def names(scene: str) -> list[str]:
-        return [f"luod/{scene}/{act}" for act in ACTS]
+        return [f"luod/{scene}/{act}" for act in LuodTests.acts(scene)]
 
     def wanted(self) -> list[str]:
         """The scenes of which tests are wanted."""
@@ -341,8 +348,9 @@ class LuodTests:
         except Failed as failure:
             self.results.verdict(f"luod/{name}/start", str(failure))
             return
+        acts = self.acts(name)
         with scene.guest:
-            for number, act in enumerate(ACTS):
+            for number, act in enumerate(acts):
                 why: list[str] = []
                 try:
                     getattr(Acts, act.replace("-", "_"))(scene)
@@ -352,7 +360,7 @@ class LuodTests:
                 self.results.add(f"luod/{name}/{act}", why or None, now - begin)
                 begin = now
                 if why:
-                    for rest in ACTS[number + 1:]:
+                    for rest in acts[number + 1:]:
                         self.results.add(f"luod/{name}/{rest}", "did not run: one before it failed")
                     return
             alarms = scene.guest.outcome().alarms()
@@ -524,6 +532,45 @@ class Acts:
         after = scene.status()
         if after["sessions"] != before["sessions"]:
             raise Wrong(f"it knew {before['sessions']}, and knows {after['sessions']}")
+
+    @staticmethod
+    def hangs(scene: Scene) -> None:
+        """luod hangs in an update, and is ended by systemd's watchdog: aborted, everybody goes on."""
+        sh = scene.guest.sh
+        if (found := sh("systemctl show -P WatchdogUSec luod").strip()) != "1min":
+            raise Wrong(f"the watchdog of the unit is {found}")
+        sh("systemd-run -q -u script -p Type=notify luoctl subscribe script 1=/etc/hostname")
+        clients = {*CLIENTS, "script"}
+        dropin = "/run/systemd/system/luod.service.d/watchdog.conf"
+        sh(f"mkdir -p $(dirname {dropin}); printf '[Service]\\nWatchdogSec={WATCHDOG}\\n' >{dropin}; "
+           "systemctl daemon-reload; systemctl restart luod")
+        scene.subscribed(clients)
+        # As long as it does not hang, nothing happens to it.
+        pid = sh("systemctl show -P MainPID luod").strip()
+        sh(f"sleep {WATCHDOG * 3 // 2}; test $(systemctl show -P MainPID luod) = {pid}")
+
+        scene.start("stuck", "--class vm --fault never")
+        scene.wait("stuck", "subscribed")
+        before = scene.count("lost")
+        sh("systemd-run -q -G -u update luod-say update /additions/kernel "
+           f"{shlex.quote(scene.guest.command_line)}")
+        scene.wait("stuck", "start")
+        sh(f"kill -STOP {pid}")
+        for client in CLIENTS:
+            scene.wait(client, "lost", before[client] + 1)
+        scene.stop("stuck")
+        scene.subscribed(clients)
+        if "Watchdog timeout" not in scene.luod_log():
+            raise Wrong("it was not the watchdog that ended luod")
+        last = scene.status()["last"]
+        if (last["outcome"], last["reason"]) != ("aborted", "luod was restarted in the middle of it"):
+            raise Wrong(f"the status has {last}")
+        everybody(scene, lambda one: not any(line.startswith("wrong") for line in scene.heard(one)),
+                  "the update that was aborted left a mark")
+        sh("journalctl -b -o cat -u script | grep -qx 'aborted: the agent was restarted'")
+        Acts._orphan(scene, 1)
+        sh(f"rm {dropin}; systemctl daemon-reload; systemctl stop script; systemctl restart luod")
+        scene.subscribed(set(CLIENTS))
 
     @staticmethod
     def claimed_again_after_death(scene: Scene) -> None:
