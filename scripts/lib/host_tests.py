@@ -251,6 +251,20 @@ def licences(results: Results) -> None:
     results.add(name, trouble)
 
 
+# ---- what the library brings ----
+
+def library(results: Results) -> None:
+    """What a program gets with the crate `liveupdate`, unless it asks for more."""
+    name = "source/library"
+    if results.wants(name):
+        tree = quiet(["cargo", "tree", "--locked", "--package", "liveupdate", "--edges", "normal",
+                      "--prefix", "none", "--format", "{lib}"], "asking for the library's crates", cwd=REPO)
+        crates = set(tree.split()) - {"(*)"}
+        heavy = {"clap", "serde", "serde_json", "tokio", "zstd"}
+        results.add(name, [f"it needs {crate}" for crate in sorted(crates & heavy)]
+                    or ([] if "nix" in crates else [f"cargo tree says {tree}"]))
+
+
 # ---- what documents say ----
 
 def known_tests() -> set[str]:

@@ -243,6 +243,18 @@ def again(folder: Path, scratch: Path) -> Path:
     return newer
 
 
+def flags(file: Path, root: Path) -> list[str]:
+    """What pkg-config reads in a file below `root`, which it takes as the root of the system."""
+    text = file.read_text()
+    variables = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    found = []
+    for line in re.findall(r"^(?:Cflags|Libs): (.*)$", text, re.MULTILINE):
+        while (whole := re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]], line)) != line:
+            line = whole
+        found += line.split()
+    return [re.sub(r"^-[IL]", rf"\g<0>{root}", flag) for flag in found]
+
+
 def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     """Installs, upgrades and purges the packages in `folder`; what is wrong, by test."""
     found: dict[str, list[str]] = {"install": [], "link": [], "upgrade": [], "purge": []}
@@ -266,7 +278,7 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     program = scratch / "hold"
     library = root.path / "usr/lib" / TRIPLET
     quiet(["gcc", str(root.path / "usr/share/doc/libliveupdate-dev/examples/hold.c"),
-           f"-I{root.path}/usr/include", f"-L{library}", "-lliveupdate", "-o", str(program)],
+           *flags(library / "pkgconfig/liveupdate.pc", root.path), "-o", str(program)],
           "building the example")
     # And so is what README shows.
     shown = (REPO / "README.md").read_text().split("```c\n")[1].split("```")[0]
