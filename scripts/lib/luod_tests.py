@@ -568,9 +568,10 @@ class Acts:
         everybody(scene, lambda one: not any(line.startswith("wrong") for line in scene.heard(one)),
                   "the update that was aborted left a mark")
         sh("journalctl -b -o cat -u script | grep -qx 'aborted: the agent was restarted'")
-        Acts._orphan(scene, 1)
-        sh(f"rm {dropin}; systemctl daemon-reload; systemctl stop script; systemctl restart luod")
+        # Clients that connect start it again, with what was in its store.
+        sh(f"rm {dropin}; systemctl daemon-reload; systemctl stop script luod")
         scene.subscribed(set(CLIENTS))
+        Acts._orphan(scene, 1)
 
     @staticmethod
     def claimed_again_after_death(scene: Scene) -> None:

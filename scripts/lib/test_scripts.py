@@ -16,6 +16,9 @@ import guest
 import guest_tests
 import kernel
 import mutants
+import package_guest
+import packages
+from common import REPO
 from report import Pattern, Results
 
 
@@ -154,6 +157,20 @@ class Measured(unittest.TestCase):
         self.assertEqual(self.trouble(2500, 2500), "")
         self.assertEqual(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT - 0.01))), "")
         self.assertTrue(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT + 0.01))))
+
+
+class Packaged(unittest.TestCase):
+    """package_guest and packages: what they take out of texts. They themselves run in test-long."""
+
+    def test_readme(self):
+        before, after = package_guest.readme()
+        self.assertTrue(before[0].startswith("dpkg -i luod_*.deb "))
+        self.assertTrue(before[-1].startswith("luoctl update bzImage "))
+        self.assertEqual([line.split()[:2] for line in after], [["luoctl", "retrieve"]])
+
+    def test_flags(self):
+        found = packages.flags(REPO / "tools/libliveupdate/liveupdate.pc.in", Path("/root"))
+        self.assertEqual(found, ["-L/root@LIBDIR@", "-lliveupdate", "-I/root@PREFIX@/include"])
 
 
 if __name__ == "__main__":
