@@ -210,9 +210,7 @@ class Host:
     """A machine with guests in it."""
 
     def __init__(self, folder: Path, files: dict[str, Path], built: kernel.Kernel,
-                 guests: dict[str, bytes], scene: Scene, memory: int = 2048,
-                 more: dict[str, Path] | None = None):
-        """`more` are files in /additions."""
+                 guests: dict[str, bytes], scene: Scene, memory: int = 2048):
         folder.mkdir()
         self.guests = guests
         additions = Additions(files["guest-agent"])
@@ -240,8 +238,6 @@ class Host:
         additions.bytes("root/usr/local/lib/frames.py", FRAMES.encode())
         additions.link("root/etc/systemd/system/default.target",
                        "/usr/lib/systemd/system/multi-user.target")
-        for name, path in (more or {}).items():
-            additions.file(name, path)
         # One image serves as host and as guest.
         additions.file("kernel", built.image)
         with guest.Initramfs(folder / "guest.cpio") as archive:
@@ -285,10 +281,10 @@ class Host:
         self.machine.until("systemctl is-active cache", 90)
         return int(self.machine.run("python3", "/usr/local/lib/cache.py", what, timeout=120))
 
-    def update(self, kernel_file: str = "/additions/kernel") -> None:
+    def update(self) -> None:
         """Updates the kernel, as an operator does."""
         try:
-            done = self.machine.ask("luoctl", "update", kernel_file, "--cmdline",
+            done = self.machine.ask("luoctl", "update", "/additions/kernel", "--cmdline",
                                     self.machine.command_line, timeout=180)
         except Lost:
             done = None     # its answer did not make it out of the old kernel
