@@ -24,7 +24,7 @@
 
 #include "internal.h"
 
-/* So often other memory is tried than that which cannot be had, or is not there later. */
+/* So often other memory is tried than that which is not there later. */
 #define TRIES	32
 
 static bool may_stay(struct folio *folio)
@@ -128,8 +128,7 @@ unlock:
 /*
  * Whether the kernel itself can still allocate from a zone. Else what moves there
  * out of ZONE_MOVABLE or CMA, whose free memory is of no use to the kernel, would
- * have processes killed. Below the low watermark the page allocator goes to the
- * next zone, too, as long as one has more.
+ * have processes killed.
  */
 static bool leaves_room(struct zone *zone)
 {
@@ -138,7 +137,7 @@ static bool leaves_room(struct zone *zone)
 	pages -= min(pages, zone_page_state(zone, NR_FREE_CMA_PAGES));
 	pages += zone_page_state(zone, NR_ZONE_INACTIVE_FILE) +
 		 zone_page_state(zone, NR_ZONE_ACTIVE_FILE);
-	return pages > low_wmark_pages(zone);
+	return pages > high_wmark_pages(zone);
 }
 
 static bool is_target(struct folio *folio, bool reboot)
@@ -146,29 +145,35 @@ static bool is_target(struct folio *folio, bool reboot)
 	return may_stay(folio) && (reboot || leaves_room(folio_zone(folio)));
 }
 
+/*
+ * Below this zone there may be more room: the page allocator goes there only when
+ * this one is nearly full. Memory that was added after boot lies higher, too.
+ */
+static gfp_t gfp_below(gfp_t gfp)
+{
+	return (gfp & ~GFP_ZONEMASK) | GFP_DMA32;
+}
+
 /* Allocates a folio that may stay. Does not invoke the OOM killer. */
 static struct folio *pinnable_target(struct folio *src, unsigned long reboot)
 {
 	gfp_t gfp = GFP_USER | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
-	unsigned int order = folio_order(src), nr = 0;
-	struct folio *unfit[TRIES], *folio;
+	unsigned int order = folio_order(src);
+	struct folio *folio;
 
 	/* Instead of a large one, migration can do with single pages. */
 	if (order)
 		gfp |= __GFP_NORETRY;
-	for (;;) {
-		folio = __folio_alloc(nr ? kho_gfp(gfp) : gfp, order,
-				      folio_nid(src), NULL);
-		if (!folio || is_target(folio, reboot))
-			break;
-		unfit[nr++] = folio;
-		folio = NULL;
-		if (nr == TRIES)
-			break;
-	}
-	while (nr)
-		folio_put(unfit[--nr]);
-	return folio;
+	folio = __folio_alloc(gfp, order, folio_nid(src), NULL);
+	if (!folio || is_target(folio, reboot))
+		return folio;
+	folio_put(folio);
+
+	folio = __folio_alloc(gfp_below(gfp), order, folio_nid(src), NULL);
+	if (!folio || is_target(folio, reboot))
+		return folio;
+	folio_put(folio);
+	return NULL;
 }
 
 static bool charges_root(void)
@@ -367,9 +372,8 @@ bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
 
 	for (;;) {
 		page = alloc_pages_node(nid, gfp, order);
-		if (!page || (kho_memory_stays(page_to_phys(page),
-					       PAGE_SIZE << order) &&
-			      leaves_room(page_zone(page))))
+		if (!page || kho_memory_stays(page_to_phys(page),
+					      PAGE_SIZE << order))
 			break;
 		unfit[nr++] = page;
 		page = NULL;
@@ -378,8 +382,17 @@ bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
 	}
 	while (nr)
 		__free_pages(unfit[--nr], order);
+	if (page && !leaves_room(page_zone(page))) {
+		__free_pages(page, order);
+		page = alloc_pages_node(nid, gfp_below(gfp), order);
+	}
 	if (!page)
 		return false;
+	if (!leaves_room(page_zone(page)) ||
+	    !kho_memory_stays(page_to_phys(page), PAGE_SIZE << order)) {
+		__free_pages(page, order);
+		return false;
+	}
 
 	split_page(page, order);
 	*pfn = page_to_pfn(page);
