@@ -6,6 +6,8 @@
 //! here. A test that fails here is seldom wrong: the layout needs another version then.
 
 mod common;
+#[path = "common/fdt.rs"]
+mod tree;
 
 use common::{
     compatible,
@@ -72,16 +74,11 @@ use luo_abi::{
         Subsystem,
         Subsystems, //
     },
-    tree::{
-        Tree,
-        TreeBuilder, //
-    },
     Name,
     Phys, //
 };
 use std::{
     env,
-    ffi::CStr,
     fs::{
         self,
         OpenOptions, //
@@ -237,48 +234,11 @@ fn subsystems() -> [Subsystem; 2] {
     })
 }
 
-/// A device tree that is written.
-struct TreeWriter {
-    fdt: vm_fdt::FdtWriter,
-    open: Vec<vm_fdt::FdtWriterNode>,
-}
-
-impl TreeBuilder for TreeWriter {
-    type Error = vm_fdt::Error;
-
-    fn begin_node(&mut self, name: &CStr) -> Result<(), vm_fdt::Error> {
-        let node = self.fdt.begin_node(name.to_str().unwrap())?;
-        self.open.push(node);
-        Ok(())
-    }
-
-    fn end_node(&mut self) -> Result<(), vm_fdt::Error> {
-        self.fdt.end_node(self.open.pop().unwrap())
-    }
-
-    fn property(&mut self, name: &CStr, value: &[u8]) -> Result<(), vm_fdt::Error> {
-        self.fdt.property(name.to_str().unwrap(), value)
-    }
-}
-
-/// A device tree that is read.
-struct TreeReader<'t>(Fdt<'t>);
-
-impl Tree for TreeReader<'_> {
-    fn property(&self, node: &CStr, name: &CStr) -> Option<&[u8]> {
-        let node = self.0.find_node(node.to_str().unwrap())?;
-        Some(node.property(name.to_str().unwrap())?.value)
-    }
-}
-
 fn root_fdt() -> Golden {
     let mut mem = PhysMem::default();
     let root = emit(&mut image(), &mut mem, usize::MAX);
     let spans = emit_checks(&root, &mut mem);
-    let mut writer = TreeWriter {
-        fdt: vm_fdt::FdtWriter::new().unwrap(),
-        open: Vec::new(),
-    };
+    let mut writer = tree::Writer::new();
     let extras = Extras {
         stamp: Some(STAMP),
         times: Some(TIMES),
@@ -286,7 +246,7 @@ fn root_fdt() -> Golden {
     };
     root.write_tree(&mut writer, Some(&spans.of_root()), &extras, crc32c)
         .unwrap();
-    let blob = writer.fdt.finish().unwrap();
+    let blob = writer.finish();
     let at = mem.page();
     mem.bytes(at)[..blob.len()].copy_from_slice(&blob);
     Golden {
@@ -300,7 +260,7 @@ fn root_fdt() -> Golden {
 fn root_luo_v1() {
     let golden = file("root-luo-v1");
     let page = golden.mem.pages[&golden.start].as_bytes();
-    let tree = TreeReader(Fdt::new(page).unwrap());
+    let tree = tree::Reader(Fdt::new(page).unwrap());
 
     let root = Root::from_tree(&tree).unwrap();
     let checks = RootChecks::from_tree(&tree, &root, crc32c)

@@ -3,8 +3,8 @@
 //! Both forms of the root, the FDT through libraries that others wrote.
 
 mod common;
-
-use std::ffi::CStr;
+#[path = "common/fdt.rs"]
+mod tree;
 
 use common::{
     cases,
@@ -28,62 +28,20 @@ use luo_abi::{
         SESSION_PATH,
         SESSION_PROPERTY, //
     },
-    tree::{
-        Tree,
-        TreeBuilder, //
-    },
     Phys, //
 };
 use proptest::prelude::*;
-use vm_fdt::{
-    FdtWriter,
-    FdtWriterNode, //
+use tree::{
+    Reader,
+    Writer, //
 };
 use zerocopy::IntoBytes;
 
-/// Writes an FDT.
-struct Writer {
-    fdt: FdtWriter,
-    open: Vec<FdtWriterNode>,
-}
-
-impl TreeBuilder for Writer {
-    type Error = vm_fdt::Error;
-
-    fn begin_node(&mut self, name: &CStr) -> Result<(), vm_fdt::Error> {
-        let node = self.fdt.begin_node(name.to_str().unwrap())?;
-        self.open.push(node);
-        Ok(())
-    }
-
-    fn end_node(&mut self) -> Result<(), vm_fdt::Error> {
-        self.fdt.end_node(self.open.pop().unwrap())
-    }
-
-    fn property(&mut self, name: &CStr, value: &[u8]) -> Result<(), vm_fdt::Error> {
-        self.fdt.property(name.to_str().unwrap(), value)
-    }
-}
-
-/// Reads an FDT.
-struct Reader<'a>(Fdt<'a>);
-
-impl Tree for Reader<'_> {
-    fn property(&self, node: &CStr, name: &CStr) -> Option<&[u8]> {
-        let node = self.0.find_node(node.to_str().unwrap())?;
-        Some(node.property(name.to_str().unwrap())?.value)
-    }
-}
-
 fn write(root: &Root) -> Vec<u8> {
-    let mut writer = Writer {
-        fdt: FdtWriter::new().unwrap(),
-        open: Vec::new(),
-    };
+    let mut writer = Writer::new();
     root.write_tree(&mut writer, None, &Extras::default(), crc32c)
         .unwrap();
-    assert!(writer.open.is_empty());
-    writer.fdt.finish().unwrap()
+    writer.finish()
 }
 
 fn read(bytes: &[u8]) -> Result<Root, RootError> {
