@@ -385,14 +385,15 @@ bool shmem_alloc_block(int nid, unsigned int order, unsigned long *pfn)
 	if (page && !leaves_room(page_zone(page))) {
 		__free_pages(page, order);
 		page = alloc_pages_node(nid, gfp_below(gfp), order);
+		if (page && !(leaves_room(page_zone(page)) &&
+			      kho_memory_stays(page_to_phys(page),
+					       PAGE_SIZE << order))) {
+			__free_pages(page, order);
+			page = NULL;
+		}
 	}
 	if (!page)
 		return false;
-	if (!leaves_room(page_zone(page)) ||
-	    !kho_memory_stays(page_to_phys(page), PAGE_SIZE << order)) {
-		__free_pages(page, order);
-		return false;
-	}
 
 	split_page(page, order);
 	*pfn = page_to_pfn(page);
