@@ -100,7 +100,7 @@ static phys_addr_t skip_range(const struct range *range, phys_addr_t at)
  */
 bool kho_memory_stays(phys_addr_t phys, u64 size)
 {
-	/* Where the last memory was. Nearly all of a machine is one range. */
+	/* The range in which memory was found last. Any other value costs time only. */
 	static unsigned int hint;
 	phys_addr_t at = phys;
 	struct range range;
