@@ -2,9 +2,9 @@
 """The layers of both crates: the pictures in architecture.rst, and what modules import.
 
 A module may import from modules in the rows below its own, and so may its
-parts in the folder beside it. So there are no circles, and nothing depends on what is built on top of it. What a module
-re-exports of its own children is not an import; neither is what KUnit tests
-use.
+parts in the folder beside it. So there are no circles, and nothing depends on
+what is built on top of it. What a module re-exports of its own children is not
+an import; neither is what KUnit tests use.
 """
 
 import re
