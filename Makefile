@@ -103,7 +103,7 @@ install-tree uninstall-tree:
 		LUO_BIND_RW="$(KSRC)" $$run scripts/overlay $(@:-tree=) "$(KSRC)"
 
 clean:
-	@scripts/clean build tree run log cargo-target
+	@scripts/clean build tree run log cargo-target last
 
 distclean:
 	@scripts/clean all

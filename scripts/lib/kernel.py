@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import overlay
@@ -208,6 +208,10 @@ class Kernel:
         """The modules of ours that are part of it."""
         return [path for home in (overlay.SAMPLES, overlay.HOME / "selftests/modules")
                 for path in sorted((self.folder / home).glob("*.ko"))]
+
+    def copied(self, image: Path) -> "Kernel":
+        """The same with a copy of its image: another run may build over it. Needs the lock."""
+        return replace(self, image=Path(shutil.copy2(self.image, image)))
 
     @property
     def release(self) -> str:

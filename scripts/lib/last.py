@@ -20,12 +20,13 @@ def commit() -> str | None:
         return None
     name = git("rev-parse", "--verify", "--quiet", f"{found}^{{commit}}")
     if not name:
-        raise Failed(f"LAST={wanted}: there is no such commit")
+        raise Failed(f"there is no commit {found}")
     return name
 
 
 def build(name: str) -> Kernel:
-    """Builds the kernel of a commit. Its scripts take the lock."""
+    """Builds the kernel of a commit, in a cache of its own that shares the sources: another run does not
+    build over it. Needs the lock."""
     tree = CACHE / "last" / name
     if not tree.exists():
         shutil.rmtree(tree.parent, ignore_errors=True)
@@ -33,11 +34,14 @@ def build(name: str) -> Kernel:
         new.mkdir(parents=True)
         archive = subprocess.run(["git", "-C", REPO, "archive", name], stdout=subprocess.PIPE, check=True)
         subprocess.run(["tar", "-x", "-C", new], input=archive.stdout, check=True)
+        (new / "cache").mkdir()
+        (new / "cache/ksrc").symlink_to(CACHE / "ksrc")
         new.rename(tree)
     say(f"building the kernel of the last release, {name[:12]}")
-    without = {key: value for key, value in os.environ.items()
-               if key not in ("LUO_IMPL", "LUO_MEMFD", "FRAGMENT")}
-    done = subprocess.run([tree / "scripts/image"], env=without, stdout=subprocess.PIPE, text=True)
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in ("LUO_IMPL", "LUO_MEMFD", "FRAGMENT", "LUO_LOCKED")}
+    done = subprocess.run([tree / "scripts/image"], env=environment | {"LUO_CACHE": str(tree / "cache")},
+                          stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise Failed(f"the scripts of {name[:12]} do not build its kernel")
     image = Path(done.stdout.splitlines()[-1])

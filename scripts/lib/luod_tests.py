@@ -327,7 +327,7 @@ class LuodTests:
             return
         try:
             with lock():
-                self.built = kernel.build(HOST)
+                self.built = kernel.build(HOST).copied(self.folder / "luod-kernel")
                 for package, program, features in (
                         ("luod-tests", "guest-agent", ""), ("luod-tests", "luod-client", ""),
                         ("luod-tests", "luod-say", ""), ("luoctl", "luoctl", ""),
