@@ -16,9 +16,9 @@ import debian_guest
 import guest
 import kernel
 import programs
-from common import REPO
+from common import REPO, lock
 from debian_guest import Additions, DebianGuest, Lost
-from luod_tests import Wrong
+from luod_tests import HOST, Wrong
 
 ROOT = "sid+guests"
 MIB = 1 << 20
@@ -69,12 +69,14 @@ ExecStart=/usr/bin/luo-run cache --file memory=64M --stop-signal USR1 -- \
  memcached -u root -m 64 -l 127.0.0.1 -p 11311 -e /run/luo-run/cache/memory
 KillMode=mixed
 """
+# Of memcached.
+KEYS = 2000
 # In the host: `fill' stores keys whose values follow from them, `ask' counts those that are there.
 CACHE_CLIENT = """\
 import socket, sys
 server = socket.create_connection(("127.0.0.1", 11311), 60).makefile("rwb")
 hits = 0
-for number in range(2000):
+for number in range(KEYS):
     value = f"value {number} ".encode() * 20
     if sys.argv[1] == "fill":
         server.write(b"set key%d 0 0 %d\\r\\n%s\\r\\n" % (number, len(value), value))
@@ -87,7 +89,7 @@ for number in range(2000):
             hits += server.readline() == value + b"\\r\\n"
             server.readline()
 print(hits)
-"""
+""".replace("KEYS", str(KEYS))
 POLICY = """\
 operators = ["root"]
 [update]
@@ -189,12 +191,15 @@ SCENES = {"tcg": Scene("tcg,tb-size=64"),
           "load": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
 
 
-def make(folder: Path) -> dict[str, Path]:
-    """Builds the programs of a host and its guests. Needs the lock."""
+def make(folder: Path) -> tuple[kernel.Kernel, dict[str, Path]]:
+    """Builds the kernel of a host, and the programs of it and its guests."""
     crates = {"guest-agent": "luod-tests", "luod-client": "luod-tests", "luod-say": "luod-tests",
               "vm-beat": "luod-tests", "luoctl": "luoctl", "luod": "luod", "luo-qemu": "luo-qemu",
               "luo-run": "luo-run"}
-    return {program: programs.crate_program(crate, program, folder) for program, crate in crates.items()}
+    with lock():
+        built = kernel.build(HOST).copied(folder / "vm-kernel")
+        files = {program: programs.crate_program(crate, program, folder) for program, crate in crates.items()}
+    return built, files
 
 
 def qemu(name: str, accel: str, port: int = 2, more: str = "", variables: str = "") -> bytes:
@@ -277,7 +282,7 @@ class Host:
         return moved
 
     def cached(self, what: str) -> int:
-        """How many keys memcached took or has, of 2000."""
+        """How many of its keys memcached took or has."""
         self.machine.until("systemctl is-active cache", 90)
         return int(self.machine.run("python3", "/usr/local/lib/cache.py", what, timeout=120))
 
@@ -297,6 +302,16 @@ class Host:
         said = " && ".join(f"luod-say STATUS | grep -q '\"id\":\"{name}\"[^}}]*\"state\":\"prepared\"'"
                            for name in names)
         self.machine.until(said, timeout)
+
+    def go_on(self, timeout: float) -> None:
+        """Waits until all guests go on. None has booted, or lost anything."""
+        for name, heart in self.hearts.items():
+            passes = heart.beats[-1].passes if heart.beats else 0
+            heart.wait(10, timeout)
+            if trouble := heart.trouble():
+                raise Wrong(f"{name}: {trouble[0]}")
+            if passes and heart.beats[-1].passes <= passes:
+                raise Wrong(f"{name} writes its memory no more: {heart.beats[-1]}")
 
     def story(self) -> list[str]:
         """What to show if a test failed."""
