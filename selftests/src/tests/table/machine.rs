@@ -213,6 +213,10 @@ pub const TESTS: &[Test] = &[
         .parameters("movablecore=800M")
         .needs("MEMORY_HOTPLUG")
         .rust_memfd(),
+    Test::new("machine-zones", &[machine::zones])
+        .memory(4608)
+        .rust_memfd()
+        .alone(),
     Test::new(
         "machine-scratch-odd",
         &[machine::scratch_before, machine::scratch_after],
