@@ -82,7 +82,7 @@ impl Handover {
         times: impl FnOnce() -> PhaseTimes,
     ) -> Result {
         let format = format::outgoing();
-        self.checks = match format.has_checksums() {
+        self.checks = match format.has_checksums {
             true => self
                 .checksums(serialized, root)
                 .inspect_err(|e| pr_warn!("handing over without checksums: {:?}\n", e))
@@ -93,12 +93,12 @@ impl Handover {
         extras.times = Some(times());
         let checks = self.checks.as_ref().map(OutgoingChecks::of_root);
         let page = self.root.as_mut_bytes();
-        match format.write_root(page, root, checks.as_ref(), &extras) {
+        match (format.write_root)(page, root, checks.as_ref(), &extras) {
             // The root is one page, which the list of checksums shares with the subsystems.
             Err(ENOSPC) if self.checks.is_some() => {
                 pr_warn!("handing over without checksums: too many beside the subsystems\n");
                 self.checks = None;
-                format.write_root(self.root.as_mut_bytes(), root, None, &extras)
+                (format.write_root)(self.root.as_mut_bytes(), root, None, &extras)
             }
             result => result,
         }

@@ -177,17 +177,12 @@ fn switch(luo: &Luo, to: Format) -> Result {
     luo.outgoing
         // What was left out has to be refused now.
         .describe_anew(from.lossy && !to.lossy)
-        .inspect(|()| {
-            pr_info!(
-                "handing over as {} from now on\n",
-                format::of(to.abi).name()
-            )
-        })
+        .inspect(|()| pr_info!("handing over as {} from now on\n", format::of(to.abi).name))
         .inspect_err(|e| {
             from.set();
             pr_warn!(
                 "handing over as {} still: {:?}\n",
-                format::of(from.abi).name(),
+                format::of(from.abi).name,
                 e
             );
         })

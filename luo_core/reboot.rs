@@ -132,12 +132,12 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     let flbs = luo.flbs.write(&mut handover.flbs)?;
     let subsystems = prepared.reboot()?;
     let format = format::outgoing();
-    if !format.has_subsystems() {
+    if !format.has_subsystems {
         for subsystem in &subsystems {
             pr_warn!(
                 "subsystem '{}': its state is dropped, {} has no place for it\n",
                 subsystem.name,
-                format.name(),
+                format.name,
             );
         }
     }
@@ -153,7 +153,7 @@ fn hand_over(luo: &'static Luo, stamp: Option<Stamp>, begin: Instant<Monotonic>)
     let root = Root {
         number: luo.number.saturating_add(1),
         sessions: luo.outgoing.head(),
-        flbs: chain::phys(&handover.flbs).filter(|_| flbs > 0 || format.needs_flbs()),
+        flbs: chain::phys(&handover.flbs).filter(|_| flbs > 0 || format.needs_flbs),
     };
     let times = || PhaseTimes {
         freeze,

@@ -124,7 +124,7 @@ impl Attribute for AbiAttribute {
     const NAME: &'static CStr = c"abi";
 
     fn show(to: &mut dyn fmt::Write) -> Result {
-        let outgoing = format::outgoing().name();
+        let outgoing = format::outgoing().name;
         let incoming = match on()?.context.status.incoming_format {
             Some(RootFormat::Fdt) => "fdt",
             Some(RootFormat::V5) => "luo-v5",

@@ -137,7 +137,7 @@ impl<R: Record> Chain<R> {
     ///
     /// [`E2BIG`] if it has more blocks than the outgoing format allows.
     pub(crate) fn check_length(&self) -> Result {
-        match Self::blocks_for(self.len) > format::outgoing().max_blocks() {
+        match Self::blocks_for(self.len) > format::outgoing().max_blocks {
             true => Err(E2BIG),
             false => Ok(()),
         }

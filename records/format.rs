@@ -25,47 +25,34 @@ use crate::abi::{
 };
 
 /// A format of the handover.
-pub(crate) trait Format {
+pub(crate) struct Format {
     /// Its name, as in `liveupdate.abi=`.
-    fn name(&self) -> &'static str;
-
+    pub(crate) name: &'static str,
     /// How many blocks a chain of records may have.
-    fn max_blocks(&self) -> usize;
-
+    pub(crate) max_blocks: usize,
     /// Whether there are checksums of records.
-    fn has_checksums(&self) -> bool;
-
+    pub(crate) has_checksums: bool,
     /// Whether there is room for the state of subsystems.
-    fn has_subsystems(&self) -> bool;
-
+    pub(crate) has_subsystems: bool,
     /// Whether the next kernel expects a block of FLBs even if it is empty.
-    fn needs_flbs(&self) -> bool;
-
-    /// Writes the root to a page that is aligned as a device tree has to be.
-    ///
-    /// `checks` and the parts of `extras` that the format has no place for are left out.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOSPC`] if it does not fit.
-    fn write_root(
-        &self,
-        page: &mut [u8],
-        root: &Root,
-        checks: Option<&RootChecks<'_>>,
-        extras: &Extras<'_>,
-    ) -> Result;
+    pub(crate) needs_flbs: bool,
+    /// Writes the root to a page that is aligned as a device tree has to be. What the format has no
+    /// place for is left out. [`ENOSPC`] if the rest does not fit.
+    pub(crate) write_root: WriteRoot,
 }
 
+/// The page, the root, its checksums, and what else may stand beside it.
+type WriteRoot = fn(&mut [u8], &Root, Option<&RootChecks<'_>>, &Extras<'_>) -> Result;
+
 /// The format `abi`.
-pub(crate) fn of(abi: OutgoingAbi) -> &'static dyn Format {
+pub(crate) fn of(abi: OutgoingAbi) -> &'static Format {
     match abi {
-        OutgoingAbi::Fdt => &fdt::Fdt,
-        OutgoingAbi::LuoV5 => &luo_v5::LuoV5,
+        OutgoingAbi::Fdt => &fdt::FORMAT,
+        OutgoingAbi::LuoV5 => &luo_v5::FORMAT,
     }
 }
 
 /// The format that is written now.
-pub(crate) fn outgoing() -> &'static dyn Format {
+pub(crate) fn outgoing() -> &'static Format {
     of(outgoing_abi())
 }

@@ -18,40 +18,25 @@ use crate::abi::{
     Root, //
 };
 
-pub(super) struct Fdt;
+pub(super) static FORMAT: Format = Format {
+    name: "fdt",
+    max_blocks: usize::MAX,
+    has_checksums: true,
+    has_subsystems: true,
+    needs_flbs: false,
+    write_root,
+};
 
-impl Format for Fdt {
-    fn name(&self) -> &'static str {
-        "fdt"
-    }
+fn write_root(
+    page: &mut [u8],
+    root: &Root,
+    checks: Option<&RootChecks<'_>>,
+    extras: &Extras<'_>,
+) -> Result {
+    let mut tree = FdtWriter::new(page)?;
 
-    fn max_blocks(&self) -> usize {
-        usize::MAX
-    }
-
-    fn has_checksums(&self) -> bool {
-        true
-    }
-
-    fn has_subsystems(&self) -> bool {
-        true
-    }
-
-    fn needs_flbs(&self) -> bool {
-        false
-    }
-
-    fn write_root(
-        &self,
-        page: &mut [u8],
-        root: &Root,
-        checks: Option<&RootChecks<'_>>,
-        extras: &Extras<'_>,
-    ) -> Result {
-        let mut tree = FdtWriter::new(page)?;
-        root.write_tree(&mut tree, checks, extras, crc32c)?;
-        tree.finish()
-    }
+    root.write_tree(&mut tree, checks, extras, crc32c)?;
+    tree.finish()
 }
 
 impl TreeBuilder for FdtWriter<'_> {

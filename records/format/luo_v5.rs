@@ -5,46 +5,16 @@
 use kernel::prelude::*;
 
 use super::Format;
-use crate::abi::{
-    chain::MAX_BLOCKS_V5,
-    root::{
-        Extras,
-        RootChecks, //
-    },
-    Root, //
-};
+use crate::abi::chain::MAX_BLOCKS_V5;
 
-pub(super) struct LuoV5;
-
-impl Format for LuoV5 {
-    fn name(&self) -> &'static str {
-        "luo-v5"
-    }
-
-    fn max_blocks(&self) -> usize {
-        MAX_BLOCKS_V5
-    }
-
-    fn has_checksums(&self) -> bool {
-        false
-    }
-
-    fn has_subsystems(&self) -> bool {
-        false
-    }
-
-    /// The C implementation refuses a root without FLBs.
-    fn needs_flbs(&self) -> bool {
-        true
-    }
-
-    fn write_root(
-        &self,
-        page: &mut [u8],
-        root: &Root,
-        _checks: Option<&RootChecks<'_>>,
-        _extras: &Extras<'_>,
-    ) -> Result {
+pub(super) static FORMAT: Format = Format {
+    name: "luo-v5",
+    max_blocks: MAX_BLOCKS_V5,
+    has_checksums: false,
+    has_subsystems: false,
+    // The C implementation refuses a root without FLBs.
+    needs_flbs: true,
+    write_root: |page, root, _checks, _extras| {
         root.to_v5().write_to_prefix(page).map_err(|_| ENOSPC)
-    }
-}
+    },
+};
