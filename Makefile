@@ -86,7 +86,7 @@ test-long:
 # No stable toolchain has it.
 miri:
 	@cd abi && MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test \
-		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri"
+		--target-dir "$${XDG_CACHE_HOME:-$$HOME/.cache}/luo/cargo-target/miri$(subst /,-,$(CURDIR))"
 
 bench check deb docs image ksrc mutants:
 	@$(ENTER) scripts/$@
@@ -103,7 +103,7 @@ install-tree uninstall-tree:
 		LUO_BIND_RW="$(KSRC)" $$run scripts/overlay $(@:-tree=) "$(KSRC)"
 
 clean:
-	@scripts/clean build tree run log cargo-target last
+	@scripts/clean build tree run log cargo-target last mutants
 
 distclean:
 	@scripts/clean all

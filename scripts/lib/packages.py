@@ -26,7 +26,7 @@ PACKAGES = ("luoctl", "libliveupdate1", "libliveupdate-dev", "luo-qemu", "luo-ru
 # Those that tell their manual pages and completions themselves.
 GENERATING = ("luoctl", "luo-qemu", "luo-run")
 # Apart from the static programs, as the flags differ.
-FOLDER = CACHE / "cargo-target/shared"
+FOLDER = programs.CARGO_FOLDER / "shared"
 MAINTAINER = "The LUO project <root@localhost>"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MACHINE = os.uname().machine

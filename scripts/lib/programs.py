@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Builds what runs in user space: our crates, and the stock tests of the tree."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import kernel
 from common import CACHE, REPO, quiet, run
 
 TARGET = "x86_64-unknown-linux-gnu"
-# One for all clones: cargo tells them apart by path, and shares the dependencies.
-CARGO_FOLDER = CACHE / "cargo-target"
+# One for each clone: cargo goes by the time of a file, and believes that what another clone built
+# later is of the sources here.
+CARGO_FOLDER = CACHE / "cargo-target" / hashlib.sha256(bytes(REPO)).hexdigest()[:12]
 
 
 def cargo(*words: str) -> list[str]:
