@@ -82,6 +82,11 @@ def manual(source: Path, directory: Path) -> None:
     page.chmod(0o644)
 
 
+def below(prefix: str, unit: str) -> str:
+    """The text of a unit whose programs are below a prefix."""
+    return re.sub(r"^(Exec\w+=)/usr/", rf"\g<1>{prefix}/", unit, flags=re.MULTILINE)
+
+
 def stage(package: str, built: Path, root: Path, prefix: str) -> None:
     """Puts the files of a package under `root`."""
     usr = root / prefix.lstrip("/")
@@ -105,7 +110,7 @@ def stage(package: str, built: Path, root: Path, prefix: str) -> None:
         put(completions / f"{package}.fish", usr / f"share/fish/vendor_completions.d/{package}.fish")
     if package == "luo-qemu":
         for unit in sorted((QEMU / "systemd").iterdir()):
-            put(unit, usr / "lib/systemd/system" / unit.name)
+            write(usr / "lib/systemd/system" / unit.name, below(prefix, unit.read_text()))
     elif package == "libliveupdate1":
         put(built / "libliveupdate_c.so", library / full)
         link(library / soname, full)
@@ -123,7 +128,7 @@ def stage(package: str, built: Path, root: Path, prefix: str) -> None:
     elif package == "luod":
         put(built / "luod", usr / "sbin/luod", 0o755)
         for unit in sorted((LUOD / "systemd").glob("luod*.s*")):
-            put(unit, usr / "lib/systemd/system" / unit.name)
+            write(usr / "lib/systemd/system" / unit.name, below(prefix, unit.read_text()))
         put(LUOD / "systemd/luod.tmpfiles", usr / "lib/tmpfiles.d/luod.conf")
         for page in sorted(LUOD.glob("man/*.[1-8]")):
             manual(page, usr / f"share/man/man{page.suffix[1:]}")
@@ -255,9 +260,28 @@ def flags(file: Path, root: Path) -> list[str]:
     return [re.sub(r"^-[IL]", rf"\g<0>{root}", flag) for flag in found]
 
 
+def elsewhere(root: Path) -> list[str]:
+    """What is wrong with what `make install` puts below another prefix."""
+    quiet([str(REPO / "scripts/install")], "make install",
+          env={**os.environ, "DESTDIR": str(root), "PREFIX": "/usr/local"})
+    found = []
+    for unit in (root / "usr/local/lib/systemd/system").iterdir():
+        programs_of = re.findall(r"^Exec\w+=(/\S+)", unit.read_text(), re.MULTILINE)
+        found += [f"{unit.name} runs {program}, which is not there" for program in programs_of
+                  if not os.access(root / program.lstrip("/"), os.X_OK)]
+    library = root / "usr/local/lib" / TRIPLET
+    quiet(["gcc", str(root / "usr/local/share/doc/libliveupdate-dev/examples/hold.c"),
+           *flags(library / "pkgconfig/liveupdate.pc", root), "-o", str(root / "hold")],
+          "building the example")
+    outside = {path.parts[0] for path in (path.relative_to(root) for path in root.rglob("*"))
+               if path.parts[:2] != ("usr", "local")} - {"usr", "etc", "hold"}
+    return found + [f"{name} is no place for what has the prefix /usr/local" for name in sorted(outside)]
+
+
 def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     """Installs, upgrades and purges the packages in `folder`; what is wrong, by test."""
-    found: dict[str, list[str]] = {"install": [], "link": [], "upgrade": [], "purge": []}
+    found: dict[str, list[str]] = {"install": [], "link": [], "upgrade": [], "purge": [],
+                                   "prefix": elsewhere(scratch / "elsewhere")}
     root = Root(scratch / "root")
     debs = sorted(str(path) for path in folder.glob("*.deb"))
     root.dpkg("--install", *debs)
