@@ -83,7 +83,8 @@ class Tools:
                 archive.file("boot/c", self.stock.built.image)
                 if self.older:
                     archive.file("boot/older", self.older.built.image)
-            self.judge("luoctl", across, "kho=on")
+            # The description of the first session's file.
+            self.judge("luoctl", across, "kho=on liveupdate.corrupt=memfds:33:7")
         if off:
             with self.bench.archive() as archive:
                 fill(archive, ". /off.sh")

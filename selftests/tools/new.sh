@@ -129,6 +129,14 @@ test_rest() {
 	rm /tmp/1
 }
 
+# Nothing helps, and luoctl says so.
+test_ruined() {
+	expect 1 luoctl retrieve ruined 1=/tmp/1
+	said "its record was corrupted on the way"
+	[ ! -e /tmp/1 ] || fail "there is a file"
+	expect 0 luoctl discard ruined --yes
+}
+
 test_finish() {
 	expect 1 luoctl finish unfinished
 	said "nobody has retrieved 0x1, 0x2"
@@ -171,4 +179,4 @@ test_all_finished() {
 }
 
 run_tests updated no_such_session output_impossible retrieve retrieve_all wrong_token no_space killed \
-	rest finish discard run_again c_api all_finished
+	rest ruined finish discard run_again c_api all_finished

@@ -23,6 +23,22 @@ test_no_device() {
 	exec 8>&-
 }
 
+# What a user is told who is not root.
+test_unprivileged() {
+	mkdir -p /etc
+	echo "nobody:x:65534:65534::/:/bin/sh" >/etc/passwd
+	chmod 1777 /tmp
+	expect 1 su nobody -c "luoctl hold mine 1=/data"
+	said "only root may open the device"
+	expect 0 su nobody -c "luoctl status"
+	expect 4 luoctl show mine
+}
+
+# The first of all, and so the one that the command line of this kernel corrupts.
+test_hold_ruined() {
+	expect 0 luoctl hold --detach ruined 1=/data
+}
+
 test_hold() {
 	expect 0 luoctl --json hold --detach vm-0 1=/data 0x2=/sparse
 	json hold
@@ -219,9 +235,10 @@ head -c 300001 /dev/urandom >/data
 dd if=/dev/urandom of=/sparse bs=4096 count=1 seek=100000 2>/dev/null
 dd if=/dev/urandom of=/chunk bs=65536 count=16 2>/dev/null
 for i in $(seq 96); do cat /chunk; done >/big
-run_tests status no_device hold monitor hold_twice hold_nothing_left hold_names hold_descriptor run \
-	check check_formats sessions_for_later check_off check_c check_garbage kexec_not_loaded \
-	update_refused load load_format load_older agent_missing
+run_tests status no_device unprivileged hold_ruined hold monitor hold_twice \
+	hold_nothing_left hold_names hold_descriptor run check check_formats sessions_for_later \
+	check_off check_c check_garbage kexec_not_loaded update_refused load load_format \
+	load_older agent_missing
 sums=$(sha256sum /data /sparse /big | cut -c1-16 | tr '\n' ,)
 luoctl load /boot/kernel --initrd /boot/initrd --append "luo.stage=2 luo.sums=$sums" >/tmp/load 2>&1 &&
 	luoctl kexec >>/tmp/load 2>&1
