@@ -6,7 +6,10 @@
 //! else is in the folder when the program has ended is small, and copied into memfds of its own.
 //! The manifest, token 1, has the names.
 
-use crate::Outcome;
+use crate::{
+    second::Second,
+    Outcome, //
+};
 use liveupdate::{
     Incoming,
     Outgoing,
@@ -61,6 +64,8 @@ struct Manifest {
     memory: Vec<String>,
     /// Copies of other files, and their modes.
     others: Vec<(String, u32)>,
+    /// When the program ended.
+    ended: Option<Second>,
 }
 
 /// The folder of a program.
@@ -69,6 +74,8 @@ pub struct Folder {
     path: PathBuf,
     /// The memfds, by name.
     pub memory: Vec<(String, File)>,
+    /// When the program ended last, of which it is.
+    pub ended: Option<Second>,
 }
 
 fn memfd(name: &str) -> Outcome<File> {
@@ -86,6 +93,7 @@ impl Folder {
         let folder = Self {
             path,
             memory: memory.collect::<Outcome<_>>()?,
+            ended: None,
         };
         folder.link()?;
         Ok(folder)
@@ -110,6 +118,7 @@ impl Folder {
             version: VERSION,
             memory: self.memory.iter().map(|(name, _)| name.clone()).collect(),
             others: Vec::new(),
+            ended: self.ended,
         };
         let mut tokens = MANIFEST + 1..;
         let mut token = || tokens.next().ok_or("there are no tokens left");
@@ -158,6 +167,7 @@ impl Folder {
         let folder = Self {
             path,
             memory: memory.collect::<Outcome<_>>()?,
+            ended: manifest.ended,
         };
         folder.link()?;
         for (name, mode) in &manifest.others {

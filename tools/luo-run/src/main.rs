@@ -11,10 +11,12 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`folder`] | the folder with the program's files, and how it crosses the kexec |
+//! | [`second`] | when the program ended, and the wait for another second |
 //! | [`service`] | the life of the program, from one update to the next |
 
 mod cli;
 mod folder;
+mod second;
 mod service;
 
 use clap::Parser;

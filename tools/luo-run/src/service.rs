@@ -8,6 +8,7 @@ use crate::{
         Folder,
         FIRST_FD, //
     },
+    second::Second,
     Outcome, //
 };
 use command_fds::{
@@ -105,6 +106,7 @@ pub fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     service.run(&signals)
 }
 
+/// Starts the program, in another second than it ended in.
 fn start(arguments: &Arguments, folder: &Folder) -> Outcome<Child> {
     let [program, words @ ..] = arguments.command.as_slice() else {
         return Err("there is no command to run".into());
@@ -123,6 +125,9 @@ fn start(arguments: &Arguments, folder: &Folder) -> Outcome<Child> {
     command
         .args(words)
         .fd_mappings(mappings.collect::<Outcome<_>>()?)?;
+    if let Some(ended) = folder.ended {
+        ended.wait();
+    }
     let child = command
         .spawn()
         .map_err(|err| format!("cannot start {program}: {err}"))?;
@@ -276,12 +281,14 @@ impl Service<'_> {
         let end = Instant::now() + Duration::from_secs(self.arguments.stop_timeout);
         while Instant::now() < end {
             if let Some(status) = child.try_wait()? {
+                self.folder.ended = Some(Second::now());
                 return Ok(Some(status));
             }
             thread::sleep(Duration::from_millis(5));
         }
         child.kill()?;
         child.wait()?;
+        self.folder.ended = Some(Second::now());
         Err(format!(
             "the program did not end in {} s",
             self.arguments.stop_timeout
