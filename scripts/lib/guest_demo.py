@@ -5,34 +5,22 @@ The host is a Debian of its own in a virtual machine, see vm_host.py: two guests
 luo-qemu, and a memcached, by luo-run. Its kernel is updated by `luoctl update' while they run.
 """
 
-import re
 from pathlib import Path
 
 from common import say
 from debian_guest import Lost
 from luod_tests import Wrong
-from vm_host import KEYS, SCENES, Host, make, qemu
-
-GUESTS = ("vm-0", "vm-1")
-# What luo-qemu says in its journal, before and after.
-STOPPED = re.compile(r"the guest is stopped at ([\d.]+) s of this kernel, .* preserved in (\d+) ms")
-GOES_ON = re.compile(r"the guest goes on after ([\d.]+) s by the host's clock; at ([\d.]+) s of this kernel: "
-                     r"retrieve (\d+) ms, QEMU (\d+) ms, load (\d+) ms")
+from vm_host import KEYS, Guest, Host, Scene, make
 
 
-def pause(host: Host, name: str) -> str:
+def told(host: Host, name: str) -> str:
     """Where the time went in which a guest stood still."""
-    before = host.machine.run("journalctl", "--no-pager", "-b", "-1", "-o", "cat", "-u", f"luo-qemu@{name}")
-    stopped, goes_on = STOPPED.findall(before), GOES_ON.findall(host.log(name))
-    if not stopped or not goes_on:
-        raise Wrong(f"luo-qemu does not say how long {name} stood still")
-    total, uptime = map(float, goes_on[-1][:2])
-    retrieve, start, load = (int(number) / 1000 for number in goes_on[-1][2:])
-    save = int(stopped[-1][1]) / 1000
-    parts = {"save its state": save, "host down, and into the next kernel": total - save - uptime,
-             "host up": uptime - retrieve - start - load, "retrieve": retrieve, "start QEMU": start,
-             "load its state": load}
-    return "\n".join([f"      stood still for {total:.2f} s by the host's clock, of these",
+    pause = host.pause(name)
+    parts = {"save its state": pause.save,
+             "host down, and into the next kernel": pause.whole - pause.save - pause.goes_on,
+             "host up": pause.goes_on - pause.retrieve - pause.start - pause.load,
+             "retrieve": pause.retrieve, "start QEMU": pause.start, "load its state": pause.load}
+    return "\n".join([f"      stood still for {pause.whole:.2f} s by the host's clock, of these",
                       *(f"      {seconds:8.3f} s  {what}" for what, seconds in parts.items())])
 
 
@@ -47,7 +35,7 @@ class Story:
         """Waits until all runs."""
         boot = self.host.machine.up(300)
         print(f"\nThe host runs Linux {boot.release}.", flush=True)
-        self.host.subscribed(set(GUESTS), 300)
+        self.host.subscribed(set(self.host.guests), 300)
         for name, heart in self.host.hearts.items():
             heart.wait(10, 300)
             last = heart.beats[-1]
@@ -58,7 +46,7 @@ class Story:
 
     def update(self) -> None:
         """The host's kernel changes."""
-        self.frames = {name: self.host.frames(name) for name in GUESTS}
+        self.frames = {name: self.host.frames(name) for name in self.host.guests}
         for heart in self.host.hearts.values():
             heart.listen()
         before = {name: heart.beats[-1] for name, heart in self.host.hearts.items()}
@@ -72,13 +60,13 @@ class Story:
             print(f"  {name}: boot {last.boot}, up for {last.uptime:.1f} s, counted on from "
                   f"{before[name].number} to {last.number}")
         # Once they are in luod's hands again, their RAM is where it will stay.
-        self.host.subscribed(set(GUESTS), 300)
+        self.host.subscribed(set(self.host.guests), 300)
         for name, frames in self.frames.items():
             last = self.host.hearts[name].beats[-1]
             moved = len(self.host.moved(name, frames))
             print(f"  {name}: its memory is as it was ({last.checks - before[name].checks} checks since), "
                   f"{len(frames) - moved} pages in the same frames, {moved} migrated since for the next "
-                  f"update\n{pause(self.host, name)}", flush=True)
+                  f"update\n{told(self.host, name)}", flush=True)
         if (hits := self.host.cached("ask")) != KEYS:
             raise Wrong(f"memcached has {hits} of {KEYS} keys")
         print(f"  memcached: {hits} of {KEYS} keys are there", flush=True)
@@ -86,10 +74,8 @@ class Story:
 
 def demo(folder: Path) -> int:
     """Shows it; returns the status to end with."""
-    built, files = make(folder)
-    scene = SCENES["kvm"]
-    guests = {name: qemu(name, scene.accel, port) for port, name in enumerate(GUESTS, 2)}
-    host = Host(folder / "host", files, built, guests, scene)
+    scene = Scene((), (Guest(), Guest()))
+    host = Host(folder / "host", make(folder, scene), scene)
     say("booting a host with two guests, emulated, so not at full speed; this takes some minutes")
     why: list[str] = []
     with host.machine:

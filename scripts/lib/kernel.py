@@ -180,7 +180,7 @@ class Variant:
     @property
     def name(self) -> str:
         if self.release != RELEASE:
-            return self.release
+            return f"{self.release}-{self.purpose}" if self.purpose else self.release
         if self.purpose:
             return self.purpose if self.core == "rust" else f"{self.core}-{self.purpose}"
         return self.core if self.memfd_impl == self.core else f"{self.core}-memfd-{self.memfd}"

@@ -56,6 +56,20 @@ with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
             print(f"{at // 4096:x} {entry & (1 << 55) - 1:x}" if entry >> 63 else f"{at // 4096:x} none")
             at += 4096
 """
+# In the host: what its counter says, and what its clocks say at that time.
+CLOCK = """\
+import ctypes, mmap, time
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code.write(bytes.fromhex("0f3148c1e2204809d0c3"))       # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
+counter = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+now = counter()
+print(now, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+open("/dev/kmsg", "w").write(f"pause: clock {now}")
+"""
+# What luo-qemu says in its journal, before and after.
+STOPPED = re.compile(r"the guest is stopped at ([\d.]+) s of this kernel, .* preserved in (\d+) ms")
+GOES_ON = re.compile(r"the guest goes on after ([\d.]+) s by the host's clock; at ([\d.]+) s of this kernel: "
+                     r"retrieve (\d+) ms, QEMU (\d+) ms, load (\d+) ms")
 # A restartable program beside the guests.
 CACHE_UNIT = """\
 [Unit]
@@ -174,50 +188,103 @@ class Heart:
         return max((other.at - one.at for one, other in zip(self.beats, self.beats[1:], strict=False)),
                    default=0)
 
+STOCK_HOST = kernel.Variant("c", release=kernel.PREVIOUS, purpose="host")
+
+
+@dataclass(frozen=True)
+class Pause:
+    """How long a guest stood still, as luo-qemu saw it. All in seconds."""
+
+    whole: float                # by the clock of the host, which may count in whole seconds over a kexec
+    stopped: float              # since the boot of the old kernel, when it was saved
+    goes_on: float              # since that of the new one
+    save: float
+    retrieve: float
+    start: float                # of QEMU
+    load: float
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a guest has besides memory, and what it does besides counting (see vm-beat)."""
+
+    devices: str = ""
+    variables: str = ""
+    memory: str = "128M"
+
 
 @dataclass(frozen=True)
 class Scene:
-    """A kind of guests, and of the host that they need."""
+    """A host, its guests, and what they live through (see vm_tests.py)."""
 
-    accel: str
-    cpu: str = "qemu64"
-    command_line: str = ""
+    acts: tuple[str, ...]
+    guests: tuple[Guest, ...] = (Guest(),)
+    # QEMU's in the host.
+    accel: str = "kvm -cpu host"
+    cpu: str = "max"
+    # Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM
+    # would refuse that of the guest.
+    command_line: str = "kvm.tsc_tolerance_ppm=50000"
+    memory: int = 2048
+    # The host's, one update after the other.
+    kernels: tuple[kernel.Variant, ...] = (HOST,)
+    # Further options of the QEMU that the host runs in.
+    options: tuple[str, ...] = ()
+    processors: int = 2
+    daily: bool = False
 
 
-# Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM would
-# refuse that of the guest.
-SCENES = {"tcg": Scene("tcg,tb-size=64"),
-          "kvm": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000"),
-          "load": Scene("kvm -cpu host", "max", "kvm.tsc_tolerance_ppm=50000")}
+UPDATE = ("update", "same-frames", "nothing-copied", "memcached")
+SCENES = {
+    # The short one. Its host has no virtualization.
+    "tcg": Scene(("start", *UPDATE), accel="tcg,tb-size=64", cpu="qemu64", command_line="", daily=True),
+    "kvm": Scene(("refused", "start", "abort", *UPDATE, "update-again", "shutdown")),
+    # One that writes all its memory all the time, and one with a disk.
+    "load": Scene(("start", "abort", *UPDATE, "update-again"),
+                  (Guest(variables="BEAT_LOAD=16"),
+                   Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
+    "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=4096),
+    "crash": Scene(("start", "crash", "update")),
+    # There and back.
+    "7.2": Scene(("start", *UPDATE, "update-again"), kernels=(STOCK_HOST, HOST)),
+}
 
 
-def make(folder: Path) -> tuple[kernel.Kernel, dict[str, Path]]:
-    """Builds the kernel of a host, and the programs of it and its guests."""
+# Of the host's: what is before is the host's own, or what a PC may have.
+FIRST_PORT = 4
+
+
+def make(folder: Path, *scenes: Scene) -> dict[str, Path]:
+    """Builds the kernels of hosts, and the programs of them and their guests."""
     crates = {"guest-agent": "luod-tests", "luod-client": "luod-tests", "luod-say": "luod-tests",
               "vm-beat": "luod-tests", "luoctl": "luoctl", "luod": "luod", "luo-qemu": "luo-qemu",
               "luo-run": "luo-run"}
     with lock():
-        built = kernel.build(HOST).copied(folder / "vm-kernel")
         files = {program: programs.crate_program(crate, program, folder) for program, crate in crates.items()}
-    return built, files
+        # One image serves as host and as guest.
+        for variant in {HOST, *(variant for scene in scenes for variant in scene.kernels)}:
+            name = f"kernel-{variant.name}"
+            files[name] = kernel.build(variant).copied(folder / name).image
+    return files
 
 
-def qemu(name: str, accel: str, port: int = 2, more: str = "", variables: str = "") -> bytes:
+def qemu(name: str, accel: str, port: int, kind: Guest) -> bytes:
     """The configuration of a guest, /etc/luo-qemu/NAME.conf. Its console is a port of the host's."""
-    append = f"console=ttyS0 quiet no_timer_check liveupdate=off kho=off panic=-1 rdinit=/init {variables}"
+    append = f"console=ttyS0 quiet no_timer_check liveupdate=off kho=off panic=-1 rdinit=/init {kind.variables}"
     words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
--machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con {more} \
--kernel /additions/kernel -initrd /additions/guest.cpio -append "{append.strip()}" """
-    return f"MEMORY=128M\nQEMU='{words.strip()}'\n".encode()
+-machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con \
+{kind.devices} -kernel /additions/kernel-{HOST.name} -initrd /additions/guest.cpio -append "{append.strip()}" """
+    return f"MEMORY={kind.memory}\nQEMU='{words.strip()}'\n".encode()
 
 
 class Host:
     """A machine with guests in it."""
 
-    def __init__(self, folder: Path, files: dict[str, Path], built: kernel.Kernel,
-                 guests: dict[str, bytes], scene: Scene, memory: int = 2048):
+    def __init__(self, folder: Path, files: dict[str, Path], scene: Scene):
         folder.mkdir()
-        self.guests = guests
+        self.kernels = [f"kernel-{variant.name}" for variant in scene.kernels]
+        self.updates = 0
+        self.guests = [f"vm-{number}" for number in range(len(scene.guests))]
         additions = Additions(files["guest-agent"])
         for program in ("luod-client", "luod-say", "luoctl"):
             additions.file(f"root/usr/local/bin/{program}", files[program], 0o755)
@@ -235,31 +302,46 @@ class Host:
         additions.file("root/usr/bin/luo-run", files["luo-run"], 0o755)
         additions.unit("cache.service", CACHE_UNIT, "multi-user.target")
         additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
-        additions.bytes("root/usr/local/lib/cache.py", CACHE_CLIENT.encode())
-        for name, configuration in guests.items():
-            additions.bytes(f"root/etc/luo-qemu/{name}.conf", configuration)
+        for port, (name, kind) in enumerate(zip(self.guests, scene.guests, strict=True), FIRST_PORT):
+            additions.bytes(f"root/etc/luo-qemu/{name}.conf", qemu(name, scene.accel, port, kind))
             additions.enable("luo-qemu@.service", "multi-user.target", name)
         additions.bytes("root/etc/luod.toml", POLICY.encode())
-        additions.bytes("root/usr/local/lib/frames.py", FRAMES.encode())
+        for name, script in {"cache": CACHE_CLIENT, "clock": CLOCK, "frames": FRAMES}.items():
+            additions.bytes(f"root/usr/local/lib/{name}.py", script.encode())
         additions.link("root/etc/systemd/system/default.target",
                        "/usr/lib/systemd/system/multi-user.target")
-        # One image serves as host and as guest.
-        additions.file("kernel", built.image)
+        for name in {f"kernel-{HOST.name}", *self.kernels}:
+            additions.file(name, files[name])
         with guest.Initramfs(folder / "guest.cpio") as archive:
             archive.file("init", files["vm-beat"], 0o755)
         additions.file("guest.cpio", folder / "guest.cpio")
         image = additions.write(folder / "additions.ext4")
         root = debian_guest.images(ROOT)[0]
-        # The first two ports are the host's.
-        self.hearts = {name: Heart(folder / f"{name}.log") for name in guests}
-        ports = tuple(word for heart in self.hearts.values() for word in ("-serial", f"file:{heart.path}"))
-        self.machine = DebianGuest(built.image, root, image, folder,
-                                   command_line=f"quiet {scene.command_line}", memory=memory,
-                                   cpu=scene.cpu, options=ports)
+        self.hearts = {name: Heart(folder / f"{name}.log") for name in self.guests}
+        ports = [word for name, heart in self.hearts.items()
+                 for word in ("-chardev", f"file,id={name},path={heart.path}",
+                              "-device", f"pci-serial,chardev={name}")]
+        self.machine = DebianGuest(files[self.kernels[0]], root, image, folder,
+                                   command_line=f"quiet {scene.command_line}", memory=scene.memory,
+                                   cpu=scene.cpu, processors=scene.processors,
+                                   # A host that crashes boots again.
+                                   options=(*ports, "-action", "reboot=reset", *scene.options))
 
     def log(self, name: str) -> str:
         """What luo-qemu said of a guest in this kernel."""
-        return self.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", f"luo-qemu@{name}")
+        return self.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", f"luo-qemu@{name}",
+                                timeout=180)
+
+    def pause(self, name: str) -> Pause:
+        """How long a guest stood still in the last update."""
+        before = self.machine.run("journalctl", "--no-pager", "-b", "-1", "-o", "cat", "-u", f"luo-qemu@{name}",
+                                  timeout=180)
+        stopped, goes_on = STOPPED.findall(before), GOES_ON.findall(self.log(name))
+        if not stopped or not goes_on:
+            raise Wrong(f"luo-qemu does not say how long {name} stood still")
+        whole, at, *parts = goes_on[-1]
+        save, retrieve, start, load = (int(number) / 1000 for number in (stopped[-1][1], *parts))
+        return Pause(float(whole), float(stopped[-1][0]), float(at), save, retrieve, start, load)
 
     def frames(self, name: str) -> dict[str, str]:
         """Where each page of a guest is."""
@@ -286,16 +368,21 @@ class Host:
         self.machine.until("systemctl is-active cache", 90)
         return int(self.machine.run("python3", "/usr/local/lib/cache.py", what, timeout=120))
 
-    def update(self) -> None:
+    def next(self) -> str:
+        """The kernel to come."""
+        return f"/additions/{self.kernels[(self.updates + 1) % len(self.kernels)]}"
+
+    def update(self, timeout: float = 300) -> None:
         """Updates the kernel, as an operator does."""
         try:
-            done = self.machine.ask("luoctl", "update", "/additions/kernel", "--cmdline",
-                                    self.machine.command_line, timeout=180)
+            done = self.machine.ask("luoctl", "update", self.next(), "--cmdline",
+                                    self.machine.command_line, timeout=timeout)
         except Lost:
             done = None     # its answer did not make it out of the old kernel
         if done and done.status:
             raise Wrong(f"luoctl update ended with {done.status}: {done.out}{done.err}")
-        self.machine.up(300)
+        self.machine.up(timeout)
+        self.updates += 1
 
     def subscribed(self, names: set[str], timeout: float = 120) -> None:
         """Waits until these guests are part of updates, with their RAM preserved early."""

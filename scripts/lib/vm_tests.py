@@ -3,22 +3,18 @@
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import kernel
 from common import Failed, say
 from debian_guest import Lost
 from luod_tests import Wrong
 from report import Results
-from vm_host import DISK, KEYS, MIB, ROOT, SCENES, Host, make, qemu
+from vm_host import KEYS, MIB, ROOT, SCENES, Host, make
 
 
 class VmTests:
     """All of them."""
-
-    # The acts, in order. Each begins where the one before ended.
-    ACTS = ("refused", "start", "abort", "update", "same-frames", "nothing-copied", "memcached",
-            "update-again", "shutdown")
 
     def __init__(self, results: Results, folder: Path, long: bool):
         self.results, self.folder, self.long = results, folder, long
@@ -26,11 +22,9 @@ class VmTests:
         self.before: dict[str, dict[str, str]] = {}
 
     def wanted(self) -> list[str]:
-        """The scenes of which tests are wanted. A host takes too long for every day, as it is emulated."""
-        if not (self.long or self.results.pattern):
-            return []
-        return [scene for scene in SCENES
-                if any(self.results.wants(f"vm/{scene}/{act}") for act in self.ACTS)]
+        """The scenes of which tests are wanted. A host takes minutes, as it is emulated: one every day."""
+        return [name for name, scene in SCENES.items() if (scene.daily or self.long or self.results.pattern)
+                and any(self.results.wants(f"vm/{name}/{act}") for act in scene.acts)]
 
     def roots(self) -> list[str]:
         """The root file systems of Debian that they need."""
@@ -40,35 +34,29 @@ class VmTests:
         if not self.wanted():
             return
         try:
-            built, self.files = make(self.folder)
+            self.files = make(self.folder, *(SCENES[name] for name in self.wanted()))
         except Failed as why:
             self.results.verdict("vm/build", str(why))
             return
         say("running the tests of virtual machines that live through updates")
         for name in self.wanted():
-            self.scene(name, built)
+            self.scene(name)
 
-    def guests(self, name: str) -> dict[str, bytes]:
-        """The guests of a scene: one, or one that writes all its memory all the time and one with a disk."""
-        accel = SCENES[name].accel
-        if name != "load":
-            return {"vm-0": qemu("vm-0", accel)}
-        disk = f"-drive if=virtio,format=raw,cache=none,file={DISK}"
-        return {"vm-0": qemu("vm-0", accel, 2, variables="BEAT_LOAD=16"),
-                "vm-1": qemu("vm-1", accel, 3, disk, "BEAT_DISK=1")}
-
-    def scene(self, name: str, built: kernel.Kernel) -> None:
+    def scene(self, name: str) -> None:
         """Runs all acts on a host, until one fails."""
         begin, scene = time.monotonic(), SCENES[name]
         try:
-            host = Host(self.folder / f"vm-{name}", self.files, built, self.guests(name), scene)
+            host = Host(self.folder / f"vm-{name}", self.files, scene)
         except Failed as why:
             self.results.verdict(f"vm/{name}/start", str(why))
             return
         with host.machine:
-            for number, act in enumerate(self.ACTS):
+            for number, act in enumerate(scene.acts):
                 trouble: list[str] = []
                 try:
+                    if not number:
+                        host.machine.up(240)
+                        host.machine.until("luod-say STATUS", 90)
                     getattr(self, act.replace("-", "_"))(host)
                 except (Wrong, Lost) as what:
                     trouble = [str(what), *host.story()]
@@ -76,15 +64,13 @@ class VmTests:
                 self.results.add(f"vm/{name}/{act}", trouble or None, now - begin)
                 begin = now
                 if trouble:
-                    for rest in self.ACTS[number + 1:]:
+                    for rest in scene.acts[number + 1:]:
                         self.results.add(f"vm/{name}/{rest}", "did not run: one before it failed")
                     return
             self.results.verdict(f"vm/{name}/console", host.machine.outcome().alarms() or None)
 
     def refused(self, host: Host) -> None:
         """A guest that could not survive is not started."""
-        host.machine.up(180)
-        host.machine.until("luod-say STATUS", 90)
         done = host.machine.ask("luo-qemu", "run", "bad", "--memory", "64M", "--", "qemu-system-x86_64",
                                 "-device", "virtio-balloon-pci")
         if done.status != 2 or "`-device virtio-balloon-pci'" not in done.err:
@@ -111,7 +97,7 @@ class VmTests:
         host.machine.sh("systemd-run -u painter --collect luod-client painter --class devices --fault fails "
                         "--no-claim")
         host.machine.until("luod-say STATUS | grep -q painter", 60)
-        done = host.machine.ask("luod-say", "update", "/additions/kernel", host.machine.command_line,
+        done = host.machine.ask("luod-say", "update", host.next(), host.machine.command_line,
                                 timeout=180)
         if "out of paint" not in done.out:
             raise Wrong(f"the update was not aborted: {done}")
@@ -122,6 +108,7 @@ class VmTests:
                 raise Wrong(f"{name} was not stopped and continued: {log}")
         host.subscribed(set(host.guests))
         host.go_on(60)
+        self.memcached(host)
 
     def update(self, host: Host) -> None:
         """The host changes its kernel, and the guests go on."""
@@ -141,6 +128,8 @@ class VmTests:
         """Each page of their memory is where it was."""
         for name, before in self.before.items():
             moved = host.moved(name, before)
+            say(f"{name}: {len(before) - len(moved)} of {len(before)} pages are in the same frames, and "
+                f"{len(moved)} were migrated since")
             if 2 * len(moved) > len(before):
                 raise Wrong(f"{len(moved)} of {len(before)} pages of {name} were migrated: "
                             + "; ".join(moved[:5]))
@@ -156,7 +145,7 @@ class VmTests:
     def memcached(self, host: Host) -> None:
         """A cache that was warm is warm."""
         if (hits := host.cached("ask")) != KEYS:
-            raise Wrong(f"of {KEYS} keys {hits} are there after the update: "
+            raise Wrong(f"of {KEYS} keys {hits} are there: "
                         + host.machine.run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "cache"))
 
     def update_again(self, host: Host) -> None:
@@ -164,6 +153,21 @@ class VmTests:
         self.update(host)
         self.same_frames(host)
         self.memcached(host)
+
+    def crash(self, host: Host) -> None:
+        """The host crashes when the guests are preserved: they are gone, and nothing is stuck."""
+        before = {name: heart.beats[-1].boot for name, heart in host.hearts.items()}
+        with suppress(Lost):
+            host.machine.sh("echo c > /proc/sysrq-trigger")
+        host.machine.up(180)
+        for heart in host.hearts.values():
+            heart.listen()
+            heart.beats.clear()
+        self.start(host)
+        for name, heart in host.hearts.items():
+            if heart.beats[-1].boot == before[name]:
+                raise Wrong(f"{name} survived the crash of its host")
+        host.machine.sh("grep -qx 'sessions 0' /sys/kernel/liveupdate/incoming")
 
     def shutdown(self, host: Host) -> None:
         """Stopped like any service, a guest is not kept, and nothing is left in the kernel."""
