@@ -119,6 +119,14 @@ def quiet(command: list[str], what: str, **options) -> str:
     return done.stdout
 
 
+def aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    """The lines of a table: names to the left, and figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join([line[0].ljust(widths[0]),
+                       *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
+            for line in lines]
+
+
 def main(function) -> None:
     """Runs a script's main function; turns failures into a message and a status."""
     try:

@@ -17,6 +17,7 @@
 //! | variable | what |
 //! |---|---|
 //! | `BEAT_MEMORY` | MiB of memory that are filled and checked |
+//! | `BEAT_FILL` | MiB of memory of which each page is written once |
 //! | `BEAT_LOAD` | MiB of memory that a thread writes all the time, and checks |
 //! | `BEAT_DISK` | if set, /dev/vda is written and read back, past all caches |
 
@@ -70,6 +71,9 @@ fn main() {
     }
     let boot = read("/proc/sys/kernel/random/boot_id");
     let memory = Memory::new(number("BEAT_MEMORY").unwrap_or(8));
+    let _filled: Vec<Page> = (1..=number("BEAT_FILL").unwrap_or(0) * PAGES)
+        .map(|page| Page([page as u64; NUMBERS]))
+        .collect();
     if let Some(size) = number("BEAT_LOAD") {
         thread::spawn(move || write_all_the_time(size));
     }
