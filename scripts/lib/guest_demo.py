@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common import say
 from debian_guest import Lost
-from luod_tests import Wrong
-from vm_host import KEYS, Guest, Host, Scene, make
+from luod_tests import HOST, Wrong
+from vm_host import KEYS, STOCK_HOST, Guest, Host, Scene, make
 
 
 def told(host: Host, name: str) -> str:
@@ -72,9 +72,9 @@ class Story:
         print(f"  memcached: {hits} of {KEYS} keys are there", flush=True)
 
 
-def demo(folder: Path) -> int:
+def demo(folder: Path, there_and_back: bool) -> int:
     """Shows it; returns the status to end with."""
-    scene = Scene((), (Guest(), Guest()))
+    scene = Scene((), (Guest(), Guest()), kernels=(STOCK_HOST, HOST) if there_and_back else (HOST,))
     host = Host(folder / "host", make(folder, scene), scene)
     say("booting a host with two guests, emulated, so not at full speed; this takes some minutes")
     why: list[str] = []
@@ -82,7 +82,8 @@ def demo(folder: Path) -> int:
         story = Story(host)
         try:
             story.begin()
-            story.update()
+            for _ in scene.kernels:
+                story.update()
         except (Wrong, Lost) as what:
             why = [str(what), *host.story()]
         why = why or host.machine.outcome().alarms()

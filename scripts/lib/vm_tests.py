@@ -24,15 +24,17 @@ class VmTests:
     def wanted(self) -> list[str]:
         """The scenes of which tests are wanted. A host takes minutes, as it is emulated: one every day."""
         return [name for name, scene in SCENES.items() if (scene.daily or self.long or self.results.pattern)
-                and any(self.results.wants(f"vm/{name}/{act}") for act in scene.acts)]
+                and any(map(self.results.wants, self.names(name)))]
+
+    def names(self, scene: str) -> list[str]:
+        """The tests of a scene."""
+        return [f"vm/{scene}/{what}" for what in (*SCENES[scene].acts, "console")]
 
     def roots(self) -> list[str]:
         """The root file systems of Debian that they need."""
         return [ROOT] if self.wanted() else []
 
     def run(self) -> None:
-        if not self.wanted():
-            return
         try:
             self.files = make(self.folder, *(SCENES[name] for name in self.wanted()))
         except Failed as why:
