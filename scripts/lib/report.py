@@ -4,6 +4,7 @@
 import fnmatch
 import os
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Results:
             print(f"        {line}")
         if len(lines) > SHOWN:
             print(f"        ... and {len(lines) - SHOWN} lines more")
+        sys.stdout.flush()
 
     def end(self) -> int:
         """Says the last words; returns the exit status."""
