@@ -243,7 +243,7 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
-    "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=4096),
+    "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=3072),
     "crash": Scene(("start", "crash", "update")),
     # There and back.
     "7.2": Scene(("start", *UPDATE, "update-again"), kernels=(STOCK_HOST, HOST)),
@@ -384,7 +384,7 @@ class Host:
         self.machine.up(timeout)
         self.updates += 1
 
-    def subscribed(self, names: set[str], timeout: float = 120) -> None:
+    def subscribed(self, names: set[str], timeout: float = 240) -> None:
         """Waits until these guests are part of updates, with their RAM preserved early."""
         said = " && ".join(f"luod-say STATUS | grep -q '\"id\":\"{name}\"[^}}]*\"state\":\"prepared\"'"
                            for name in names)
