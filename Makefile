@@ -37,7 +37,7 @@ help:
 #:                              file's bytes carried through it
 #: make run FROM=7.2            the same from a stock Linux 7.2, and back to it
 #: make run GUEST=1             two virtual machines run on while the kernel of their host
-#:                              changes
+#:                              changes; with FROM=7.2 from that one, and back
 #: make test [T=patterns]       the whole test suite, or the tests whose names
 #:                              match; the last line is `N passed, N failed,
 #:                              N skipped'
