@@ -135,6 +135,8 @@ class Heart:
         self.rest = ""
         self.beats: list[Beat] = []
         self.wrong: list[str] = []
+        # Of its kernel, mostly.
+        self.other: list[str] = []
 
     def listen(self) -> None:
         """Takes in what has been said since."""
@@ -152,6 +154,8 @@ class Heart:
                 self.beats.append(Beat(now, int(number), float(uptime), boot, int(checks), int(passes)))
             elif line.startswith("wrong"):
                 self.wrong.append(line.strip())
+            elif line.strip():
+                self.other.append(line.strip())
 
     def wait(self, more: int, timeout: float) -> None:
         """Waits until there are some more beats, with a check of all memory among them."""
@@ -403,6 +407,6 @@ class Host:
     def story(self) -> list[str]:
         """What to show if a test failed."""
         units = tuple(f"luo-qemu@{name}.service" for name in self.guests)
-        return [*self.machine.story(("luod.service", *units)),
-                *(f"{name} said: {beat}" for name, heart in self.hearts.items()
-                  for beat in heart.beats[-3:])]
+        return [*(f"{name} said: {what}" for name, heart in self.hearts.items()
+                  for what in (*heart.beats[-3:], *heart.other[-10:])),
+                *self.machine.story(("luod.service", *units))]
