@@ -215,6 +215,7 @@ pub const TESTS: &[Test] = &[
         .rust_memfd(),
     Test::new("machine-zones", &[machine::zones])
         .memory(4608)
+        .timeout(180)
         .rust_memfd()
         .alone(),
     Test::new(
