@@ -37,7 +37,7 @@ class Load:
         one = Guest(variables=f"BEAT_FILL={self.size * 3 // 4}", memory=f"{self.size}M")
         return Scene((), (one,) * self.guests, kernels=(variant,), processors=1,
                      memory=2048 + self.guests * self.size * 3 // 2,
-                     command_line=f"printk.time=1 kvm.tsc_tolerance_ppm=50000 {self.options}".strip(),
+                     command_line=f"printk.time=1 loglevel=6 kvm.tsc_tolerance_ppm=50000 {self.options}".strip(),
                      options=("-icount", "shift=0,sleep=off", "-rtc", "clock=vm"))
 
 
@@ -59,7 +59,7 @@ class Clock:
         self.log = host.machine.run("dmesg", timeout=180)
         line = re.search(rf"^\[ *(\d+)\.(\d+)\] pause: clock {counter}$", self.log, re.MULTILINE)
         if not line:
-            raise Wrong("the log does not have what was written to it")
+            raise Wrong(f"the log does not have what was written to it: {self.log[-500:]}")
         # When its clock, and that of its log, was zero.
         self.zero, self.log_zero = counter - boot_time, counter - int(line[1] + line[2]) * 1000
 
@@ -69,7 +69,8 @@ class Clock:
 
     def logged(self, what: str, log: str) -> int:
         """When a line was logged last."""
-        found = re.findall(rf"^\[ *(\d+)\.(\d+)\] .*{what}", log, re.MULTILINE)
+        # What a program sends to a terminal may stand before it.
+        found = re.findall(rf"\[ *(\d+)\.(\d+)\] [^\[\n]*{what}", log)
         if not found:
             raise Wrong(f"the log has no `{what}'")
         return self.log_zero + int("".join(found[-1])) * 1000

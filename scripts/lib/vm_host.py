@@ -64,7 +64,8 @@ code.write(bytes.fromhex("0f3148c1e2204809d0c3"))       # rdtsc; shl $32, %rdx; 
 counter = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
 now = counter()
 print(now, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-open("/dev/kmsg", "w").write(f"pause: clock {now}")
+with open("/dev/kmsg", "wb", 0) as log:
+    log.write(b"pause: clock %d\\n" % now)
 """
 # What luo-qemu says in its journal, before and after.
 STOPPED = re.compile(r"the guest is stopped at ([\d.]+) s of this kernel, .* preserved in (\d+) ms")
