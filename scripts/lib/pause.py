@@ -79,8 +79,7 @@ class Clock:
 def measure(host: Host) -> list[int]:
     """One update: the parts of the pause, from the first guest that stops to the last that goes on."""
     machine = host.machine
-    machine.up(900)
-    machine.until("luod-say STATUS", 900)
+    host.boot(900)
     if host.guests:
         host.subscribed(set(host.guests), 900)
     for heart in host.hearts.values():
