@@ -2,16 +2,18 @@
 
 /*
  * Puts folios with content, such as those that a previous kernel has handed
- * over, into a shmem file that nobody else has open.
+ * over, into a shmem file into which nobody else does: one that nobody else has
+ * open, or that is claimed (mm/shmem_target.c).
  *
  * shmem_get_folio() allocates folios one by one. Here they exist already, and
  * there are many: one walk through the page cache, one lock and one update of
  * each counter are enough for single pages that follow each other in the file.
  *
- * The file is open nowhere else, but other tasks may find its folios:
- * drop_caches, for one, goes through all inodes. So a folio is locked, dirty
- * and complete before it is stored. A task that finds it cannot lock it, and
- * gives up; from the unlock on, a dirty folio of shmem is not dropped.
+ * Other tasks may find its folios at once, also where nobody else has the file
+ * open: drop_caches, for one, goes through all inodes. So a folio is locked,
+ * dirty and complete before it is stored. A task that finds it cannot lock it,
+ * and gives up or waits; from the unlock on, a dirty folio of shmem is not
+ * dropped.
  */
 
 #include <linux/memcontrol.h>
@@ -183,9 +185,43 @@ static int store_pages(struct address_space *mapping, pgoff_t index,
 	return xas_error(&xas);
 }
 
+/*
+ * Stores a prepared folio, which may be a large one, and counts it. It is as it
+ * was if there is something at its place already.
+ */
+static int store_folio(struct address_space *mapping, struct folio *folio)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping) & GFP_RECLAIM_MASK;
+	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index,
+		       folio_order(folio));
+	long nr = folio_nr_pages(folio);
+
+	/* The page cache has a reference for each page. */
+	folio_ref_add(folio, nr);
+	do {
+		xas_lock_irq(&xas);
+		if (xas_find_conflict(&xas))
+			xas_set_err(&xas, -EEXIST);
+		else
+			xas_store(&xas, folio);
+		if (!xas_error(&xas)) {
+			mapping->nrpages += nr;
+			lruvec_stat_mod_folio(folio, NR_FILE_PAGES, nr);
+			lruvec_stat_mod_folio(folio, NR_SHMEM, nr);
+			if (folio_test_pmd_mappable(folio))
+				lruvec_stat_mod_folio(folio, NR_SHMEM_THPS, nr);
+		}
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, gfp | __GFP_NOFAIL));
+
+	if (xas_error(&xas))
+		folio_ref_sub(folio, nr);
+	return xas_error(&xas);
+}
+
 /**
  * shmem_restore_begin - account for folios that are to be put into a file
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @pages: how many pages they have
  *
  * Must be followed by shmem_restore_end(), if there is no error.
@@ -200,7 +236,7 @@ int shmem_restore_begin(struct inode *inode, unsigned long pages)
 
 /**
  * shmem_restore_folio - put a folio of any order into a file
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @index: where, in pages; aligned to the size of the folio
  * @folio: the folio, without poisoned pages, to which the caller has the only
  *         reference
@@ -222,9 +258,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 	err = mem_cgroup_charge(folio, NULL, RESTORE_CHARGE);
 	if (!err) {
 		prepare_folio(folio, mapping, index, uptodate);
-		err = shmem_add_to_page_cache(folio, mapping, index, NULL,
-					      mapping_gfp_mask(mapping) |
-					      __GFP_NOFAIL);
+		err = store_folio(mapping, folio);
 		if (err)
 			unprepare_folio(folio);
 	}
@@ -240,7 +274,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 
 /**
  * shmem_restore_pages - put single pages into a file, one behind the other
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @index: where the first one goes, in pages
  * @folios: folios of order 0, to each of which the caller has the only
  *          reference; one that is poisoned stays so, reading it is an error
