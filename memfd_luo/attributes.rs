@@ -3,12 +3,18 @@
 //! What a memfd has beside its content: size, position, seals, mode, owner, open flags and name.
 
 use kernel::{
-    fs::file::flags,
+    fs::{
+        file::flags,
+        File, //
+    },
+    liveupdate::RetrieveError,
     prelude::*,
     shmem::{
+        Filling,
         FrozenMapping,
         Memfd,
-        NewMemfd, //
+        NewMemfd,
+        Target, //
     }, //
 };
 
@@ -21,7 +27,10 @@ use super::{
         memfd_extents::FILE_NAME_LEN,
         Name, //
     },
-    report::malformed, //
+    report::{
+        malformed,
+        unclaimed, //
+    }, //
 };
 
 /// All of a memfd but its content. The name is shorter than `NAME` bytes.
@@ -134,8 +143,33 @@ impl<const NAME: usize> Attributes<NAME> {
         Ok(())
     }
 
+    /// Makes a file that is all of this, with room for some pages.
+    pub(super) fn new_file(&self, pages: usize) -> Result<Filling, RetrieveError<()>> {
+        self.build()
+            .and_then(|file| file.fill(pages))
+            .map_err(unclaimed)
+    }
+
+    /// Makes `target` a file of this size and with room for some pages, if that is allowed.
+    pub(super) fn into_target(
+        &self,
+        target: &File,
+        pages: usize,
+    ) -> Result<Filling, RetrieveError<()>> {
+        let fill = || {
+            let mut target = Target::new(target)?;
+            // Nobody may gain rights by a live update.
+            if self.seals & !target.seals() != 0 {
+                return Err(EPERM);
+            }
+            target.set_size(self.size)?;
+            target.fill(pages)
+        };
+        fill().map_err(|e| RetrieveError::Again(e, ()))
+    }
+
     /// Makes a file that is all of this, and a hole.
-    pub(super) fn build(&self) -> Result<NewMemfd> {
+    fn build(&self) -> Result<NewMemfd> {
         let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", Name::as_cstr))?;
 
         file.set_mode(self.mode);
