@@ -113,9 +113,10 @@ static void unprepare_folio(struct folio *folio)
 /*
  * Counts single pages as such of shmem and puts them on the LRU list, as many
  * from the first on as count alike and belong on the same list. Poisoned ones
- * are on no list.
+ * are on no list, nor is any without @listing.
  */
-static unsigned int add_to_lru(struct folio **folios, unsigned int nr)
+static unsigned int count_pages(struct folio **folios, unsigned int nr,
+				bool listing)
 {
 	struct folio *folio = folios[0];
 	enum zone_type zone = folio_zonenum(folio);
@@ -125,7 +126,7 @@ static unsigned int add_to_lru(struct folio **folios, unsigned int nr)
 
 	do {
 		/* As memory_failure() leaves a page of shmem that it finds. */
-		if (!folio_test_hwpoison(folio)) {
+		if (listing && !folio_test_hwpoison(folio)) {
 			if (!lru_gen_add_folio(lruvec, folio, false)) {
 				list_add(&folio->lru, &lruvec->lists[lru]);
 				listed++;
@@ -241,6 +242,7 @@ int shmem_restore_begin(struct inode *inode, unsigned long pages)
  * @folio: the folio, without poisoned pages, to which the caller has the only
  *         reference
  * @uptodate: whether it has content; else it reads as zeros
+ * @lru: whether it goes on an LRU list now
  *
  * Must be between shmem_restore_begin() and shmem_restore_end(). May sleep.
  *
@@ -248,7 +250,7 @@ int shmem_restore_begin(struct inode *inode, unsigned long pages)
  * at @index, and the reference is still the caller's.
  */
 int shmem_restore_folio(struct inode *inode, pgoff_t index,
-			struct folio *folio, bool uptodate)
+			struct folio *folio, bool uptodate, bool lru)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct mem_cgroup *own, *outer = NULL;
@@ -266,7 +268,8 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 	if (err)
 		return err;
 
-	folio_add_lru(folio);
+	if (lru)
+		folio_add_lru(folio);
 	folio_unlock(folio);
 	folio_put(folio);
 	return 0;
@@ -280,6 +283,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
  *          reference; one that is poisoned stays so, reading it is an error
  * @nr: how many, at least one; interrupts are off while they are stored
  * @uptodate: whether they have content; else they read as zeros
+ * @lru: whether they go on LRU lists now
  * @restored: how many of them, from the first on, the file has the references
  *            to; the others are as they were
  *
@@ -290,7 +294,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
  */
 int shmem_restore_pages(struct inode *inode, pgoff_t index,
 			struct folio **folios, unsigned int nr, bool uptodate,
-			unsigned int *restored)
+			bool lru, unsigned int *restored)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct mem_cgroup *own, *outer = NULL;
@@ -312,7 +316,7 @@ int shmem_restore_pages(struct inode *inode, pgoff_t index,
 		for (i = *restored; i < nr; i++)
 			unprepare_folio(folios[i]);
 	for (i = 0; i < *restored;)
-		i += add_to_lru(folios + i, *restored - i);
+		i += count_pages(folios + i, *restored - i, lru);
 	/* The page cache has the reference, and cannot lose it to anybody. */
 	for (i = 0; i < *restored; i++)
 		folio_unlock(folios[i]);

@@ -7,16 +7,23 @@
  *
  * Under the inode lock its size is the claimant's, and nothing can be written to
  * it, allocated in it or removed from it. What is left are page faults, which
- * insert folios as soon as the file has a size. They are refused by a recorder
+ * insert folios as soon as the file has a size, and collapse_file(), which
+ * replaces folios and holes by a huge page. The former are refused by a recorder
  * that prepares nothing, see include/linux/shmem_preserve.h: as long as the file
  * is claimed, its holes are as inaccessible as what is beyond the end of a file.
+ * The latter has to isolate all folios there are, so none is on an LRU list
+ * until the last one is in the file.
  */
 
+#include <linux/folio_batch.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
 #include <linux/shmem_fs.h>
 #include <linux/shmem_preserve.h>
 #include <linux/shmem_target.h>
+#include <linux/swap.h>
 
 static void nothing(struct shmem_recorder *recorder)
 {
@@ -86,6 +93,35 @@ int shmem_target_claim(struct inode *inode)
 unlock:
 	inode_unlock(inode);
 	return err;
+}
+
+/**
+ * shmem_target_complete - let the folios of a claimed file be reclaimed
+ * @inode: the inode, into which nothing will be inserted any more
+ *
+ * Context: May sleep.
+ */
+void shmem_target_complete(struct inode *inode)
+{
+	pgoff_t start = 0, next = 0;
+	struct folio_batch batch;
+	unsigned int i;
+
+	folio_batch_init(&batch);
+	while (filemap_get_folios(inode->i_mapping, &next, ULONG_MAX, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			struct folio *folio = batch.folios[i];
+
+			/* A huge page in the place of some that were listed. */
+			if (folio->index < start)
+				continue;
+			if (!folio_test_hwpoison(folio))
+				folio_add_lru(folio);
+		}
+		folio_batch_release(&batch);
+		start = next;
+		cond_resched();
+	}
 }
 
 /**

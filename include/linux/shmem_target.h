@@ -7,6 +7,7 @@
 struct inode;
 
 int shmem_target_claim(struct inode *inode);
+void shmem_target_complete(struct inode *inode);
 void shmem_target_empty(struct inode *inode);
 void shmem_target_release(struct inode *inode);
 

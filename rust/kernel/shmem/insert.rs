@@ -76,6 +76,7 @@ impl Filling {
                 // Lossless: there are at most `AT_ONCE`.
                 batch.len as c_uint,
                 uptodate,
+                self.lists(),
                 &mut restored,
             )
         });

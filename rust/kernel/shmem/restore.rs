@@ -221,6 +221,11 @@ impl Filling {
         }
     }
 
+    /// Whether pages go on LRU lists as they come. Those of a target do so in the end.
+    pub(super) fn lists(&self) -> bool {
+        matches!(self.file, Ours::New(_))
+    }
+
     /// The finished file.
     pub fn into_file(mut self) -> ARef<File> {
         let file = self.memfd().clone();
@@ -272,7 +277,13 @@ impl Filling {
         // a `Target` is claimed. By ours it was begun. By the type invariant of `RestoredFolio` the
         // only reference to the folio is ours, and its index suits its order.
         let result = to_result(unsafe {
-            bindings::shmem_restore_folio(self.memfd().inode(), index, folio.as_ptr(), uptodate)
+            bindings::shmem_restore_folio(
+                self.memfd().inode(),
+                index,
+                folio.as_ptr(),
+                uptodate,
+                self.lists(),
+            )
         });
         if result.is_err() {
             // SAFETY: The reference is still ours.

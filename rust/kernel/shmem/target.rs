@@ -97,7 +97,9 @@ impl Drop for Target {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the file is claimed.
         unsafe {
-            if !self.finished {
+            if self.finished {
+                bindings::shmem_target_complete(self.memfd.inode());
+            } else {
                 bindings::shmem_target_empty(self.memfd.inode());
             }
             bindings::shmem_target_release(self.memfd.inode());

@@ -251,7 +251,7 @@ fn retrieved(session: &Session<Incoming>, token: u64, folder: &Path) -> Outcome 
     let before = used(folder)?;
     seek(&target, POSITION)?;
 
-    // Whoever has it mapped puts pages into holes as soon as it has a size.
+    // Whoever has it mapped puts pages into holes as soon as it has a size, one by one or as huge ones.
     let (mapped, over) = (Barrier::new(2), AtomicBool::new(false));
     let file = thread::scope(|scope| -> Outcome<File> {
         scope.spawn(|| -> Outcome {
@@ -259,6 +259,7 @@ fn retrieved(session: &Session<Incoming>, token: u64, folder: &Path) -> Outcome 
             mapped.wait();
             let mapping = mapping?;
             while !over.load(Ordering::Relaxed) {
+                let _ = mapping.advise(0, content.len(), libc::MADV_COLLAPSE);
                 let _ = mapping.advise(0, content.len(), libc::MADV_POPULATE_WRITE);
             }
             Ok(())
@@ -294,7 +295,8 @@ fn retrieved(session: &Session<Incoming>, token: u64, folder: &Path) -> Outcome 
 /// A file becomes one that there is: it has its name, and content and size of what was preserved.
 pub fn after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
-    let folder = mounted(stage.name, "size=64M")?;
+    // Where files are mapped so that there can be huge pages.
+    let folder = mounted(stage.name, "size=64M,huge=advise")?;
 
     refused(&session, &folder)?;
     for token in [LARGE, SMALL, EMPTY] {
@@ -337,7 +339,7 @@ pub fn after_again(stage: &mut Stage) -> Outcome {
 /// The same from the layout of the C handler.
 pub fn v2_after(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.retrieve_session(stage.name)?;
-    let folder = mounted(stage.name, "size=64M")?;
+    let folder = mounted(stage.name, "size=64M,huge=advise")?;
 
     for token in [LARGE, SMALL, EMPTY] {
         retrieved(&session, token, &folder)?;
