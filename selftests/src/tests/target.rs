@@ -252,18 +252,19 @@ fn retrieved(session: &Session<Incoming>, token: u64, folder: &Path) -> Outcome 
     seek(&target, POSITION)?;
 
     // Whoever has it mapped puts pages into holes as soon as it has a size, one by one or as huge ones.
-    let (mapped, over) = (Barrier::new(2), AtomicBool::new(false));
+    let (mapped, over) = (Barrier::new(3), AtomicBool::new(false));
+    let insert = |advice| -> Outcome {
+        let mapping = SharedWords::of(&target, content.len().max(PAGE));
+        mapped.wait();
+        let mapping = mapping?;
+        while !over.load(Ordering::Relaxed) {
+            let _ = mapping.advise(0, content.len(), advice);
+        }
+        Ok(())
+    };
     let file = thread::scope(|scope| -> Outcome<File> {
-        scope.spawn(|| -> Outcome {
-            let mapping = SharedWords::of(&target, content.len().max(PAGE));
-            mapped.wait();
-            let mapping = mapping?;
-            while !over.load(Ordering::Relaxed) {
-                let _ = mapping.advise(0, content.len(), libc::MADV_COLLAPSE);
-                let _ = mapping.advise(0, content.len(), libc::MADV_POPULATE_WRITE);
-            }
-            Ok(())
-        });
+        scope.spawn(|| insert(libc::MADV_POPULATE_WRITE));
+        scope.spawn(|| insert(libc::MADV_COLLAPSE));
         mapped.wait();
         let file = session.retrieve_into(token, &target);
         over.store(true, Ordering::Relaxed);
