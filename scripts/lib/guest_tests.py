@@ -121,6 +121,7 @@ class Bench:
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
              timeout: float, silence: float = 0, start: float = guest.START, **options) -> guest.Outcome:
         """A guest with the bench's kernel and archive; its logs go to `folder`."""
+        memory = max(memory, self.machine.memory)
         if self.built.variant.purpose == "debug":
             # KASAN sets an eighth of all memory aside. KHO would make its scratch area twice
             # that, for which there is no room, and the next kernel needs once that there.
@@ -289,7 +290,7 @@ class Bench:
             names = boot if whole else ",".join(test.name for test in tests)
             found: dict[str, list[str] | None] = {}
             try:
-                holder = hold.Holder(self.system_map, tests[0].hold)
+                holder = hold.Holder(self.system_map, tests[0].hold, self.machine.registers)
             except Failed as why:
                 self.results.add(prefix + tests[0].name, str(why))
                 return

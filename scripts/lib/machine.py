@@ -6,10 +6,19 @@ All else asks a Machine, so that this is the one place to look at for another on
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import Failed
+
+
+@dataclass(frozen=True)
+class Registers:
+    """How gdb's protocol numbers two registers of a processor."""
+
+    pc: int
+    back: int               # where a function that is called finds the address of its caller
+    stacked: bool           # or on which stack
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,9 @@ class Machine:
     slow: int               # how many times as long the emulator may take
     # The fragment of the tree's live update tests, and what else only this architecture has.
     fragments: tuple[str, str]
+    registers: Registers
+    page: int = 4096        # in bytes, of its kernels
+    memory: int = 0         # what a guest needs at least, in MiB
 
     @property
     def target(self) -> str:
@@ -54,8 +66,10 @@ class Machine:
         """What cargo needs in its environment."""
         if self.is_host:
             return {}
+        # Our tests count in pages.
+        pages = {} if self.page == 4096 else {"LUO_PAGE_SIZE": str(self.page)}
         name = self.target.upper().replace("-", "_")
-        return {"CARGO_BUILD_TARGET": self.target,
+        return {**pages, "CARGO_BUILD_TARGET": self.target,
                 f"CARGO_TARGET_{name}_LINKER": "clang",
                 # Variables of this kind add nothing to .cargo/config.toml, but replace it.
                 f"CARGO_TARGET_{name}_RUSTFLAGS": "-Ctarget-feature=+crt-static "
@@ -69,13 +83,22 @@ class Machine:
 # that never end. The watchdog of clocksources times its wait for another processor by a clock that may
 # be jiffies; if that processor is the one that counts them, and waits for this one to change the
 # clocksource (stop_machine()), the boot ends there.
-X86 = Machine("x86_64", "x86", "x86/boot/bzImage", ("qemu-system-x86_64",), "ttyS0", "ttyS1",
-              "no_timer_check lpj=5000000 tsc=reliable", Path(shutil.which("busybox") or "/usr/bin/busybox"),
-              1, ("config.x86_64", "x86"))
+X86 = Machine(
+    name="x86_64", arch="x86", image="x86/boot/bzImage",
+    qemu=("qemu-system-x86_64",), console="ttyS0", report="ttyS1",
+    steady="no_timer_check lpj=5000000 tsc=reliable", slow=1,
+    busybox=Path(shutil.which("busybox") or "/usr/bin/busybox"), fragments=("config.x86_64", "x86"),
+    registers=Registers(pc=16, back=7, stacked=True))
 # Signing pointers as the architecture defines it takes an emulator much time.
-ARM64 = Machine("aarch64", "arm64", "arm64/boot/Image",
-                ("qemu-system-aarch64", "-M", "virt", "-cpu", "max,pauth-impdef=on"), "ttyAMA0", "ttyAMA1",
-                "", Path("/usr/aarch64-linux-gnu/bin/busybox"), 2, ("config.aarch64", "arm64"))
+ARM64 = Machine(
+    name="aarch64", arch="arm64", image="arm64/boot/Image",
+    qemu=("qemu-system-aarch64", "-M", "virt", "-cpu", "max,pauth-impdef=on"),
+    console="ttyAMA0", report="ttyAMA1", steady="", slow=2,
+    busybox=Path("/usr/aarch64-linux-gnu/bin/busybox"), fragments=("config.aarch64", "arm64"),
+    registers=Registers(pc=32, back=30, stacked=False))
+ARM64_16K = replace(ARM64, page=16 << 10)
+# Each of KHO's three areas is as large as the largest block of memory, half a GiB.
+ARM64_64K = replace(ARM64, page=64 << 10, memory=4096)
 NAMES = {"x86_64": X86, "x86": X86, "arm64": ARM64}
 
 
