@@ -94,7 +94,7 @@ ARM64 = Machine(
     name="aarch64", arch="arm64", image="arm64/boot/Image",
     qemu=("qemu-system-aarch64", "-M", "virt", "-cpu", "max,pauth-impdef=on"),
     console="ttyAMA0", report="ttyAMA1", steady="", slow=2,
-    busybox=Path("/usr/aarch64-linux-gnu/bin/busybox"), fragments=("config.aarch64", "arm64"),
+    busybox=Path("/usr/aarch64-linux-gnu/usr/bin/busybox"), fragments=("config.aarch64", "arm64"),
     registers=Registers(pc=32, back=30, stacked=False))
 ARM64_16K = replace(ARM64, page=16 << 10)
 # Each of KHO's three areas is as large as the largest block of memory, half a GiB.
