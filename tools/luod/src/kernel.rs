@@ -284,9 +284,7 @@ fn pages_or_size(details: &str, page_size: u64) -> Option<u64> {
     let pages = parts().find_map(|part| part.strip_suffix(" pages").and_then(number));
     let size = parts().find_map(|part| part.strip_prefix("size ").and_then(number));
 
-    pages
-        .map(|pages| pages.saturating_mul(page_size))
-        .or(size)
+    pages.map(|pages| pages.saturating_mul(page_size)).or(size)
 }
 
 /// The size of the pages that the kernel counts.

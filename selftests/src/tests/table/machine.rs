@@ -218,10 +218,13 @@ pub const TESTS: &[Test] = &[
     .c_differs()
     .rust_memfd()
     .alone(),
-    Test::new("machine-pages-refused", &[pages::refused_before, kexec::three_after])
-        .needs("ARM64")
-        .c_differs()
-        .alone(),
+    Test::new(
+        "machine-pages-refused",
+        &[pages::refused_before, kexec::three_after],
+    )
+    .needs("ARM64")
+    .c_differs()
+    .alone(),
     Test::new("machine-movable", &[machine::movable])
         .memory(1280)
         .parameters("movablecore=800M")
