@@ -7,7 +7,7 @@
 # makes it when it is not there.
 
 ENTER := scripts/enter
-export KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM GUEST LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
+export ARCH KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM GUEST LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
 
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
@@ -67,6 +67,7 @@ help:
 #: make clean                   removes what was built (not toolchain and sources)
 #: make distclean               removes the whole cache
 #:
+#: ARCH=arm64 is for `run' and `image': kernels and virtual machines of that architecture.
 #: KSRC=dir builds from that Linux 7.3 tree, KSRC_72=dir takes that Linux 7.2.
 #: LUO_DEBIAN=address fetches the kernel source from that Debian archive.
 #: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the

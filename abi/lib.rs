@@ -84,8 +84,8 @@ pub use self::{
     }, //
 };
 
-/// Size of a block, and of a page, in bytes.
+/// Size of a block, and of a page of the kernel, in bytes.
 ///
-/// KHO does not support a live update between kernels with different page sizes, and this
-/// implementation is for 4 KiB pages only.
-pub const BLOCK_SIZE: usize = 4096;
+/// Records count in pages, so only a kernel with the same page size can read them. KHO sees to it
+/// that no other one gets them.
+pub const BLOCK_SIZE: usize = 1 << phys::PAGE_SHIFT;

@@ -10,7 +10,13 @@ use core::{
 };
 
 /// Number of bits of an address that lie inside a page.
-pub const PAGE_SHIFT: u32 = 12;
+pub const PAGE_SHIFT: u32 = if cfg!(CONFIG_PAGE_SIZE_64KB) {
+    16
+} else if cfg!(CONFIG_PAGE_SIZE_16KB) {
+    14
+} else {
+    12
+};
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;

@@ -33,10 +33,10 @@ struct kho_poison_block {
 	u64 magic;	/* KHO_POISON_MAGIC: a corrupt list must not free other pages */
 	u64 next;	/* where the next one is, or 0 */
 	u64 nr;		/* how many numbers follow, 0 among them for none */
-	u64 pfns[509];
+	u64 pfns[PAGE_SIZE / sizeof(u64) - 3];
 };
 
-static_assert(sizeof(struct kho_poison_block) == 4096);
+static_assert(sizeof(struct kho_poison_block) == PAGE_SIZE);
 
 /* More blocks than that are an error. */
 #define MAX_BLOCKS	4096

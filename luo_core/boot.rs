@@ -10,6 +10,7 @@ use kernel::{
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     sysfs::Directory,
     time::{
@@ -61,6 +62,16 @@ pub(crate) fn early_init() -> Result {
     }
     if !kho::is_enabled() {
         pr_warn!("live update is off, since Kexec Handover is (see the parameter kho=)\n");
+        return Ok(());
+    }
+
+    if let Some(size) = kho::other_page_size() {
+        pr_err!(
+            "live update is off for this boot: the previous kernel had pages of {} bytes, not of {}\n",
+            size,
+            PAGE_SIZE,
+        );
+        pr_err!("what was preserved is kept, and the next kernel gets it\n");
         return Ok(());
     }
 

@@ -7,6 +7,7 @@ use kernel::{
         file::FileDescriptorReservation,
         File, //
     },
+    kho,
     miscdevice::{
         MiscDevice,
         MiscDeviceRegistration, //
@@ -54,7 +55,10 @@ impl MiscDevice for Device {
     type Ptr = KBox<Self>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        let luo = luo().ok_or(EIO)?;
+        let luo = luo().ok_or(match kho::other_page_size() {
+            Some(_) => EOPNOTSUPP,
+            None => EIO,
+        })?;
         luo.opened
             .cmpxchg(false, true, Full)
             .map_err(|_opened| EBUSY)?;

@@ -64,7 +64,7 @@ pub(crate) fn reboot(kexec: &KexecLock<'_>) -> Result {
         Ok(()) if kexec.image_finds_preserved_memory() => {
             outgoing_format::follow_image(luo, kexec).and_then(|()| hand_over(luo, stamp, begin))
         }
-        Ok(()) => hand_nothing_over(luo),
+        Ok(()) => hand_nothing_over(luo, reason_of_nothing(kexec)),
         Err((e, why)) => {
             luo.context.refusal.report(fmt!("{}", why));
             Err(e)
@@ -104,12 +104,20 @@ fn serialize(luo: &'static Luo) -> Result<Serialized> {
     Serialized::new(&luo.outgoing, &luo.incoming, &luo.context.refusal)
 }
 
+/// Why the next kernel would find nothing.
+fn reason_of_nothing(kexec: &KexecLock<'_>) -> &'static str {
+    match kexec.image_has_other_page_size() {
+        true => "the image has another page size, and cannot keep them",
+        false => "load the image by kexec_file_load",
+    }
+}
+
 /// Lets a kexec go ahead whose kernel finds nothing, if nothing is preserved.
-fn hand_nothing_over(luo: &'static Luo) -> Result {
+fn hand_nothing_over(luo: &'static Luo, reason: &str) -> Result {
     // First, so that nothing can be preserved afterwards.
     let serialized = serialize(luo);
 
-    expect_nothing_preserved(luo, "load the image by kexec_file_load")?;
+    expect_nothing_preserved(luo, reason)?;
     serialized?.commit();
     Ok(())
 }

@@ -13,6 +13,8 @@ struct liveupdate_note {
 	char text[64];
 };
 
+#define LIVEUPDATE_NOTE_OWNER "LiveUpdate"
+
 /**
  * LIVEUPDATE_NOTE() - Say that the kernel image reads a live-update format
  * @id: An identifier, unique in the file
@@ -25,10 +27,10 @@ struct liveupdate_note {
 #define LIVEUPDATE_NOTE(id, format)					\
 	static const struct liveupdate_note id				\
 	__used __section(".note.liveupdate") __aligned(4) = {		\
-		.owner_len = sizeof("LiveUpdate"),			\
+		.owner_len = sizeof(LIVEUPDATE_NOTE_OWNER),		\
 		.text_len = sizeof_field(struct liveupdate_note, text),	\
 		.type = 1,						\
-		.owner = "LiveUpdate",					\
+		.owner = LIVEUPDATE_NOTE_OWNER,				\
 		.text = format,						\
 	}
 

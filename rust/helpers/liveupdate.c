@@ -122,6 +122,12 @@ __rust_helper bool rust_helper_kexec_image_has_kho(void)
 	return kexec_image && kexec_image->kho.fdt;
 }
 
+/* Whether it gets nothing, as its pages have another size. */
+__rust_helper bool rust_helper_kexec_image_has_other_page_size(void)
+{
+	return kexec_image && kexec_image->kho.other_page_size;
+}
+
 __rust_helper bool rust_helper_kexec_trylock(void)
 {
 	return kexec_trylock();

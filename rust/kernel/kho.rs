@@ -75,6 +75,20 @@ pub fn is_enabled() -> bool {
     unsafe { bindings::kho_is_enabled() }
 }
 
+/// The page size of the previous kernel in bytes, if it handed something over and this kernel has
+/// another one.
+///
+/// Such a kernel finds nothing that was handed over, and preserves nothing: it keeps everything for a
+/// kernel that has the right page size.
+///
+/// C counterpart: `kho_other_page_size()`.
+pub fn other_page_size() -> Option<usize> {
+    // SAFETY: The function only reads a variable that is set early in boot.
+    let size = unsafe { bindings::kho_other_page_size() };
+
+    (size > 0).then_some(size)
+}
+
 /// The kexec lock, held: no kexec image is loaded or unloaded as long as this exists.
 ///
 /// # Invariants
@@ -102,6 +116,13 @@ impl KexecLock<'_> {
         unsafe { bindings::kexec_image_has_kho() }
     }
 
+    /// Whether the image that is loaded gets nothing because its pages have another size.
+    pub fn image_has_other_page_size(&self) -> bool {
+        // SAFETY: The helper reads a global pointer and, if there is an image, a field of it. By
+        // the type invariant the image stays.
+        unsafe { bindings::kexec_image_has_other_page_size() }
+    }
+
     /// Checks that the image, if it finds what this kernel preserved, will have that memory, and
     /// know of all pages that are poisoned.
     ///
@@ -110,7 +131,7 @@ impl KexecLock<'_> {
     /// With the reason, in words:
     ///
     /// - [`EOPNOTSUPP`] if the command line of the image leaves out, or overwrites, preserved
-    ///   memory.
+    ///   memory, or if it would not find what this kernel keeps for one with another page size.
     /// - [`EHWPOISON`] if it would not know of all poisoned pages.
     ///
     /// C counterpart: `kho_check_image()`.

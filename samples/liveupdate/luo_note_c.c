@@ -24,12 +24,13 @@
 #include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sizes.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
 #include "luo_note.h"
 
-static_assert(sizeof(struct luo_note) == PAGE_SIZE);
+static_assert(sizeof(struct luo_note) == SZ_4K);
 
 static DEFINE_MUTEX(note_lock);		/* protects the note */
 static struct luo_note note;

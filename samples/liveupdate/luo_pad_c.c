@@ -26,13 +26,14 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
 #include "luo_pad.h"
 
-static_assert(sizeof(struct luo_pad_saved) == PAGE_SIZE);
+static_assert(sizeof(struct luo_pad_saved) == SZ_4K);
 
 struct pad {
 	u64 number;

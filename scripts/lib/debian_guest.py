@@ -22,6 +22,7 @@ from pathlib import Path
 
 import guest
 from common import REPO, Failed, quiet
+from machine import X86
 
 # Units of Debian's that a test has no use for, and that take time; systemd-modules-load fails in
 # Debian 13, as neither libkmod nor a module is there.
@@ -165,7 +166,7 @@ class DebianGuest:
                   ("-drive", disk, "-device", f"virtio-blk-pci,drive={disk.split('id=')[1].split(',')[0]}")]
         boot = "root=/dev/vda rw rootfstype=ext4 init=/sbin/guest-init" if root else ""
         self.folder, self.console_file = folder, folder / "console.log"
-        self.command_line = " ".join(f"{boot} console=ttyS0 {guest.STEADY} liveupdate=on panic=-1 "
+        self.command_line = " ".join(f"{boot} console=ttyS0 {X86.steady} liveupdate=on panic=-1 "
                                      f"{command_line}".split())
         self.boots: list[Boot] = []
         self.news: queue.SimpleQueue[Boot | None] = queue.SimpleQueue()

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import X86, Machine
 
 # Words that no kernel log of a passing test contains. (The guest's own tests
 # look for the same in selftests/src/init/kernel_log.rs.) Of races between
@@ -105,11 +106,6 @@ def read_lines(path: Path) -> list[str]:
 
 # How long a guest may take from power on to its first program, in seconds.
 START = 40
-# On a loaded host the timer comes too late for its check, and to calibrate delays by it gives delays
-# that never end. The watchdog of clocksources times its wait for another processor by a clock that may
-# be jiffies; if that processor is the one that counts them, and waits for this one to change the
-# clocksource (stop_machine()), the boot ends there.
-STEADY = "no_timer_check lpj=5000000 tsc=reliable"
 
 
 def started(console: Path) -> bool:
@@ -119,7 +115,7 @@ def started(console: Path) -> bool:
 def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
         memory: int = 1024, processors: int = 2, timeout: float = 60, silence: float = 0,
         start: float = START, on_line: Callable[[str], None] = lambda line: None,
-        options: Iterable[str] = ()) -> Outcome:
+        options: Iterable[str] = (), machine: Machine = X86) -> Outcome:
     """Runs a guest to its end: until it powers off or resets, or `timeout` seconds passed.
 
     `silence` is how long the second serial port may be quiet, `start` how long the kernel may
@@ -130,11 +126,11 @@ def run(kernel: Path, initramfs: Path, folder: Path, *, command_line: str = "",
     for path in (console, report):
         path.unlink(missing_ok=True)
     command = [
-        "qemu-system-x86_64", "-accel", "tcg", "-m", f"{memory}M", "-smp", str(processors),
+        *machine.qemu, "-accel", "tcg", "-m", f"{memory}M", "-smp", str(processors),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-serial", f"file:{console}", "-serial", f"file:{report}",
         "-kernel", str(kernel), "-initrd", str(initramfs),
-        "-append", f"console=ttyS0 {STEADY} liveupdate=on panic=-1 {command_line}".strip(),
+        "-append", f"console={machine.console} {machine.steady} liveupdate=on panic=-1 {command_line}".strip(),
         *options,
     ]
     begin = last = time.monotonic()

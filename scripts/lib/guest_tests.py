@@ -2,7 +2,6 @@
 """Tests that run in virtual machines: the tree's own, ours, and KUnit."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import overlay
 import programs
 from common import Failed
 from kernel import STOCK_TESTS, Kernel, read_config
+from machine import X86, Machine
 from report import Results
 
-BUSYBOX = Path(shutil.which("busybox") or "/usr/bin/busybox")
 # Virtual machines that a test may ask for, as options of QEMU, where {memory} is what it has in MiB.
 MACHINES = {
     "": "",
@@ -35,18 +34,18 @@ MACHINES = {
 FLBS = [f"liveupdate-test-flb-v{number}" for number in range(3)]
 
 
-def busybox(archive: guest.Initramfs, script: str) -> None:
-    """Gives an initramfs a shell script for its first process."""
+def busybox(archive: guest.Initramfs, script: str, machine: Machine = X86) -> None:
+    """Gives an initramfs a shell script for its first process, in which $report is the second port."""
     archive.folder("bin")
-    archive.file("bin/busybox", BUSYBOX, 0o755)
+    archive.file("bin/busybox", machine.busybox, 0o755)
     archive.bytes("init", f"""#!/bin/busybox sh
-export PATH=/bin
+export PATH=/bin report=/dev/{machine.report}
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
-stty -F /dev/ttyS1 raw
+stty -F $report raw
 {script}
-echo done >/dev/ttyS1
+echo done >$report
 reboot -f
 """.encode(), 0o755)
 
@@ -111,13 +110,18 @@ class Bench:
         return guest.Initramfs(self.folder / f"{name}.cpio")
 
     @property
+    def machine(self) -> Machine:
+        return self.built.variant.machine
+
+    @property
     def slow(self) -> int:
         """How much slower it may be than an ordinary kernel."""
-        return 8 if self.built.variant.purpose in ("debug", "kcsan") else 1
+        return self.machine.slow * (8 if self.built.variant.purpose in ("debug", "kcsan") else 1)
 
     def boot(self, folder: Path | None = None, *, command_line: str = "", memory: int = 1024,
              timeout: float, silence: float = 0, start: float = guest.START, **options) -> guest.Outcome:
         """A guest with the bench's kernel and archive; its logs go to `folder`."""
+        memory = max(memory, self.machine.memory)
         if self.built.variant.purpose == "debug":
             # KASAN sets an eighth of all memory aside. KHO would make its scratch area twice
             # that, for which there is no room, and the next kernel needs once that there.
@@ -125,7 +129,8 @@ class Bench:
             command_line = f"kho_scratch=16M,{memory // 8 + 256}M,64M {command_line}"
         return guest.run(self.built.image, self.folder / "initramfs.cpio", folder or self.folder,
                          command_line=command_line, memory=memory, timeout=timeout * self.slow,
-                         silence=silence * self.slow, start=start * self.slow, **options)
+                         silence=silence * self.slow, start=start * self.slow, machine=self.machine,
+                         **options)
 
     def harness(self, stock: programs.Stock) -> None:
         """The tree's liveupdate.c: every test of it must pass."""
@@ -134,7 +139,7 @@ class Bench:
         if not wanted:
             return
         with self.archive() as archive:
-            busybox(archive, "/liveupdate >/dev/ttyS1 2>&1")
+            busybox(archive, "/liveupdate >$report 2>&1", self.machine)
             archive.file("liveupdate", stock.folder / "liveupdate", 0o755)
         outcome = self.boot(timeout=120)
         found = {name: (how, remarks) for how, name, remarks in ktap(outcome.report)}
@@ -150,7 +155,7 @@ class Bench:
         """Our tests as an ordinary process runs them, which tells KTAP and a status."""
         name = f"{self.name}/kselftest"
         with self.archive() as archive:
-            busybox(archive, "mount -t sysfs sys /sys\n/luo-selftest >/dev/ttyS1 2>&1; echo status $? >/dev/ttyS1")
+            busybox(archive, "mount -t sysfs sys /sys\n/luo-selftest >$report 2>&1; echo status $? >$report")
             archive.file("luo-selftest", program, 0o755)
         outcome = self.boot(timeout=600)
         found = ktap(outcome.report)
@@ -218,7 +223,7 @@ class Bench:
         if not self.results.asks_for(group):
             return
         with self.archive() as archive:
-            busybox(archive, "")
+            busybox(archive, "", self.machine)
         outcome = self.boot(command_line="kunit.enable=1", timeout=300, start=300)
         # An example in rust/kernel/a/b.rs is called after its file.
         examples = tuple("rust_doctest_kernel_" + re.sub("[/.]", "_", name) + "_"
@@ -285,7 +290,7 @@ class Bench:
             names = boot if whole else ",".join(test.name for test in tests)
             found: dict[str, list[str] | None] = {}
             try:
-                holder = hold.Holder(self.system_map, tests[0].hold)
+                holder = hold.Holder(self.system_map, tests[0].hold, self.machine.registers)
             except Failed as why:
                 self.results.add(prefix + tests[0].name, str(why))
                 return

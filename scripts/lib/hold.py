@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from common import Failed
+from machine import Registers
 
 # How long each time: as long as it takes the other processors to use so much of the host's time, in
 # seconds, but no longer than a few of those.
@@ -24,8 +25,6 @@ HOLD, AT_MOST = 0.15, 3
 PATIENCE = 10
 # How many instructions are looked at, at most, to learn the function's way.
 STEPS = 20_000
-# The protocol's numbers of two registers.
-SP, PC = 7, 16
 
 
 def functions(system_map: Path, names: list[str]) -> list[range]:
@@ -143,9 +142,10 @@ class Holder(threading.Thread):
     Where no function is named, it does nothing.
     """
 
-    def __init__(self, system_map: Path, names: list[str]):
+    def __init__(self, system_map: Path, names: list[str], registers: Registers):
         super().__init__(daemon=True)
         self.names = names
+        self.registers = registers
         self.functions = functions(system_map, names) if names else []
         self.held = 0
 
@@ -204,14 +204,16 @@ class Holder(threading.Thread):
         """The instructions of a function on its way from here to its end, each once."""
         seen: dict[int, None] = {}
         for _ in range(STEPS):
-            address = stub.register(thread, PC)
+            address = stub.register(thread, self.registers.pc)
             if address in function:
                 seen[address] = None
                 stub.ask(f"vCont;s:{thread}")
                 continue
             # It has called another function, which returns here, and may have to wait for other
             # processors; or it has returned itself.
-            back = stub.word(stub.register(thread, SP))
+            back = stub.register(thread, self.registers.back)
+            if self.registers.stacked:
+                back = stub.word(back)
             if back not in function or not self.come_by(stub, back, PATIENCE):
                 break
         return list(seen)

@@ -20,9 +20,11 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import machine
 import overlay
 import series
 from common import CACHE, JOBS, REPO, Failed, lock, quiet, run, say
+from machine import X86, Machine
 
 STOCK_TESTS = Path("tools/testing/selftests/liveupdate")
 # The Linux that the overlay is for, and the one before.
@@ -142,7 +144,7 @@ def read_config(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is built: the implementations, fragments of the user's, of which Linux, what for."""
+    """What is built: the implementations, fragments of the user's, of which Linux, for what and for where."""
 
     core: str = "rust"
     memfd: str = ""
@@ -150,6 +152,7 @@ class Variant:
     release: str = RELEASE
     # A fragment of the project's: `debug' is a debug kernel, `bench' is measured.
     purpose: str = ""
+    machine: Machine = X86
 
     @staticmethod
     def from_environment() -> "Variant":
@@ -161,7 +164,8 @@ class Variant:
         fragment = os.environ.get("FRAGMENT")
         if fragment and not os.path.isfile(fragment):
             raise Failed(f"FRAGMENT={fragment}: there is no such file")
-        return Variant(core, memfd, (Path(fragment),) if fragment else ())
+        return Variant(core, memfd, (Path(fragment),) if fragment else (),
+                       machine=machine.from_environment())
 
     @property
     def memfd_impl(self) -> str:
@@ -170,7 +174,7 @@ class Variant:
     @property
     def ours(self) -> list[Path]:
         """The project's fragments that make it."""
-        names = ["base", self.release]
+        names = ["base", self.machine.fragments[1], self.release]
         if self.release == RELEASE:
             names += [self.core, f"memfd-{self.memfd_impl}"]
         if self.purpose:
@@ -179,6 +183,11 @@ class Variant:
 
     @property
     def name(self) -> str:
+        return self.kind if self.machine == X86 else f"{self.machine.arch}-{self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """Its name, leaving out the machine."""
         if self.release != RELEASE:
             return f"{self.release}-{self.purpose}" if self.purpose else self.release
         if self.purpose:
@@ -219,19 +228,25 @@ class Kernel:
         return (self.folder / "include/config/kernel.release").read_text().strip()
 
 
-def make(tree: Path, folder: Path) -> list[str]:
+def make(tree: Path, folder: Path, target: Machine = X86) -> list[str]:
     """The command that all kernel builds begin with."""
     compiler = "ccache clang" if shutil.which("ccache") else "clang"
-    return ["make", "-C", str(tree), f"O={folder}", "LLVM=1", f"CC={compiler}", f"-j{JOBS}",
+    return ["make", "-C", str(tree), f"O={folder}", f"ARCH={target.arch}", "LLVM=1", f"CC={compiler}",
+            f"-j{JOBS}",
             # The same input gives the same kernel.
             "KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=luo", "KBUILD_BUILD_HOST=luo"]
+
+
+def stock_fragments(tree: Path, target: Machine) -> list[Path]:
+    """What the tree's own live update tests need; it has no file of what needs nothing."""
+    tests = tree / STOCK_TESTS
+    return list(filter(Path.exists, (tests / "config", tests / target.fragments[0])))
 
 
 def configure(tree: Path, folder: Path, variant: Variant) -> None:
     """Writes the folder's .config, and checks that what was asked for took effect."""
     ours: dict[str, str] = {}
-    stock = (tree / STOCK_TESTS / "config", tree / STOCK_TESTS / "config.x86_64")
-    for path in (*filter(Path.exists, stock), *variant.ours):
+    for path in (*stock_fragments(tree, variant.machine), *variant.ours):
         ours |= read_config(path)
     asked: dict[str, str] = {}
     for path in variant.fragments:
@@ -245,7 +260,7 @@ def configure(tree: Path, folder: Path, variant: Variant) -> None:
     if not config.exists() or not given.exists() or given.read_text() != text:
         config.write_text(text)
         given.unlink(missing_ok=True)
-        quiet([*make(tree, folder), "olddefconfig"], "configuring the kernel")
+        quiet([*make(tree, folder, variant.machine), "olddefconfig"], "configuring the kernel")
         given.write_text(text)
 
     is_set = read_config(config)
@@ -282,7 +297,8 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
     done = folder / ".luo-done"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        others = [path.parent for path in folder.parent.glob("*/.luo-done")]
+        others = [path.parent for path in folder.parent.glob("*/.luo-done")
+                  if (path.parent / "arch" / variant.machine.arch).exists()]
         if others:
             # Kbuild knows what another configuration changes, and makes only that again.
             nearest = max(others, key=lambda path: path.stat().st_mtime)
@@ -294,17 +310,17 @@ def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kerne
             folder.mkdir()
     if os.environ.get("LUO_TOOLCHAIN") == "host" and variant.release == RELEASE \
             and not (folder / ".config").exists():
-        quiet([*make(tree, folder), "rustavailable"], "the check of the host's Rust tools")
+        quiet([*make(tree, folder, variant.machine), "rustavailable"], "the check of the host's Rust tools")
     first = not (folder / "vmlinux").exists()
     done.unlink(missing_ok=True)
     configure(tree, folder, variant)
     what = f"building the kernel ({variant.name})"
     if first:
         say(f"{what}; from nothing this takes a quarter of an hour on two processors")
-    run([*make(tree, folder), *extra, *(targets or ("all",))], what,
+    run([*make(tree, folder, variant.machine), *extra, *(targets or ("all",))], what,
         folder / "luo-build.log", STEPS[variant.release] if first else None)
     done.touch()
-    return Kernel(variant, tree, folder, folder / "arch/x86/boot/bzImage")
+    return Kernel(variant, tree, folder, folder / "arch" / variant.machine.image)
 
 
 def build_step(pristine: Path, step: int) -> None:
@@ -316,8 +332,7 @@ def build_step(pristine: Path, step: int) -> None:
     folder = CACHE / "build" / tree.name
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, str] = {}
-    for path in ((tree / STOCK_TESTS / "config"), (tree / STOCK_TESTS / "config.x86_64"),
-                 *Variant("rust").ours):
+    for path in (*stock_fragments(tree, X86), *Variant("rust").ours):
         options |= read_config(path)
     (folder / ".config").write_text("".join(f"{name}={value}\n" for name, value in options.items()))
     quiet([*make(tree, folder), "olddefconfig"], "configuring the kernel")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import programs
 from common import CACHE, REPO, Failed, quiet, run
+from machine import X86
 
 DEBIAN = REPO / "packaging/debian"
 LUOD = REPO / "tools/luod"
@@ -53,7 +54,7 @@ def build() -> Path:
         run(["cargo", "build", "--locked", "--release", "--package", name], f"building {name}",
             CACHE / f"log/{name}-shared.log", step=r"^ +(Compiling|Downloaded)", cwd=REPO,
             env=environment)
-    built = FOLDER / programs.TARGET / "release"
+    built = FOLDER / X86.target / "release"
     for name in GENERATING:
         generated = built / f"{name}-generated"
         shutil.rmtree(generated, ignore_errors=True)

@@ -2,13 +2,14 @@
 """Builds what runs in user space: our crates, and the stock tests of the tree."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import kernel
 from common import CACHE, REPO, quiet, run
+from machine import X86, Machine
 
-TARGET = "x86_64-unknown-linux-gnu"
 # One for each clone: cargo goes by the time of a file, and believes that what another clone built
 # later is of the sources here.
 CARGO_FOLDER = CACHE / "cargo-target" / hashlib.sha256(bytes(REPO)).hexdigest()[:12]
@@ -19,13 +20,13 @@ def cargo(*words: str) -> list[str]:
     return ["cargo", command, "--locked", "--target-dir", str(CARGO_FOLDER), *rest]
 
 
-def crate_program(package: str, name: str, into: Path, features: str = "") -> Path:
+def crate_program(package: str, name: str, into: Path, features: str = "", machine: Machine = X86) -> Path:
     """Builds a program of the workspace and copies it to `into`. Needs the lock."""
     run(cargo("build", "--release", "--package", package, "--bin", name, "--features", features),
         f"building {name}", CACHE / "log" / f"{name}.log", step=r"^ +(Compiling|Downloaded)",
-        cwd=REPO)
+        cwd=REPO, env={**os.environ, **machine.cargo})
     path = into / name
-    shutil.copy2(CARGO_FOLDER / TARGET / "release" / name, path)
+    shutil.copy2(CARGO_FOLDER / machine.target / "release" / name, path)
     return path
 
 
@@ -37,8 +38,13 @@ def kselftest(built: kernel.Kernel, into: Path) -> Path:
     return into / "kselftest/liveupdate/rust/luo-selftest"
 
 
-def client32(built: kernel.Kernel, headers: Path, into: Path) -> Path:
-    """Builds the client of 32 bits, which needs no library beside it. Needs the lock."""
+def client32(built: kernel.Kernel, headers: Path, into: Path) -> Path | None:
+    """Builds the client of 32 bits, which needs no library beside it. Needs the lock.
+
+    There is one where the kernel's machine is this one, on which the compiler has both widths.
+    """
+    if not built.variant.machine.is_host:
+        return None
     path = into / "client32"
     quiet(["clang", "-m32", "-static", "-O2", "-Wall", "-Werror", "-nostdinc", "-nostdlib",
            "-fno-builtin", "-fno-stack-protector", "-fuse-ld=lld", f"-I{headers}",
@@ -57,13 +63,16 @@ class Stock:
         self.folder = into
         tests = built.tree / kernel.STOCK_TESTS
         headers = into / "headers"
-        quiet([*kernel.make(built.tree, built.folder), "headers_install",
+        machine = built.variant.machine
+        quiet([*kernel.make(built.tree, built.folder, machine), "headers_install",
                f"INSTALL_HDR_PATH={headers}"], "exporting the kernel's headers")
         self.headers = headers / "include"
         library = [f"-I{tests}/lib/include", f"{tests}/lib/lu_utils.c"]
-        quiet(["gcc", "-static", "-O2", "-D_GNU_SOURCE=", f"-I{self.headers}", f"-I{tests}/..", *library,
+        quiet([*machine.compiler, "-static", "-O2", "-D_GNU_SOURCE=", f"-I{self.headers}", f"-I{tests}/..", *library,
                f"{tests}/liveupdate.c", "-o", str(into / "liveupdate")], "building liveupdate.c")
-        bare = ["gcc", "-static", "-O2", "-nostdinc", "-nostdlib", "-fno-stack-protector",
+        # clang makes one function of a library out of another, and nolibc has not all.
+        bare = [*machine.compiler, "-static", "-O2", "-nostdinc", "-nostdlib", "-fno-stack-protector",
+                "-fno-builtin",
                 f"-I{self.headers}", f"-I{built.tree}/tools/include/nolibc"]
         for name in self.KEXEC:
             quiet([*bare, *library, f"{tests}/{name}.c", "-o", str(into / name)],

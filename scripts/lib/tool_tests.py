@@ -11,6 +11,7 @@ import guest
 import programs
 from common import CACHE, REPO, Failed, lock, quiet, run
 from guest_tests import Bench, busybox, ktap, story
+from machine import X86
 from report import Results
 
 SCRIPTS = REPO / "selftests/tools"
@@ -30,7 +31,7 @@ def c_example(folder: Path) -> Path:
         run(programs.cargo("rustc", "--release", "--package", "libliveupdate", "--crate-type", "staticlib"),
             "building libliveupdate.a", CACHE / "log/libliveupdate.log",
             step=r"^ +(Compiling|Downloaded)", cwd=REPO)
-        built = programs.CARGO_FOLDER / programs.TARGET / "release"
+        built = programs.CARGO_FOLDER / X86.target / "release"
         library = Path(shutil.copy2(built / "libliveupdate_c.a", folder))
     source = REPO / "tools/libliveupdate"
     quiet(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{source}/include",

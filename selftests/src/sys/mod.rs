@@ -17,5 +17,11 @@ pub use self::{
     requests::*, //
 };
 
-/// Size of a page.
-pub const PAGE: usize = 4096;
+/// Size of a page of the kernels that this is built for: 4 KiB, or as `LUO_PAGE_SIZE` says.
+pub const PAGE: usize = match option_env!("LUO_PAGE_SIZE") {
+    None => 4096,
+    Some(bytes) => match usize::from_str_radix(bytes, 10) {
+        Ok(size) if size.is_power_of_two() => size,
+        _ => panic!("LUO_PAGE_SIZE is no page size"),
+    },
+};

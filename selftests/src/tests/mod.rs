@@ -20,6 +20,7 @@ mod look;
 mod machine;
 mod memfd;
 mod memfd_use;
+mod pages;
 mod poison;
 mod preserve;
 mod pressure;

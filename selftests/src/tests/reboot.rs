@@ -81,15 +81,30 @@ fn usable(device: &Device, part: usize, round: u64) -> Outcome {
 ///
 /// It is a program all the same: should the machine jump into it, it resets it.
 pub fn load_without_handover() -> nix::Result<()> {
-    // mov al, 0xfe; out 0x64, al; hlt: by way of the keyboard controller.
-    load_code(&[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd], 0)
+    load_code(RESET, 0)
 }
+
+/// mov al, 0xfe; out 0x64, al; hlt: by way of the keyboard controller.
+#[cfg(target_arch = "x86_64")]
+const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+/// mov w0, 0x84000009; hvc 0; b .: by a call of the firmware.
+#[cfg(target_arch = "aarch64")]
+const RESET: &[u8] = &[
+    0x20, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14,
+];
+
+/// An address that is memory, in machines of QEMU.
+const CODE: usize = if cfg!(target_arch = "aarch64") {
+    0x4100_0000
+} else {
+    0x0100_0000
+};
 
 /// Goes to a program, and comes back at once.
 pub fn go_and_return() -> nix::Result<()> {
     const KEXEC_PRESERVE_CONTEXT: u64 = 2;
 
-    // ret
+    // ret; only x86 comes back.
     load_code(&[0xc3], KEXEC_PRESERVE_CONTEXT)?;
     // SAFETY: The program does nothing.
     Errno::result(unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) })?;
@@ -98,7 +113,7 @@ pub fn go_and_return() -> nix::Result<()> {
 
 /// Loads a program.
 fn load_code(code: &[u8], flags: u64) -> nix::Result<()> {
-    let at = 0x0100_0000 as *mut libc::c_void;
+    let at = CODE as *mut libc::c_void;
 
     #[repr(C)]
     struct Segment {

@@ -67,6 +67,13 @@ pub fn mount_all() -> Result {
     Ok(())
 }
 
+/// The path of the second serial port, as the drivers of the machines that QEMU offers call it.
+const REPORT: &str = if cfg!(target_arch = "aarch64") {
+    "/dev/ttyAMA1"
+} else {
+    "/dev/ttyS1"
+};
+
 /// The second serial port, where a machine's owner reads what is meant for him.
 ///
 /// The first one is the console, where the kernel has its say. If there is no second port the
@@ -74,7 +81,7 @@ pub fn mount_all() -> Result {
 pub fn report_port() -> Result<File> {
     let open = |path| OpenOptions::new().write(true).open(path);
 
-    open("/dev/ttyS1")
+    open(REPORT)
         .and_then(|port| {
             // A port without hardware may open, but has no settings.
             make_raw(&port)?;

@@ -43,6 +43,10 @@ use nix::{
         memfd_create,
         MFdFlags, //
     },
+    unistd::{
+        sysconf,
+        SysconfVar, //
+    },
 };
 use std::{
     fs::File,
@@ -270,16 +274,25 @@ pub fn measure(name: &str) -> Result<Content, String> {
 
 /// The memory that a file takes: `size 8192, 2 pages, ...`. Holes take none.
 fn bytes_of(details: &str) -> Option<u64> {
+    pages_or_size(details, page_size())
+}
+
+/// The same, for pages of that many bytes.
+fn pages_or_size(details: &str, page_size: u64) -> Option<u64> {
     let parts = || details.split(',').map(str::trim);
     let number = |text: &str| text.parse::<u64>().ok();
     let pages = parts().find_map(|part| part.strip_suffix(" pages").and_then(number));
     let size = parts().find_map(|part| part.strip_prefix("size ").and_then(number));
 
-    pages.map(|pages| pages.saturating_mul(PAGE)).or(size)
+    pages.map(|pages| pages.saturating_mul(page_size)).or(size)
 }
 
 /// The size of the pages that the kernel counts.
-const PAGE: u64 = 4096;
+fn page_size() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+
+    size.and_then(|size| size.try_into().ok()).unwrap_or(4096)
+}
 
 /// luod's own session.
 #[derive(Debug)]
@@ -395,7 +408,14 @@ mod tests {
     #[test]
     fn sizes() {
         assert_eq!(bytes_of("size 1048576"), Some(1048576));
-        assert_eq!(bytes_of("size 8192, 1 pages, 1 extents"), Some(4096));
+        assert_eq!(
+            pages_or_size("size 8192, 1 pages, 1 extents", 4096),
+            Some(4096)
+        );
+        assert_eq!(
+            pages_or_size("size 8192, 1 pages, 1 extents", 65536),
+            Some(65536)
+        );
         assert_eq!(bytes_of(""), None);
         assert_eq!(bytes_of("size x"), None);
     }

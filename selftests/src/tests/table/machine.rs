@@ -13,6 +13,7 @@ use crate::{
         late,
         limits,
         machine,
+        pages,
         poison,
         pressure, //
     }, //
@@ -207,6 +208,22 @@ pub const TESTS: &[Test] = &[
     )
     .memory(8192)
     .needs("DEFERRED_STRUCT_PAGE_INIT")
+    .alone(),
+    Test::new(
+        "machine-pages",
+        &[pages::before, pages::middle, pages::after],
+    )
+    .memory(4096)
+    .timeout(120)
+    .c_differs()
+    .rust_memfd()
+    .alone(),
+    Test::new(
+        "machine-pages-refused",
+        &[pages::refused_before, kexec::three_after],
+    )
+    .needs("ARM64")
+    .c_differs()
     .alone(),
     Test::new("machine-movable", &[machine::movable])
         .memory(1280)
