@@ -4,12 +4,12 @@
 
 use kernel::{
     fs::file::flags,
-    prelude::*,
-    shmem::{
-        FrozenMapping,
-        Memfd,
-        NewMemfd, //
-    }, //
+    memfd::{
+        InMemory,
+        MemoryFile,
+        NewFile, //
+    },
+    prelude::*, //
 };
 
 use super::{
@@ -76,7 +76,7 @@ impl<const NAME: usize> Attributes<NAME> {
     /// - [`EOPNOTSUPP`] if it has seals that are not known here, or other restrictions that would
     ///   be lost: nobody may gain rights by a live update.
     /// - [`EBADF`] if it is open neither for reading nor for writing.
-    pub(super) fn check(memfd: &Memfd) -> Result<(u32, OpenFlags)> {
+    pub(super) fn check(memfd: &MemoryFile) -> Result<(u32, OpenFlags)> {
         let seals = memfd.seals();
         if seals & !SEALS_KNOWN != 0 || memfd.has_other_restrictions() {
             return Err(EOPNOTSUPP);
@@ -94,7 +94,7 @@ impl<const NAME: usize> Attributes<NAME> {
     /// # Errors
     ///
     /// Those of [`Attributes::check`].
-    pub(super) fn of(memfd: &Memfd) -> Result<Self> {
+    pub(super) fn of(memfd: &MemoryFile) -> Result<Self> {
         let (seals, open) = Self::check(memfd)?;
 
         Ok(Self {
@@ -106,18 +106,6 @@ impl<const NAME: usize> Attributes<NAME> {
             open,
             name: memfd.with_name(|name| Name::from_cstr(name).ok()),
             poisoned: false,
-        })
-    }
-
-    /// Looks at a file, all of whose pages are pinned, and at these.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Attributes::check`].
-    pub(super) fn of_pinned(mapping: &FrozenMapping) -> Result<Self> {
-        Ok(Self {
-            poisoned: mapping.has_poison(),
-            ..Self::of(mapping)?
         })
     }
 
@@ -134,10 +122,13 @@ impl<const NAME: usize> Attributes<NAME> {
         Ok(())
     }
 
-    /// Makes a file that is all of this, and a hole.
-    pub(super) fn build(&self) -> Result<NewMemfd> {
-        let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", Name::as_cstr))?;
+    /// The name that a file is to be made with.
+    pub(super) fn name(&self) -> &CStr {
+        self.name.as_ref().map_or(c"", Name::as_cstr)
+    }
 
+    /// Makes a new file all of this, and a hole.
+    pub(super) fn build<T: InMemory>(&self, mut file: NewFile<T>) -> Result<NewFile<T>> {
         file.set_mode(self.mode);
         if let Some(owner) = self.owner {
             file.set_owner(owner);

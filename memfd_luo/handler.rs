@@ -23,6 +23,7 @@ use kernel::{
     shmem::{
         self,
         Memfd,
+        NewMemfd,
         PinnedExtent, //
     },
     sync::aref::ARef, //
@@ -75,10 +76,9 @@ impl<L: Layout> FileHandler for Handler<L> {
 
     fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
         let read = Description::<L>::read(&header).and_then(|description| {
-            Ok((
-                description.attributes.build()?.fill(description.pages)?,
-                description,
-            ))
+            let attributes = &description.attributes;
+            let file = attributes.build(NewMemfd::new(attributes.name())?)?;
+            Ok((file.fill(description.pages)?, description))
         });
 
         match read {

@@ -28,6 +28,7 @@ use kernel::{
         Filling,
         FrozenMapping,
         Memfd,
+        NewMemfd,
         PinnedExtent,
         RecordedMapping, //
     },
@@ -130,7 +131,10 @@ fn content(mapping: &FrozenMapping) -> Result<Option<PinnedExtent>> {
 }
 
 fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<SmallRecord> {
-    let attributes = Attributes::of_pinned(mapping)?;
+    let attributes = Attributes {
+        poisoned: mapping.has_poison(),
+        ..Attributes::of(mapping)?
+    };
     let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
     Ok(SmallRecord::new(&SmallDescription {
@@ -210,10 +214,9 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
 
     fn retrieve(incoming: IncomingSlot) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
         let read = read::<VERSION>(&incoming).and_then(|description| {
-            Ok((
-                description.attributes.build()?.fill(description.pages())?,
-                description,
-            ))
+            let attributes = &description.attributes;
+            let file = attributes.build(NewMemfd::new(attributes.name())?)?;
+            Ok((file.fill(description.pages())?, description))
         });
 
         match read {

@@ -65,7 +65,7 @@ impl Filling {
 
         let mut restored = 0;
         // SAFETY: The current task may sleep, as all users of this module. By the type invariant of
-        // `NewMemfd` the file is open nowhere else, and `fill` has accounted for the pages. By the
+        // `NewFile` the file is open nowhere else, and `fill` has accounted for the pages. By the
         // type invariant of `Batch` there are that many folios, to which the only references are ours.
         let result = to_result(unsafe {
             bindings::cond_resched();
