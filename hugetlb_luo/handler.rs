@@ -20,8 +20,8 @@ use kernel::{
         AnyFlb,
         FileHandler,
         FileState, //
-        OutgoingAbi,
         Outcome,
+        OutgoingAbi,
         RetrieveError,
     },
     memfd,

@@ -117,7 +117,9 @@ impl Share {
         for extent in extents {
             let extent = extent?;
             let at = address(extent.start)?;
-            let folios = u64::from(extent.pages).checked_shr(order.into()).unwrap_or(0);
+            let folios = u64::from(extent.pages)
+                .checked_shr(order.into())
+                .unwrap_or(0);
             let node = hugetlb::node(at).ok_or(EINVAL)?;
             let same = |count: &&mut Count| count.node == node && count.order == order;
 
@@ -217,6 +219,9 @@ pub(super) fn announce() {
     };
 
     if let Err(e) = announced {
-        pr_err!("the pools of huge pages do not know what is handed over: {:?}\n", e);
+        pr_err!(
+            "the pools of huge pages do not know what is handed over: {:?}\n",
+            e
+        );
     }
 }

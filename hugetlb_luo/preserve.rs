@@ -106,7 +106,14 @@ impl HugeState {
     }
 
     /// Has the folios recorded that are inserted from now on, and preserves those that were before.
+    ///
+    /// # Errors
+    ///
+    /// [`EHWPOISON`] if one has a hardware error: the next kernel could not make it a huge page.
     fn record(&mut self, file: u64) -> Result<Option<Phys>> {
+        if self.file.has_poison() {
+            return Err(EHWPOISON);
+        }
         if self.pages() >= self.file.size().div_ceil(PAGE_SIZE as u64) {
             return Ok(None);
         }

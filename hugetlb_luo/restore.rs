@@ -166,7 +166,10 @@ impl Description {
 
         let file = NewHugeMemfd::new(attributes.name(), memfd.order.into()).inspect_err(|e| {
             if *e == ENODEV {
-                pr_err!("this kernel has no huge pages of {} KiB\n", 4_u64 << memfd.order);
+                pr_err!(
+                    "this kernel has no huge pages of {} KiB\n",
+                    4_u64 << memfd.order
+                );
             }
         })?;
         let mut file = attributes.build(file)?;
@@ -176,7 +179,10 @@ impl Description {
         file.fill(self.folios, !liveupdate::is_rebooting())
             .inspect_err(|e| {
                 if *e == ENOSPC {
-                    pr_err!("the control group may not have {} huge pages\n", self.folios);
+                    pr_err!(
+                        "the control group may not have {} huge pages\n",
+                        self.folios
+                    );
                 }
             })
     }
@@ -214,7 +220,11 @@ impl Description {
     }
 
     /// Claims the folios and puts them into `file`. The description goes away.
-    pub(super) fn fill(self, mut file: HugeFilling, header: Unclaimed<Block>) -> Result<ARef<File>> {
+    pub(super) fn fill(
+        self,
+        mut file: HugeFilling,
+        header: Unclaimed<Block>,
+    ) -> Result<ARef<File>> {
         let mut result = Ok(());
 
         for folio in self.folios() {
@@ -278,17 +288,19 @@ pub(super) fn read_header(header: &Unclaimed<Block>) -> Result<HugetlbMemfd> {
         .map_err(bad_header)
 }
 
-fn read_extents(
-    mem: &impl Memory<Error = Error>,
-    memfd: &HugetlbMemfd,
-) -> Result<KVVec<Extent>> {
+fn read_extents(mem: &impl Memory<Error = Error>, memfd: &HugetlbMemfd) -> Result<KVVec<Extent>> {
     let mut check = HugeExtentCheck::new(memfd);
     let mut extents = KVVec::new();
 
-    walk(mem, memfd.extents, memfd.nr_extents, |record: &SummedExtentRecord| {
-        let extent = check.check(&record.0).map_err(malformed)?;
-        Ok(extents.push(extent, GFP_KERNEL)?)
-    })?;
+    walk(
+        mem,
+        memfd.extents,
+        memfd.nr_extents,
+        |record: &SummedExtentRecord| {
+            let extent = check.check(&record.0).map_err(malformed)?;
+            Ok(extents.push(extent, GFP_KERNEL)?)
+        },
+    )?;
     check.finish().map_err(malformed)?;
     Ok(extents)
 }
@@ -300,10 +312,15 @@ fn read_reserved(
     let mut check = ReservedCheck::new(memfd);
     let mut ranges = KVVec::new();
 
-    walk(mem, memfd.reserved, memfd.nr_reserved, |record: &ReservedRecord| {
-        let range = check.check(record).map_err(malformed)?;
-        Ok(ranges.push(range, GFP_KERNEL)?)
-    })?;
+    walk(
+        mem,
+        memfd.reserved,
+        memfd.nr_reserved,
+        |record: &ReservedRecord| {
+            let range = check.check(record).map_err(malformed)?;
+            Ok(ranges.push(range, GFP_KERNEL)?)
+        },
+    )?;
     check.finish().map_err(malformed)?;
     Ok(ranges)
 }
@@ -344,7 +361,9 @@ fn find(folio: &Extent) -> Result {
     }
     let size = usize::try_from(folio.pages)? << kernel::page::PAGE_SHIFT;
     if kho::is_poisoned(at, size) {
-        malformed(format_args!("a page of the huge page at {at:?} is poisoned"));
+        malformed(format_args!(
+            "a page of the huge page at {at:?} is poisoned"
+        ));
         return Err(EHWPOISON);
     }
     Ok(())

@@ -16,6 +16,7 @@
 #include <linux/hugetlb_cgroup.h>
 #include <linux/hugetlb_preserve.h>
 #include <linux/kexec_handover.h>
+#include <linux/memblock.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
@@ -245,7 +246,7 @@ bool hugetlb_expect(unsigned int order, unsigned long pfn, unsigned long folios)
 	struct expected *e = expected_of(order);
 	int nid;
 
-	if (!pfn_valid(pfn) || folios > totalram_pages() >> order)
+	if (!pfn_valid(pfn) || folios > max_pfn >> order)
 		return false;
 	for (nid = 0; !e && nid < ARRAY_SIZE(expected); nid++)
 		if (!expected[nid].total)

@@ -652,10 +652,16 @@ fn hugetlb_memfd() {
 
     let mut check = HugeExtentCheck::new(&memfd);
     let mut extents = Vec::new();
-    walk_summed(&mem, memfd.extents, 2, crc32c, |_, r: &SummedExtentRecord| {
-        extents.push(check.check(&r.0).unwrap());
-        Ok(())
-    })
+    walk_summed(
+        &mem,
+        memfd.extents,
+        2,
+        crc32c,
+        |_, r: &SummedExtentRecord| {
+            extents.push(check.check(&r.0).unwrap());
+            Ok(())
+        },
+    )
     .unwrap();
     check.finish().unwrap();
     let mut check = ReservedCheck::new(&memfd);

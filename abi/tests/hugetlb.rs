@@ -80,7 +80,10 @@ fn header() {
     let halves = [40, 44, 48, 52, 56, 60, 344].map(half);
     assert_eq!(halves, [1, 0x3f, 3, 0o640, 1000, 100, 9]);
     assert_eq!(&bytes[64..76], b"memfd:guest\0");
-    assert_eq!(HugetlbHeader::of(&block).unwrap().parse(crc32c), Ok(memfd()));
+    assert_eq!(
+        HugetlbHeader::of(&block).unwrap().parse(crc32c),
+        Ok(memfd())
+    );
 }
 
 #[test]
@@ -118,28 +121,64 @@ fn wrong_headers() {
     assert!(order(18).is_ok());
 
     let size = 1 << 63;
-    assert_eq!(parsed(&HugetlbMemfd { size, ..memfd() }), Err(MemfdError::Size { size }));
+    assert_eq!(
+        parsed(&HugetlbMemfd { size, ..memfd() }),
+        Err(MemfdError::Size { size })
+    );
     let pos = u64::MAX;
-    assert_eq!(parsed(&HugetlbMemfd { pos, ..memfd() }), Err(MemfdError::Position { pos }));
+    assert_eq!(
+        parsed(&HugetlbMemfd { pos, ..memfd() }),
+        Err(MemfdError::Position { pos })
+    );
     let seals = 0x40;
-    assert_eq!(parsed(&HugetlbMemfd { seals, ..memfd() }), Err(MemfdError::Seals { seals }));
+    assert_eq!(
+        parsed(&HugetlbMemfd { seals, ..memfd() }),
+        Err(MemfdError::Seals { seals })
+    );
     let uid = u32::MAX;
     assert!(parsed(&HugetlbMemfd { uid, ..memfd() }).is_err());
     let mode = 0o10000;
-    assert_eq!(parsed(&HugetlbMemfd { mode, ..memfd() }), Err(MemfdError::Mode { mode }));
+    assert_eq!(
+        parsed(&HugetlbMemfd { mode, ..memfd() }),
+        Err(MemfdError::Mode { mode })
+    );
 
     // A list where there is nothing to be listed, or none where there is.
     let count = |memfd| assert!(matches!(parsed(&memfd), Err(MemfdError::Count { .. })));
-    count(HugetlbMemfd { extents: None, ..memfd() });
-    count(HugetlbMemfd { nr_extents: 0, ..memfd() });
-    count(HugetlbMemfd { nr_extents: 1 << 40, ..memfd() });
-    count(HugetlbMemfd { reserved: None, ..memfd() });
-    count(HugetlbMemfd { nr_reserved: 0, ..memfd() });
+    count(HugetlbMemfd {
+        extents: None,
+        ..memfd()
+    });
+    count(HugetlbMemfd {
+        nr_extents: 0,
+        ..memfd()
+    });
+    count(HugetlbMemfd {
+        nr_extents: 1 << 40,
+        ..memfd()
+    });
+    count(HugetlbMemfd {
+        reserved: None,
+        ..memfd()
+    });
+    count(HugetlbMemfd {
+        nr_reserved: 0,
+        ..memfd()
+    });
 
     for misaligned in [
-        HugetlbMemfd { extents: Phys::new(1), ..memfd() },
-        HugetlbMemfd { reserved: Phys::new(1), ..memfd() },
-        HugetlbMemfd { late: Phys::new(1), ..memfd() },
+        HugetlbMemfd {
+            extents: Phys::new(1),
+            ..memfd()
+        },
+        HugetlbMemfd {
+            reserved: Phys::new(1),
+            ..memfd()
+        },
+        HugetlbMemfd {
+            late: Phys::new(1),
+            ..memfd()
+        },
     ] {
         let at = Phys::new(1).unwrap();
         assert_eq!(parsed(&misaligned), Err(MemfdError::Misaligned { at }));
@@ -158,7 +197,10 @@ fn extents_are_of_its_pages() {
 
     for other in [extent(512, 8), extent(1024, 10)] {
         let result = check.clone().check(&other);
-        assert!(matches!(result, Err(ExtentError::Kind { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(ExtentError::Kind { .. })),
+            "{result:?}"
+        );
     }
     let page = Extent {
         kind: ExtentKind::Pages,
@@ -175,22 +217,40 @@ fn extents_are_of_its_pages() {
 #[test]
 fn reservations() {
     let record = |index, pages| ReservedRecord::new(&ReservedRange { index, pages });
-    let two = HugetlbMemfd { nr_reserved: 2, ..memfd() };
+    let two = HugetlbMemfd {
+        nr_reserved: 2,
+        ..memfd()
+    };
     let check = ReservedCheck::new(&two);
     assert_eq!(size_of::<ReservedRecord>(), 16);
 
     let mut good = check.clone();
-    let first = ReservedRange { index: 512, pages: 1024 };
+    let first = ReservedRange {
+        index: 512,
+        pages: 1024,
+    };
     assert_eq!(good.check(&ReservedRecord::new(&first)), Ok(first));
     assert!(good.check(&record(1536, 512)).is_ok());
-    assert!(good.clone().check(&record(4096, 512)).is_err(), "more than the header says");
+    assert!(
+        good.clone().check(&record(4096, 512)).is_err(),
+        "more than the header says"
+    );
     assert_eq!(good.finish(), Ok(()));
 
     let mut short = check.clone();
     short.check(&record(0, 512)).unwrap();
-    assert!(matches!(short.finish(), Err(MemfdError::Count { count: 1, .. })));
+    assert!(matches!(
+        short.finish(),
+        Err(MemfdError::Count { count: 1, .. })
+    ));
 
-    for (index, pages) in [(0, 0), (1, 512), (512, 1), (u64::MAX - 511, 512), (1 << 63, 512)] {
+    for (index, pages) in [
+        (0, 0),
+        (1, 512),
+        (512, 1),
+        (u64::MAX - 511, 512),
+        (1 << 63, 512),
+    ] {
         let wrong = MemfdError::Reserved { index, pages };
         assert_eq!(check.clone().check(&record(index, pages)), Err(wrong));
     }
@@ -233,7 +293,10 @@ fn pools() {
         corrupt.as_mut_bytes()[at] ^= 1;
         assert_eq!(read(&corrupt), Err(Corrupt), "{at}");
     }
-    let wrong = Handed { order: 19, ..handed(0) };
+    let wrong = Handed {
+        order: 19,
+        ..handed(0)
+    };
     page.write([wrong].into_iter(), crc32c);
     assert_eq!(read(&page), Err(Corrupt));
 }

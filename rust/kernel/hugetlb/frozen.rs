@@ -120,6 +120,12 @@ impl<J: Journal> FrozenFile<J> {
         unsafe { addr_of!((*self.file.mapping()).nrpages).read_volatile() as u64 }
     }
 
+    /// Whether a page of the file is known to be poisoned.
+    pub fn has_poison(&self) -> bool {
+        // SAFETY: The mapping is valid. The function is for files of huge pages as well.
+        unsafe { bindings::shmem_has_poison(self.file.mapping()) }
+    }
+
     /// Pins all folios that are there and in none of `known`, which come in the order of the file.
     /// They are moved to where they may stay, if need be.
     ///

@@ -48,9 +48,9 @@ impl NewFile<HugeMemfd> {
         // SAFETY: `name` is a C string that the function copies.
         let file = from_err_ptr(unsafe { bindings::memfd_alloc_file(name.as_char_ptr(), flags) })
             .map_err(|e| match e {
-                ENOENT => ENODEV,
-                e => e,
-            })?;
+            ENOENT => ENODEV,
+            e => e,
+        })?;
 
         // SAFETY: The function made a file of that mount, and a reference to it that is ours.
         unsafe { Self::from_raw(file) }

@@ -103,8 +103,16 @@ impl SharedWords {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         // SAFETY: A new mapping disturbs nobody.
-        let start =
-            unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED | flags, file, 0)? };
+        let start = unsafe {
+            mmap(
+                None,
+                size,
+                protection,
+                MapFlags::MAP_SHARED | flags,
+                file,
+                0,
+            )?
+        };
 
         Ok(Self { start, len })
     }

@@ -114,7 +114,10 @@ pub fn after(stage: &mut Stage) -> Outcome {
     Pool::small().resize(16)?;
     for (token, seals) in (0..).zip(SEALS) {
         let file: File = session.retrieve(token)?.into();
-        ensure_eq!(sys::link_of(&file)?, format!("/memfd:sealed {token} (deleted)"));
+        ensure_eq!(
+            sys::link_of(&file)?,
+            format!("/memfd:sealed {token} (deleted)")
+        );
         ensure_eq!(sys::seals(&file)?, seals);
         check(&file, token, &[1])?;
         check_seals(&file, seals)?;
@@ -136,7 +139,10 @@ pub fn after(stage: &mut Stage) -> Outcome {
     ensure_eq!(owner, (0o640, 12, 70_000));
     ensure_eq!(sys::seals(&file)?, SealFlag::F_SEAL_GROW);
     ensure_eq!(access(&file)?, OFlag::O_RDWR);
-    ensure_eq!(sys::link_of(&file)?, format!("/memfd:{} (deleted)", "x".repeat(249)));
+    ensure_eq!(
+        sys::link_of(&file)?,
+        format!("/memfd:{} (deleted)", "x".repeat(249))
+    );
     session.finish()?;
     Ok(())
 }
@@ -166,7 +172,10 @@ fn check_seals(file: &File, seals: SealFlag) -> Outcome {
         false => file.set_len(HUGE as u64)?,
     }
     match seals.contains(SealFlag::F_SEAL_SEAL) {
-        true => ensure_errno!(fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL)), EPERM),
+        true => ensure_errno!(
+            fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL)),
+            EPERM
+        ),
         false => sys::add_seals(file, SealFlag::F_SEAL_SEAL)?,
     }
     Ok(())

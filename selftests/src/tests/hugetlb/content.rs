@@ -46,7 +46,11 @@ pub fn content_before(stage: &mut Stage) -> Outcome {
     for (token, (pages, there)) in (0..).zip(SHAPES) {
         let mut file = memfd_of_holes("huge", pages)?;
         if !there.is_empty() {
-            fill(&mut SharedWords::unreserved(&file, pages * HUGE)?, token, there);
+            fill(
+                &mut SharedWords::unreserved(&file, pages * HUGE)?,
+                token,
+                there,
+            );
         }
         file.seek(SeekFrom::Start(token * 12_345))?;
         session.preserve(&file, token)?;

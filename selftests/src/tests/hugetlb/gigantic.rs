@@ -99,6 +99,15 @@ pub fn missing_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// It goes to a third kernel, which has such pages.
+pub fn crossing_between(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    ensure_errno!(session.retrieve(1), ENODEV);
+    stage.keep(session);
+    Ok(())
+}
+
 /// A file of pages that are the default here, and not in the next kernel.
 pub fn default_before(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.create_session(stage.name)?;

@@ -193,7 +193,10 @@ fn check_markers(device: &Device, name: &str, done: u64) -> Outcome {
             std::cmp::Ordering::Equal => ensure!(word == 0 || word == marker(page)),
             std::cmp::Ordering::Greater => ensure_eq!(word, 0, "{name}, page {page}"),
         }
-        ensure!(rest.iter().all(|&byte| byte == 0), "{name}, behind page {page}");
+        ensure!(
+            rest.iter().all(|&byte| byte == 0),
+            "{name}, behind page {page}"
+        );
     }
     Ok(session.finish()?)
 }

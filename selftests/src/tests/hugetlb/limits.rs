@@ -24,10 +24,17 @@ use crate::{
         SharedWords,
         PAGE, //
     },
-    tests::limits::Group, //
+    tests::{
+        limits::Group,
+        subsystem::next_kernel_is_loaded, //
+    }, //
 };
-use liveupdate::Device;
+use liveupdate::{
+    kexec,
+    Device, //
+};
 use nix::{
+    errno::Errno,
     libc,
     unistd::pipe, //
 };
@@ -208,8 +215,39 @@ pub fn used_after(stage: &mut Stage) -> Outcome {
     let word = |at| memory.word(at).load(Ordering::Relaxed);
 
     ensure!(noted > 0);
-    ensure!(word(0) == noted || word(0) == noted + 1, "{}, {noted} noted", word(0));
+    ensure!(
+        word(0) == noted || word(0) == noted + 1,
+        "{}, {noted} noted",
+        word(0)
+    );
     ensure!(word(HUGE - PAGE) == noted || word(HUGE - PAGE) == noted + 1);
     ensure_eq!(word(HUGE), 1);
     Ok(session.finish()?)
+}
+
+/// A page with a hardware error is not handed over, whenever it is found.
+pub fn poisoned(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let (bad, late) = (memfd_of_holes("bad", 2)?, memfd_of_holes("late", 2)?);
+    let poison = |memory: &SharedWords| -> Outcome {
+        match memory.advise(HUGE, PAGE, libc::MADV_HWPOISON) {
+            // One that is pinned cannot be taken away: it is poisoned where it is.
+            Ok(()) | Err(Errno::EBUSY | Errno::EHWPOISON) => Ok(()),
+            Err(err) => Err(err.into()),
+        }
+    };
+
+    Pool::small().resize(4)?;
+    let mut memory = SharedWords::unreserved(&bad, 2 * HUGE)?;
+    fill(&mut memory, 1, &[0, 1]);
+    poison(&memory)?;
+    ensure_errno!(session.preserve(&bad, 1), EHWPOISON);
+
+    let mut memory = SharedWords::unreserved(&late, 2 * HUGE)?;
+    fill(&mut memory, 1, &[0, 1]);
+    session.preserve(&late, 1)?;
+    poison(&memory)?;
+    next_kernel_is_loaded()?;
+    ensure_eq!(kexec::jump().errno(), Errno::EHWPOISON);
+    Ok(())
 }

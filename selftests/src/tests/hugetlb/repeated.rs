@@ -26,7 +26,11 @@ pub fn before(stage: &mut Stage) -> Outcome {
 
     Pool::small().resize(8)?;
     fill(&mut SharedWords::of(&one, 3 * HUGE)?, 1, &[0, 2]);
-    fill(&mut SharedWords::unreserved(&other, 6 * HUGE)?, 2, &[3, 4, 5]);
+    fill(
+        &mut SharedWords::unreserved(&other, 6 * HUGE)?,
+        2,
+        &[3, 4, 5],
+    );
     session.preserve(&one, 1)?;
     session.preserve(&other, 2)?;
     stage.keep(session);

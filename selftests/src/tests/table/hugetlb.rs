@@ -25,6 +25,7 @@ const fn test(name: &'static str, parts: &'static [Part]) -> Test {
 /// In the order in which they run.
 pub const TESTS: &[Test] = &[
     test("hugetlb-frozen", &[counts::frozen]),
+    test("hugetlb-poisoned", &[limits::poisoned]).needs("MEMORY_FAILURE"),
     test(
         "kexec-hugetlb-content",
         &[content::content_before, content::content_after],
@@ -111,6 +112,17 @@ pub const TESTS: &[Test] = &[
     test(
         "kexec-hugetlb-missing",
         &[gigantic::missing_before, gigantic::missing_after],
+    )
+    .memory(6144)
+    .parameters("hugepagesz=1G hugepages=2")
+    .machine("max"),
+    test(
+        "kexec-hugetlb-crossing",
+        &[
+            gigantic::missing_before,
+            gigantic::crossing_between,
+            gigantic::after,
+        ],
     )
     .memory(6144)
     .parameters("hugepagesz=1G hugepages=2")
