@@ -199,16 +199,27 @@ impl PinnedHandler {
         })
     }
 
-    /// Has the handler make the file that `data` stands for.
+    /// Has the handler make the file that `data` stands for, out of `target` if there is one.
     ///
     /// # Errors
     ///
-    /// What the handler returns.
-    pub(crate) fn retrieve(&self, data: u64) -> Result<ARef<File>, RetrieveError<()>> {
-        let mut args = self.args(None, data, 0);
+    /// What the handler returns; [`EOPNOTSUPP`] if it knows nothing of targets, and one may try again.
+    pub(crate) fn retrieve(
+        &self,
+        data: u64,
+        target: Option<&File>,
+    ) -> Result<ARef<File>, RetrieveError<()>> {
+        let mut args = self.args(target, data, 0);
+        let retrieve = match target {
+            None => self.ops().retrieve,
+            Some(_) => {
+                let into = self.description().and_then(|d| d.retrieve_into);
+                Some(into.ok_or(RetrieveError::Again(EOPNOTSUPP, ()))?)
+            }
+        };
 
-        if let Some(retrieve) = self.ops().retrieve {
-            // SAFETY: By the type invariants; `args` is valid for the call.
+        if let Some(retrieve) = retrieve {
+            // SAFETY: By the type invariants; `args` and the file are valid for the call.
             to_result(unsafe { retrieve(&mut args) }).map_err(|e| {
                 if args.retrieve_status == RETRIEVE_AGAIN {
                     RetrieveError::Again(e, ())

@@ -43,7 +43,7 @@ use super::{
     },
     pool,
     preserve::HugeState,
-    report::is_shortage,
+    report::unclaimed,
     restore::{
         discard,
         read_header,
@@ -122,16 +122,17 @@ impl FileHandler for Handler {
 
         match read {
             Ok((file, description)) => Ok(description.fill(file, header)?),
-            // Nothing was claimed. The reason may pass.
-            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, header)),
             // Another kernel may have such pages.
             Err(ENODEV) if liveupdate::is_rebooting() => Kept::file(header),
             Err(ENODEV) => Err(RetrieveError::Again(ENODEV, header)),
-            // What the header lists may still be there when the file is finished.
-            Err(e) => {
-                header.into_phys();
-                Err(RetrieveError::Final(e))
-            }
+            Err(e) => match unclaimed(e) {
+                RetrieveError::Again(e, ()) => Err(RetrieveError::Again(e, header)),
+                // What the header lists may still be there when the file is finished.
+                RetrieveError::Final(e) => {
+                    header.into_phys();
+                    Err(RetrieveError::Final(e))
+                }
+            },
         }
     }
 

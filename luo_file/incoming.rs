@@ -93,22 +93,24 @@ impl IncomingFile {
             .ok_or(ENOENT)
     }
 
-    /// Retrieves the file; later it is the same one.
+    /// Retrieves the file, into `target` if there is one; later it is the same one.
     fn retrieve(
         &mut self,
         session: &SessionName,
         token: u64,
+        target: Option<&File>,
         handlers: &Handlers,
         registry: &'static Registry,
     ) -> Result<ARef<File>> {
         match &self.state {
+            RetrieveState::Retrieved { .. } if target.is_some() => return Err(EEXIST),
             RetrieveState::Retrieved { file, .. } => return Ok(file.clone()),
             RetrieveState::Failed(e) => return Err(*e),
             RetrieveState::Waiting => {}
         }
 
         let trace = Trace::<tracepoints::Retrieve>::begin();
-        let result = self.retrieve_now(session, token, handlers, registry);
+        let result = self.retrieve_now(session, token, target, handlers, registry);
         trace.file(session, token, Some(self.expected.compatible()), &result);
         result
     }
@@ -118,33 +120,36 @@ impl IncomingFile {
         &mut self,
         session: &SessionName,
         token: u64,
+        target: Option<&File>,
         handlers: &Handlers,
         registry: &'static Registry,
     ) -> Result<ARef<File>> {
-        self.call_handler(handlers, registry).map_err(|error| {
-            let (e, how) = match error {
-                RetrieveError::Again(e, ()) => (e, "may be tried again"),
-                RetrieveError::Final(e) => {
-                    self.state = RetrieveState::Failed(e);
-                    (e, "for good")
+        self.call_handler(target, handlers, registry)
+            .map_err(|error| {
+                let (e, how) = match error {
+                    RetrieveError::Again(e, ()) => (e, "may be tried again"),
+                    RetrieveError::Final(e) => {
+                        self.state = RetrieveState::Failed(e);
+                        (e, "for good")
+                    }
+                };
+                if may_print() {
+                    pr_warn!(
+                        "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
+                        session,
+                        token,
+                        self.expected.compatible(),
+                        how,
+                        e,
+                    );
                 }
-            };
-            if may_print() {
-                pr_warn!(
-                    "session '{}': token {:#x}: handler '{}': retrieve failed, {}: {:?}\n",
-                    session,
-                    token,
-                    self.expected.compatible(),
-                    how,
-                    e,
-                );
-            }
-            e
-        })
+                e
+            })
     }
 
     fn call_handler(
         &mut self,
+        target: Option<&File>,
         handlers: &Handlers,
         registry: &'static Registry,
     ) -> Result<ARef<File>, RetrieveError<()>> {
@@ -152,7 +157,7 @@ impl IncomingFile {
         let again = |e| RetrieveError::Again(e, ());
         let handler = self.bind(handlers).map_err(again)?;
         let reservation = registry.reserve().map_err(again)?;
-        let file = handler.retrieve(data)?;
+        let file = handler.retrieve(data, target)?;
         let registered = reservation.register(handler.id(&file)).ok();
 
         self.state = RetrieveState::Retrieved {
@@ -348,18 +353,21 @@ impl IncomingFiles {
         Ok(())
     }
 
-    /// Retrieves the file under a token; later it is the same one.
+    /// Retrieves the file under a token, into `target` if there is one; later it is the same one.
     ///
     /// # Errors
     ///
     /// - [`ENOENT`] if there is none, or no handler for it, at least not yet.
     /// - [`EUCLEAN`] instead if there are corrupt files, of which it may be one.
+    /// - [`EEXIST`] if there is a target, and it has been retrieved already.
+    /// - [`EOPNOTSUPP`] if there is a target, and the handler does not know what to do with it.
     /// - [`ENOMEM`], and what the handler returns; the same each time, unless it said that another
     ///   attempt makes sense.
     pub(crate) fn retrieve(
         &mut self,
         session: &SessionName,
         token: u64,
+        target: Option<&File>,
         handlers: &Handlers,
         registry: &'static Registry,
     ) -> Result<ARef<File>> {
@@ -368,7 +376,7 @@ impl IncomingFiles {
         self.files
             .get_mut(token)
             .ok_or(missing)?
-            .retrieve(session, token, handlers, registry)
+            .retrieve(session, token, target, handlers, registry)
     }
 
     /// Preserves all files again, under the same tokens. Those that have not been retrieved are
@@ -393,7 +401,7 @@ impl IncomingFiles {
             pr_warn!("session '{}': corrupt files are dropped\n", session);
         }
         for (token, incoming) in self.files.iter_mut() {
-            let file = match incoming.retrieve(session, token, handlers, registry) {
+            let file = match incoming.retrieve(session, token, None, handlers, registry) {
                 Ok(file) => file,
                 // A shortage that may pass: then the kexec has to wait.
                 Err(e) if incoming.may_be_tried_again() => {

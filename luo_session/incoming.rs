@@ -67,7 +67,10 @@ use crate::{
         SessionName, //
     },
     ffi::{
-        kernel::may_print,
+        kernel::{
+            fget,
+            may_print, //
+        },
         tracepoints, //
     },
     luo_core::{
@@ -160,6 +163,12 @@ impl IncomingSession {
 
     fn retrieve_fd(&self, arg: RawArgument) -> Result {
         let arg: Argument<uapi::RetrieveFd> = arg.read()?;
+        let target = match arg.flags {
+            0 if arg.target == 0 => None,
+            0 => return Err(EINVAL),
+            uapi::RETRIEVE_INTO => Some(fget(arg.target)?),
+            _ => return Err(EOPNOTSUPP),
+        };
         let fd = FileDescriptorReservation::get_unused_fd_flags(CLOEXEC)?;
         arg.check_writable()?;
 
@@ -167,6 +176,7 @@ impl IncomingSession {
         let file = self.state.lock().not_held()?.files.retrieve(
             &self.name,
             arg.token,
+            target.as_deref(),
             &self.context().handlers,
             &self.context().registry,
         )?;

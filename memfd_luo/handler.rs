@@ -22,8 +22,8 @@ use kernel::{
     prelude::*,
     shmem::{
         self,
+        Filling,
         Memfd,
-        NewMemfd,
         PinnedExtent, //
     },
     sync::aref::ARef, //
@@ -31,9 +31,10 @@ use kernel::{
 
 use super::{
     abi::Block,
+    attributes::Attributes,
     layout::Layout,
     preserve::MemfdState,
-    report::is_shortage,
+    report::unclaimed,
     restore::{
         discard,
         Description, //
@@ -74,23 +75,14 @@ impl<L: Layout> FileHandler for Handler<L> {
         drop(state);
     }
 
-    fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
-        let read = Description::<L>::read(&header).and_then(|description| {
-            let attributes = &description.attributes;
-            let file = attributes.build(NewMemfd::new(attributes.name())?)?;
-            Ok((file.fill(description.pages)?, description))
-        });
+    fn retrieve(header: Unclaimed<Block>) -> Retrieved {
+        retrieve::<L>(header, Attributes::new_file)
+    }
 
-        match read {
-            Ok((file, description)) => Ok(description.fill(file, header)?),
-            // Nothing was claimed. If it was for a shortage, one may try again.
-            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, header)),
-            // What the header lists may still be there when the file is finished.
-            Err(e) => {
-                header.into_phys();
-                Err(RetrieveError::Final(e))
-            }
-        }
+    fn retrieve_into(header: Unclaimed<Block>, target: &File) -> Retrieved {
+        retrieve::<L>(header, |attributes, pages| {
+            attributes.into_target(target, pages)
+        })
     }
 
     fn finish(outcome: Outcome<'_, Unclaimed<Block>>) {
@@ -109,6 +101,32 @@ impl<L: Layout> FileHandler for Handler<L> {
             }
             FileState::Incoming(header) => L::summarize(&*header.copy()?, to),
             FileState::Retrieved(file) => summarize_retrieved(file, to),
+        }
+    }
+}
+
+/// What [`FileHandler::retrieve`] returns here.
+type Retrieved = Result<ARef<File>, RetrieveError<Unclaimed<Block>>>;
+
+/// Restores a memfd into the file that `open` returns for its attributes and number of pages.
+fn retrieve<L: Layout>(
+    header: Unclaimed<Block>,
+    open: impl FnOnce(&Attributes, usize) -> Result<Filling, RetrieveError<()>>,
+) -> Retrieved {
+    let opened = Description::<L>::read(&header)
+        .map_err(unclaimed)
+        .and_then(|description| {
+            let file = open(&description.attributes, description.pages)?;
+            Ok((file, description))
+        });
+
+    match opened {
+        Ok((file, description)) => Ok(description.fill(file, header)?),
+        Err(RetrieveError::Again(e, ())) => Err(RetrieveError::Again(e, header)),
+        // What the header lists may still be there when the file is finished.
+        Err(RetrieveError::Final(e)) => {
+            header.into_phys();
+            Err(RetrieveError::Final(e))
         }
     }
 }

@@ -6,6 +6,7 @@ use core::fmt::Display;
 
 use kernel::{
     kho::PhysAddr,
+    liveupdate::RetrieveError,
     prelude::*,
     shmem::PinnedExtent, //
 };
@@ -43,8 +44,16 @@ pub(super) fn extent_of(extent: &PinnedExtent) -> Result<Extent> {
 }
 
 /// Whether it makes sense to try again after an error.
-pub(super) fn is_shortage(error: Error) -> bool {
+fn is_shortage(error: Error) -> bool {
     matches!(error, ENOMEM | ENOSPC | ENFILE | EMFILE | EINTR | EAGAIN)
+}
+
+/// What to do after an error before anything was claimed.
+pub(super) fn unclaimed(error: Error) -> RetrieveError<()> {
+    match is_shortage(error) {
+        true => RetrieveError::Again(error, ()),
+        false => RetrieveError::Final(error),
+    }
 }
 
 /// Reports what is wrong with a description.

@@ -28,7 +28,6 @@ use kernel::{
         Filling,
         FrozenMapping,
         Memfd,
-        NewMemfd,
         PinnedExtent,
         RecordedMapping, //
     },
@@ -65,8 +64,8 @@ use super::{
     report::{
         bad_header,
         extent_of,
-        is_shortage,
         malformed, //
+        unclaimed,
     },
     restore::{
         free_late,
@@ -212,22 +211,14 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
         drop(state);
     }
 
-    fn retrieve(incoming: IncomingSlot) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
-        let read = read::<VERSION>(&incoming).and_then(|description| {
-            let attributes = &description.attributes;
-            let file = attributes.build(NewMemfd::new(attributes.name())?)?;
-            Ok((file.fill(description.pages())?, description))
-        });
+    fn retrieve(incoming: IncomingSlot) -> Retrieved {
+        retrieve::<VERSION>(incoming, Attributes::new_file)
+    }
 
-        match read {
-            Ok((file, description)) => Ok(description.fill(file, incoming)?),
-            Err(e) if is_shortage(e) => Err(RetrieveError::Again(e, incoming)),
-            // The page may still be there when the file is finished.
-            Err(e) => {
-                incoming.keep();
-                Err(RetrieveError::Final(e))
-            }
-        }
+    fn retrieve_into(incoming: IncomingSlot, target: &File) -> Retrieved {
+        retrieve::<VERSION>(incoming, |attributes, pages| {
+            attributes.into_target(target, pages)
+        })
     }
 
     fn finish(outcome: Outcome<'_, IncomingSlot>) {
@@ -251,6 +242,32 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
                 Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
             }
             FileState::Retrieved(file) => summarize_retrieved(file, to),
+        }
+    }
+}
+
+/// What [`FileHandler::retrieve`] returns here.
+type Retrieved = Result<ARef<File>, RetrieveError<IncomingSlot>>;
+
+/// Restores a memfd into the file that `open` returns for its attributes and number of pages.
+fn retrieve<const VERSION: u32>(
+    incoming: IncomingSlot,
+    open: impl FnOnce(&Attributes, usize) -> Result<Filling, RetrieveError<()>>,
+) -> Retrieved {
+    let opened = read::<VERSION>(&incoming)
+        .map_err(unclaimed)
+        .and_then(|description| {
+            let file = open(&description.attributes, description.pages())?;
+            Ok((file, description))
+        });
+
+    match opened {
+        Ok((file, description)) => Ok(description.fill(file, incoming)?),
+        Err(RetrieveError::Again(e, ())) => Err(RetrieveError::Again(e, incoming)),
+        // The page may still be there when the file is finished.
+        Err(RetrieveError::Final(e)) => {
+            incoming.keep();
+            Err(RetrieveError::Final(e))
         }
     }
 }

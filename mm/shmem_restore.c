@@ -2,16 +2,18 @@
 
 /*
  * Puts folios with content, such as those that a previous kernel has handed
- * over, into a shmem file that nobody else has open.
+ * over, into a shmem file into which nobody else does: one that nobody else has
+ * open, or that is claimed (mm/shmem_target.c).
  *
  * shmem_get_folio() allocates folios one by one. Here they exist already, and
  * there are many: one walk through the page cache, one lock and one update of
  * each counter are enough for single pages that follow each other in the file.
  *
- * The file is open nowhere else, but other tasks may find its folios:
- * drop_caches, for one, goes through all inodes. So a folio is locked, dirty
- * and complete before it is stored. A task that finds it cannot lock it, and
- * gives up; from the unlock on, a dirty folio of shmem is not dropped.
+ * Other tasks may find its folios at once, also where nobody else has the file
+ * open: drop_caches, for one, goes through all inodes. So a folio is locked,
+ * dirty and complete before it is stored. A task that finds it cannot lock it,
+ * and gives up or waits; from the unlock on, a dirty folio of shmem is not
+ * dropped.
  */
 
 #include <linux/memcontrol.h>
@@ -111,9 +113,10 @@ static void unprepare_folio(struct folio *folio)
 /*
  * Counts single pages as such of shmem and puts them on the LRU list, as many
  * from the first on as count alike and belong on the same list. Poisoned ones
- * are on no list.
+ * are on no list, nor is any without @listing.
  */
-static unsigned int add_to_lru(struct folio **folios, unsigned int nr)
+static unsigned int count_pages(struct folio **folios, unsigned int nr,
+				bool listing)
 {
 	struct folio *folio = folios[0];
 	enum zone_type zone = folio_zonenum(folio);
@@ -123,7 +126,7 @@ static unsigned int add_to_lru(struct folio **folios, unsigned int nr)
 
 	do {
 		/* As memory_failure() leaves a page of shmem that it finds. */
-		if (!folio_test_hwpoison(folio)) {
+		if (listing && !folio_test_hwpoison(folio)) {
 			if (!lru_gen_add_folio(lruvec, folio, false)) {
 				list_add(&folio->lru, &lruvec->lists[lru]);
 				listed++;
@@ -183,9 +186,43 @@ static int store_pages(struct address_space *mapping, pgoff_t index,
 	return xas_error(&xas);
 }
 
+/*
+ * Stores a prepared folio, which may be a large one, and counts it. It is as it
+ * was if there is something at its place already.
+ */
+static int store_folio(struct address_space *mapping, struct folio *folio)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping) & GFP_RECLAIM_MASK;
+	XA_STATE_ORDER(xas, &mapping->i_pages, folio->index,
+		       folio_order(folio));
+	long nr = folio_nr_pages(folio);
+
+	/* The page cache has a reference for each page. */
+	folio_ref_add(folio, nr);
+	do {
+		xas_lock_irq(&xas);
+		if (xas_find_conflict(&xas))
+			xas_set_err(&xas, -EEXIST);
+		else
+			xas_store(&xas, folio);
+		if (!xas_error(&xas)) {
+			mapping->nrpages += nr;
+			lruvec_stat_mod_folio(folio, NR_FILE_PAGES, nr);
+			lruvec_stat_mod_folio(folio, NR_SHMEM, nr);
+			if (folio_test_pmd_mappable(folio))
+				lruvec_stat_mod_folio(folio, NR_SHMEM_THPS, nr);
+		}
+		xas_unlock_irq(&xas);
+	} while (xas_nomem(&xas, gfp | __GFP_NOFAIL));
+
+	if (xas_error(&xas))
+		folio_ref_sub(folio, nr);
+	return xas_error(&xas);
+}
+
 /**
  * shmem_restore_begin - account for folios that are to be put into a file
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @pages: how many pages they have
  *
  * Must be followed by shmem_restore_end(), if there is no error.
@@ -200,11 +237,12 @@ int shmem_restore_begin(struct inode *inode, unsigned long pages)
 
 /**
  * shmem_restore_folio - put a folio of any order into a file
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @index: where, in pages; aligned to the size of the folio
  * @folio: the folio, without poisoned pages, to which the caller has the only
  *         reference
  * @uptodate: whether it has content; else it reads as zeros
+ * @lru: whether it goes on an LRU list now
  *
  * Must be between shmem_restore_begin() and shmem_restore_end(). May sleep.
  *
@@ -212,7 +250,7 @@ int shmem_restore_begin(struct inode *inode, unsigned long pages)
  * at @index, and the reference is still the caller's.
  */
 int shmem_restore_folio(struct inode *inode, pgoff_t index,
-			struct folio *folio, bool uptodate)
+			struct folio *folio, bool uptodate, bool lru)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct mem_cgroup *own, *outer = NULL;
@@ -222,9 +260,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 	err = mem_cgroup_charge(folio, NULL, RESTORE_CHARGE);
 	if (!err) {
 		prepare_folio(folio, mapping, index, uptodate);
-		err = shmem_add_to_page_cache(folio, mapping, index, NULL,
-					      mapping_gfp_mask(mapping) |
-					      __GFP_NOFAIL);
+		err = store_folio(mapping, folio);
 		if (err)
 			unprepare_folio(folio);
 	}
@@ -232,7 +268,8 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 	if (err)
 		return err;
 
-	folio_add_lru(folio);
+	if (lru)
+		folio_add_lru(folio);
 	folio_unlock(folio);
 	folio_put(folio);
 	return 0;
@@ -240,12 +277,13 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
 
 /**
  * shmem_restore_pages - put single pages into a file, one behind the other
- * @inode: inode of a shmem file that nobody else has open
+ * @inode: inode of a shmem file, into which nobody else inserts anything
  * @index: where the first one goes, in pages
  * @folios: folios of order 0, to each of which the caller has the only
  *          reference; one that is poisoned stays so, reading it is an error
  * @nr: how many, at least one; interrupts are off while they are stored
  * @uptodate: whether they have content; else they read as zeros
+ * @lru: whether they go on LRU lists now
  * @restored: how many of them, from the first on, the file has the references
  *            to; the others are as they were
  *
@@ -256,7 +294,7 @@ int shmem_restore_folio(struct inode *inode, pgoff_t index,
  */
 int shmem_restore_pages(struct inode *inode, pgoff_t index,
 			struct folio **folios, unsigned int nr, bool uptodate,
-			unsigned int *restored)
+			bool lru, unsigned int *restored)
 {
 	struct address_space *mapping = inode->i_mapping;
 	struct mem_cgroup *own, *outer = NULL;
@@ -278,7 +316,7 @@ int shmem_restore_pages(struct inode *inode, pgoff_t index,
 		for (i = *restored; i < nr; i++)
 			unprepare_folio(folios[i]);
 	for (i = 0; i < *restored;)
-		i += add_to_lru(folios + i, *restored - i);
+		i += count_pages(folios + i, *restored - i, lru);
 	/* The page cache has the reference, and cannot lose it to anybody. */
 	for (i = 0; i < *restored; i++)
 		folio_unlock(folios[i]);

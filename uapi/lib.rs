@@ -171,14 +171,29 @@ impl Request for PreserveFd {
     const MIN_SIZE: usize = core::mem::size_of::<Self>();
 }
 
+/// In [`RetrieveFd::flags`]: `target` is a file that becomes the retrieved one.
+pub const RETRIEVE_INTO: u32 = 1;
+
 /// Gives back a file of an incoming session.
 ///
 /// Files may be asked for in any order, and more than once: each time it is the same open file.
 ///
+/// With [`RETRIEVE_INTO`] the file is not a new one, but `target`, an empty regular file of a tmpfs or
+/// a memfd, open for reading and writing. It gets content and size. Name, owner, mode, open flags and
+/// position stay as they are, and `fd` is another descriptor of the same open file.
+///
 /// # Errors
 ///
 /// - `ENOENT`: the session has no file under this token, or no handler for it;
-/// - `EINVAL`: the session is an outgoing one;
+/// - `EINVAL`: the session is an outgoing one, there is a target without the flag, or one that is no
+///   file of shared memory;
+/// - `EOPNOTSUPP`: a flag is not known, or this type of file knows nothing of targets;
+/// - `EBADF`: the target is not open, or not for reading and writing;
+/// - `EEXIST`: there is a target, and the file has been retrieved already;
+/// - `ENOTEMPTY`: there is something in the target;
+/// - `EPERM`: the target must not change, or lacks a seal that the file has;
+/// - `EBUSY`: the target is being preserved, or written to;
+/// - `ENOSPC`, `EDQUOT`, `EFBIG`: the file does not fit where the target is;
 /// - `EMFILE`, `ENFILE`: no descriptor is free;
 /// - whatever the file's handler reports.
 #[repr(C)]
@@ -190,11 +205,15 @@ pub struct RetrieveFd {
     pub fd: i32,
     /// In: the token under which the file was preserved.
     pub token: u64,
+    /// In: zero, or [`RETRIEVE_INTO`].
+    pub flags: u32,
+    /// In: zero, or with that flag a descriptor.
+    pub target: i32,
 }
 
 impl Request for RetrieveFd {
     const COMMAND: u32 = SESSION_RETRIEVE_FD;
-    const MIN_SIZE: usize = core::mem::size_of::<Self>();
+    const MIN_SIZE: usize = core::mem::offset_of!(Self, flags);
 }
 
 /// Ends an incoming session: what was not retrieved is given up.
@@ -280,10 +299,12 @@ mod tests {
         assert_eq!(offset_of!(PreserveFd, fd), 4);
         assert_eq!(offset_of!(PreserveFd, token), 8);
 
-        assert_eq!((size_of::<RetrieveFd>(), align_of::<RetrieveFd>()), (16, 8));
+        assert_eq!((size_of::<RetrieveFd>(), align_of::<RetrieveFd>()), (24, 8));
         assert_eq!(offset_of!(RetrieveFd, size), 0);
         assert_eq!(offset_of!(RetrieveFd, fd), 4);
         assert_eq!(offset_of!(RetrieveFd, token), 8);
+        assert_eq!(offset_of!(RetrieveFd, flags), 16);
+        assert_eq!(offset_of!(RetrieveFd, target), 20);
 
         assert_eq!((size_of::<Finish>(), align_of::<Finish>()), (8, 4));
         assert_eq!(offset_of!(Finish, size), 0);

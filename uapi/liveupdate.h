@@ -133,17 +133,32 @@ struct liveupdate_session_preserve_fd {
  * @size:  in: size of this structure
  * @fd:    out: a descriptor of the file, close-on-exec
  * @token: in: the file's token
+ * @flags: in: zero, or %LIVEUPDATE_RETRIEVE_INTO
+ * @target: in: zero, or with that flag a descriptor
  *
  * Any order will do. Asking again gives another descriptor of the same open file.
  *
+ * With LIVEUPDATE_RETRIEVE_INTO the file is not a new one, but the target: an empty
+ * regular file of a tmpfs, or a memfd, open for reading and writing. It gets content
+ * and size; name, owner, mode, open flags and position stay as they are.
+ *
  * Errors: ``ENOENT`` (no such token, or no handler for the file), ``EMFILE``,
- * ``ENFILE``, and what the handler reports.
+ * ``ENFILE``, and what the handler reports. With a target ``EOPNOTSUPP`` (not for this
+ * type of file), ``EBADF``, ``EINVAL`` (no file of shared memory), ``EEXIST`` (retrieved
+ * already), ``ENOTEMPTY``, ``EPERM`` (it must not change, or lacks a seal of the file),
+ * ``EBUSY`` (it is being preserved or
+ * written to), ``ENOSPC``, ``EDQUOT``, ``EFBIG``. The file can be
+ * retrieved otherwise then.
  */
 struct liveupdate_session_retrieve_fd {
 	__u32		size;
 	__s32		fd;
 	__aligned_u64	token;
+	__u32		flags;
+	__s32		target;
 };
+
+#define LIVEUPDATE_RETRIEVE_INTO	1
 
 #define LIVEUPDATE_SESSION_RETRIEVE_FD \
 	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_RETRIEVE_FD)

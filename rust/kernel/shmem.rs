@@ -9,7 +9,8 @@
 //!   [`PinnedExtent`]s are preserved by [`PreservedExtents`] and [`SharedExtents`]. Dropping any of
 //!   these undoes it.
 //! - [`FrozenMapping::migrate`] migrates fragmented pages to contiguous memory.
-//! - [`NewMemfd`] is a file to which nobody else has a reference yet; [`Filling`] inserts pages.
+//! - [`NewMemfd`] is a file to which nobody else has a reference yet, [`Target`] an empty one that
+//!   somebody has; [`Filling`] inserts pages.
 //!
 //! All functions here may sleep, and take no lock beyond their own call.
 //!
@@ -48,6 +49,7 @@ mod pins;
 mod preserve;
 mod record;
 mod restore;
+mod target;
 
 pub use extent::PinnedExtent;
 #[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
@@ -67,6 +69,7 @@ pub use restore::{
     Filling,
     NewMemfd, //
 };
+pub use target::Target;
 
 pub use crate::memfd::{
     inode_id,

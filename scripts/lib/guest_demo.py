@@ -33,7 +33,7 @@ class Story:
 
     def begin(self) -> None:
         """Waits until all runs."""
-        boot = self.host.machine.up(300)
+        boot = self.host.boot(300)
         print(f"\nThe host runs Linux {boot.release}.", flush=True)
         self.host.subscribed(set(self.host.guests), 300)
         for name, heart in self.host.hearts.items():

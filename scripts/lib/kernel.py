@@ -270,7 +270,7 @@ def build_folder(tree: Path, variant: Variant) -> Path:
 
 def is_built(variant: Variant) -> bool:
     """Whether a kernel of that kind has been built, from whatever source."""
-    return any((CACHE / "build").glob(f"*/{variant.name}-*/.luo-done"))
+    return any((CACHE / "build").glob(f"*/{variant.name}-{'?' * 8}/.luo-done"))
 
 
 def build(variant: Variant, *targets: str, extra: tuple[str, ...] = ()) -> Kernel:

@@ -57,8 +57,7 @@ class VmTests:
                 trouble: list[str] = []
                 try:
                     if not number:
-                        host.machine.up(240)
-                        host.machine.until("luod-say STATUS", 90)
+                        host.boot(240)
                     getattr(self, act.replace("-", "_"))(host)
                 except (Wrong, Lost) as what:
                     trouble = [str(what), *host.story()]
@@ -91,6 +90,8 @@ class VmTests:
         host.subscribed(set(host.guests))
         for heart in host.hearts.values():
             heart.wait(10, 240)
+            # Guests that start together make each other wait.
+            del heart.beats[:-1]
         if (hits := host.cached("ask")) != 0 or (hits := host.cached("fill")) != KEYS:
             raise Wrong(f"memcached began with, or took, {hits} keys of {KEYS}")
 
@@ -132,14 +133,14 @@ class VmTests:
             moved = host.moved(name, before)
             say(f"{name}: {len(before) - len(moved)} of {len(before)} pages are in the same frames, and "
                 f"{len(moved)} were migrated since")
-            if 2 * len(moved) > len(before):
+            if 10 * len(moved) > len(before):
                 raise Wrong(f"{len(moved)} of {len(before)} pages of {name} were migrated: "
                             + "; ".join(moved[:5]))
 
     def nothing_copied(self, host: Host) -> None:
         """What QEMU saved has no room for the guest's memory."""
         for name in host.guests:
-            log = host.machine.run("journalctl", "--no-pager", "-b", "-1", "-o", "cat", "-u", f"luo-qemu@{name}")
+            log = host.log(name, -1)
             sizes = [int(size) for size in re.findall(r"its state of (\d+) bytes", log)]
             if not sizes or max(sizes) > 4 * MIB:
                 raise Wrong(f"the states had {sizes} bytes: {log}")

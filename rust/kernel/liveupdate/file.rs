@@ -207,6 +207,23 @@ pub trait FileHandler: Sized + 'static {
         incoming: IncomingHandle<Self>,
     ) -> Result<ARef<File>, RetrieveError<IncomingHandle<Self>>>;
 
+    /// Makes what was handed over the content of `target`, a file that the agent gives, and returns
+    /// that file. LUO keeps a reference to it until `finish`.
+    ///
+    /// Without this method a target is refused by [`EOPNOTSUPP`], and the file can be retrieved
+    /// without one. Under the C implementation it is never called.
+    ///
+    /// # Errors
+    ///
+    /// Those of `retrieve`. For a target that does not do, [`RetrieveError::Again`]: nothing of it or
+    /// of the file has changed then.
+    fn retrieve_into(
+        _incoming: IncomingHandle<Self>,
+        _target: &File,
+    ) -> Result<ARef<File>, RetrieveError<IncomingHandle<Self>>> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Whether `finish` may be called now. By default yes. If any file of a session says no, none
     /// of them is finished, and the agent gets [`EBUSY`].
     fn can_finish(_outcome: Outcome<'_, ()>) -> bool {
@@ -355,6 +372,11 @@ impl<T: FileHandler> FileHandlerVtable<T> {
             } else {
                 None
             },
+            retrieve_into: if T::HAS_RETRIEVE_INTO {
+                Some(Self::retrieve_into)
+            } else {
+                None
+            },
         };
 
     /// # Safety
@@ -362,7 +384,7 @@ impl<T: FileHandler> FileHandlerVtable<T> {
     /// As for `liveupdate_register_file_handler()`; its callbacks must be [`Self::OPS`].
     unsafe fn register(handler: *mut bindings::liveupdate_file_handler) -> c_int {
         #[cfg(CONFIG_LIVEUPDATE_RUST)]
-        if T::HAS_SUMMARIZE {
+        if T::HAS_SUMMARIZE || T::HAS_RETRIEVE_INTO {
             // SAFETY: By the requirement of this function `handler` is as the C function wants it. The
             // description is a constant, so this reference is to a static.
             return unsafe {
@@ -469,9 +491,30 @@ impl<T: FileHandler> FileHandlerVtable<T> {
         // SAFETY: By the requirement of this function, `args` is ours for the call.
         let args = unsafe { &mut *args };
 
+        Self::retrieved(args, T::retrieve)
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and its `file` set.
+    #[cfg(CONFIG_LIVEUPDATE_RUST)]
+    unsafe extern "C" fn retrieve_into(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: By the requirement of this function, `args` is ours for the call.
+        let args = unsafe { &mut *args };
+        // SAFETY: As in `can_preserve`. The caller has a reference to it for the call.
+        let target = unsafe { File::from_raw_file(args.file) };
+
+        Self::retrieved(args, |incoming| T::retrieve_into(incoming, target))
+    }
+
+    /// Retrieves a file, and says in `args` which, or whether one may try again.
+    fn retrieved(
+        args: &mut bindings::liveupdate_file_op_args,
+        retrieve: impl FnOnce(IncomingHandle<T>) -> Result<ARef<File>, RetrieveError<IncomingHandle<T>>>,
+    ) -> c_int {
         from_result(|| {
             let incoming = T::Handle::from_bits(args.serialized_data)?;
-            let file = T::retrieve(incoming).map_err(|why| match why {
+            let file = retrieve(incoming).map_err(|why| match why {
                 RetrieveError::Again(error, incoming) => {
                     T::Handle::keep(incoming);
                     args.retrieve_status = RETRIEVE_AGAIN;

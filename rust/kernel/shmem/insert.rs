@@ -64,18 +64,19 @@ impl Filling {
         self.take(batch.len)?;
 
         let mut restored = 0;
-        // SAFETY: The current task may sleep, as all users of this module. By the type invariant of
-        // `NewFile` the file is open nowhere else, and `fill` has accounted for the pages. By the
-        // type invariant of `Batch` there are that many folios, to which the only references are ours.
+        // SAFETY: The current task may sleep, as all users of this module. Nobody else inserts pages
+        // (see `insert`), and `Filling::new` has accounted for these. By the type invariant of `Batch`
+        // there are that many folios, to which the only references are ours.
         let result = to_result(unsafe {
             bindings::cond_resched();
             bindings::shmem_restore_pages(
-                self.memfd.0.inode(),
+                self.memfd().inode(),
                 batch.index,
                 batch.folios.as_mut_ptr().cast(),
                 // Lossless: there are at most `AT_ONCE`.
                 batch.len as c_uint,
                 uptodate,
+                self.lists(),
                 &mut restored,
             )
         });

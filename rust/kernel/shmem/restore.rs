@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A memfd that is made from preserved pages: [`NewMemfd`] and [`Filling`].
+//! A file that is made from preserved pages: [`NewMemfd`] and [`Filling`].
 
-use super::Memfd;
+use super::{
+    Memfd,
+    Target, //
+};
 use crate::{
     bindings,
     error::{
@@ -47,37 +50,76 @@ impl NewFile<Memfd> {
     ///
     /// [`ENOSPC`] if the system's limits for memory are exceeded.
     pub fn fill(self, pages: usize) -> Result<Filling> {
-        // The function takes a signed number on its way.
-        isize::try_from(pages)?;
-
-        // SAFETY: The inode is valid and belongs to shmem. By the type invariant nobody else has
-        // it.
-        to_result(unsafe { bindings::shmem_restore_begin(self.0.inode(), pages) })?;
-        // INVARIANT: The pages have just been accounted for.
-        Ok(Filling {
-            memfd: self,
-            accounted: pages,
-            left: pages,
-        })
+        Filling::new(self.into(), pages)
     }
 }
 
-/// A [`NewMemfd`] that pages are put into.
+/// A file of which only we insert the pages.
+pub(super) enum Ours {
+    New(NewMemfd),
+    Target(Target),
+}
+
+impl From<NewMemfd> for Ours {
+    fn from(memfd: NewMemfd) -> Self {
+        Self::New(memfd)
+    }
+}
+
+impl From<Target> for Ours {
+    fn from(target: Target) -> Self {
+        Self::Target(target)
+    }
+}
+
+/// A [`NewMemfd`] or a [`Target`] that pages are put into.
 ///
 /// # Invariants
 ///
 /// `shmem_restore_begin()` has accounted for `accounted` pages.
 pub struct Filling {
-    pub(super) memfd: NewMemfd,
+    file: Ours,
     /// For how many pages the file's account was charged, and how many of them are not there yet.
     accounted: usize,
     left: usize,
 }
 
 impl Filling {
+    pub(super) fn new(file: Ours, pages: usize) -> Result<Self> {
+        // The function takes a signed number on its way.
+        isize::try_from(pages)?;
+
+        let mut filling = Self {
+            file,
+            accounted: 0,
+            left: 0,
+        };
+        // SAFETY: The inode is valid and belongs to shmem, and nobody else inserts pages.
+        to_result(unsafe { bindings::shmem_restore_begin(filling.memfd().inode(), pages) })?;
+        // INVARIANT: The pages have just been accounted for.
+        filling.accounted = pages;
+        filling.left = pages;
+        Ok(filling)
+    }
+
+    pub(super) fn memfd(&self) -> &ARef<Memfd> {
+        match &self.file {
+            Ours::New(NewFile(memfd)) => memfd,
+            Ours::Target(target) => target.memfd(),
+        }
+    }
+
+    /// Whether pages go on LRU lists as they come. Those of a target do so in the end.
+    pub(super) fn lists(&self) -> bool {
+        matches!(self.file, Ours::New(_))
+    }
+
     /// The finished file.
-    pub fn into_file(self) -> ARef<File> {
-        let file = self.memfd.0.clone();
+    pub fn into_file(mut self) -> ARef<File> {
+        let file = self.memfd().clone();
+        if let Ours::Target(target) = &mut self.file {
+            target.finished = true;
+        }
 
         // Pages that were accounted for and not inserted are given back before the file is used.
         drop(self);
@@ -88,7 +130,7 @@ impl Filling {
     /// The largest order of a folio that the file can hold.
     pub fn max_order(&self) -> u32 {
         // SAFETY: The mapping is valid.
-        unsafe { bindings::mapping_max_folio_order(self.memfd.0.mapping()) }
+        unsafe { bindings::mapping_max_folio_order(self.memfd().mapping()) }
     }
 
     /// Puts `folio` at the index `index`, which is counted in pages. It then counts as dirty.
@@ -119,11 +161,17 @@ impl Filling {
         self.take(pages)?;
 
         let folio = folio.into_raw();
-        // SAFETY: By the type invariant of `NewFile` the file is open nowhere else, and by ours it
-        // was begun. By the type invariant of `RestoredFolio` the only reference to the folio is ours,
-        // and its index suits its order.
+        // SAFETY: Nobody else inserts pages: by their type invariants nobody else has a `NewMemfd`, and
+        // a `Target` is claimed. By ours it was begun. By the type invariant of `RestoredFolio` the
+        // only reference to the folio is ours, and its index suits its order.
         let result = to_result(unsafe {
-            bindings::shmem_restore_folio(self.memfd.0.inode(), index, folio.as_ptr(), uptodate)
+            bindings::shmem_restore_folio(
+                self.memfd().inode(),
+                index,
+                folio.as_ptr(),
+                uptodate,
+                self.lists(),
+            )
         });
         if result.is_err() {
             // SAFETY: The reference is still ours.
@@ -142,6 +190,6 @@ impl Filling {
 impl Drop for Filling {
     fn drop(&mut self) {
         // SAFETY: By the type invariant it was begun with that number.
-        unsafe { bindings::shmem_restore_end(self.memfd.0.inode(), self.accounted) };
+        unsafe { bindings::shmem_restore_end(self.memfd().inode(), self.accounted) };
     }
 }

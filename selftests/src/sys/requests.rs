@@ -79,6 +79,8 @@ pub fn retrieve_fd(token: u64) -> uapi::RetrieveFd {
         size: size_of::<uapi::RetrieveFd>() as u32,
         fd: -1,
         token,
+        flags: 0,
+        target: 0,
     }
 }
 

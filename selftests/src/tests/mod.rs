@@ -31,6 +31,7 @@ mod session;
 mod subsystem;
 mod sysfs;
 mod table;
+mod target;
 mod tmpfs;
 
 pub use self::table::all;

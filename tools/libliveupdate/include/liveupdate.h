@@ -130,6 +130,17 @@ int liveupdate_preserve(int session, int fd, uint64_t token);
 int liveupdate_retrieve(int session, uint64_t token);
 
 /**
+ * Makes an open file, the target, the one that was preserved under a token, and returns another
+ * descriptor of it, close-on-exec. It must be an empty regular file of a tmpfs, or a memfd, open for
+ * reading and writing. It gets content and size, and nothing is copied.
+ *
+ * As liveupdate_retrieve(), and: -EOPNOTSUPP, -E2BIG: this type of file, or this kernel, cannot do
+ * that; -EINVAL, -EBADF, -ENOTEMPTY, -EPERM, -ENOSPC: the target does not do; -EEXIST: it has been
+ * retrieved already. The file can be retrieved otherwise then.
+ */
+int liveupdate_retrieve_into(int session, uint64_t token, int target);
+
+/**
  * Ends an incoming session. What was not retrieved is destroyed.
  *
  * -EBUSY: a file cannot be finished yet; nothing has changed, try again.

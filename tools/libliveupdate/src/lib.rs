@@ -235,12 +235,39 @@ pub unsafe extern "C" fn liveupdate_preserve(session: c_int, fd: c_int, token: u
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn liveupdate_retrieve(session: c_int, token: u64) -> c_int {
     // SAFETY: By the crate's requirement on `session`.
+    unsafe { retrieve(session, token, 0, 0) }
+}
+
+/// Makes an open file, the target, the one that was preserved under a token, and returns another
+/// descriptor of it, close-on-exec. It must be an empty regular file of a tmpfs, or a memfd, open for
+/// reading and writing. It gets content and size, and nothing is copied.
+///
+/// As liveupdate_retrieve(), and: -EOPNOTSUPP, -E2BIG: this type of file, or this kernel, cannot do
+/// that; -EINVAL, -EBADF, -ENOTEMPTY, -EPERM, -ENOSPC: the target does not do; -EEXIST: it has been
+/// retrieved already. The file can be retrieved otherwise then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn liveupdate_retrieve_into(
+    session: c_int,
+    token: u64,
+    target: c_int,
+) -> c_int {
+    // SAFETY: By the crate's requirement on `session`.
+    unsafe { retrieve(session, token, uapi::RETRIEVE_INTO, target) }
+}
+
+/// # Safety
+///
+/// By the crate's requirement on `session`.
+unsafe fn retrieve(session: c_int, token: u64, flags: u32, target: c_int) -> c_int {
+    // SAFETY: By the requirement of this function.
     let session = unsafe { borrow(session, "retrieve a file") };
     let retrieve = |session| {
         let mut args = uapi::RetrieveFd {
             size: size::<uapi::RetrieveFd>(),
             fd: -1,
             token,
+            flags,
+            target,
         };
         request(session, &mut args).context(|| format!("retrieve token {}", Token(token)))?;
         Ok(args.fd)

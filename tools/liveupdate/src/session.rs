@@ -31,7 +31,8 @@ use std::{
         AsRawFd,
         BorrowedFd,
         FromRawFd,
-        OwnedFd, //
+        OwnedFd,
+        RawFd, //
     },
 };
 
@@ -268,11 +269,39 @@ impl Session<Incoming> {
     /// - `EMFILE`, `ENFILE`, `ENOMEM`: try again;
     /// - whatever the file's handler reports.
     pub fn retrieve(&self, token: impl Into<Token>) -> Result<OwnedFd> {
-        let token = token.into();
+        self.retrieve_as(token.into(), 0, 0)
+    }
+
+    /// Makes `target` the file that was preserved under `token`, and returns another descriptor of
+    /// it.
+    ///
+    /// It must be an empty regular file of a tmpfs, or a memfd, open for reading and writing. It gets
+    /// content and size; name, owner, mode, open flags and position stay as they are. Nothing is
+    /// copied.
+    ///
+    /// # Errors
+    ///
+    /// After any of these, and those of [`Self::retrieve`], the file can be retrieved otherwise:
+    ///
+    /// - `EOPNOTSUPP`: this type of file knows nothing of targets;
+    /// - `E2BIG`: nor does the kernel;
+    /// - `EINVAL`, `EBADF`: the target is no file of shared memory, or open the wrong way;
+    /// - `EEXIST`: the file has been retrieved already;
+    /// - `ENOTEMPTY`: there is something in the target;
+    /// - `EPERM`: the target must not change, or lacks a seal that the file has;
+    /// - `ENOSPC`, `EDQUOT`: the file does not fit where the target is.
+    pub fn retrieve_into(&self, token: impl Into<Token>, target: impl AsFd) -> Result<OwnedFd> {
+        let target = target.as_fd().as_raw_fd();
+        self.retrieve_as(token.into(), uapi::RETRIEVE_INTO, target)
+    }
+
+    fn retrieve_as(&self, token: Token, flags: u32, target: RawFd) -> Result<OwnedFd> {
         let mut args = uapi::RetrieveFd {
             size: size_field::<uapi::RetrieveFd>(),
             fd: -1,
             token: token.into(),
+            flags,
+            target,
         };
 
         request(self.as_fd(), &mut args).during(|| Operation::Retrieve(self.name, token))?;

@@ -277,24 +277,25 @@ impl Service<'_> {
         let Some(mut child) = self.child.take() else {
             return Ok(None);
         };
-        kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
-        let end = Instant::now() + Duration::from_secs(self.arguments.stop_timeout);
-        while Instant::now() < end {
-            if let Some(status) = child.try_wait()? {
-                self.folder.ended = Some(Second::now());
-                return Ok(Some(status));
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        child.kill()?;
-        child.wait()?;
+        let status = end(&mut child, signal, self.arguments.stop_timeout);
         self.folder.ended = Some(Second::now());
-        Err(format!(
-            "the program did not end in {} s",
-            self.arguments.stop_timeout
-        )
-        .into())
+        status.map(Some)
     }
+}
+
+/// Sends a program a signal, and waits some seconds for its end, or kills it.
+fn end(child: &mut Child, signal: Signal, seconds: u64) -> Outcome<ExitStatus> {
+    kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait()?;
+    Err(format!("the program did not end in {seconds} s").into())
 }
 
 fn tell(text: &str) {

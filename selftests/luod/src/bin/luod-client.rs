@@ -525,6 +525,8 @@ fn retrieve(session: &OwnedFd, token: u64) -> Outcome<OwnedFd> {
         size: u32::try_from(size_of::<RetrieveFd>())?,
         fd: -1,
         token,
+        flags: 0,
+        target: 0,
     };
     request(session, &mut args).map_err(|err| format!("RETRIEVE_FD {token}: {err}"))?;
     // SAFETY: The kernel has just made this descriptor for this process.

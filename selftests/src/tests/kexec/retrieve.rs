@@ -239,7 +239,7 @@ pub fn unwritable_file_after(stage: &mut Stage) -> Outcome {
             ensure_errno!(arena.request(&session, uapi::RetrieveFd::COMMAND), EFAULT);
         }
         ensure_errno!(sys::without_free_fds(|| session.retrieve(token))?, EMFILE);
-        ensure_eq!(arena.read(0, 16), request.as_bytes());
+        ensure_eq!(arena.read(0, request.as_bytes().len()), request.as_bytes());
         ensure_eq!(sys::open_fds()?, before);
         let file = retrieve(&session, token)?;
         ensure_eq!(sys::position(&file)?, 5000);
@@ -289,7 +289,10 @@ pub fn half_writable_file_after(stage: &mut Stage) -> Outcome {
         Ok(()) => {}
         failed => {
             ensure_errno!(failed, EFAULT);
-            ensure_eq!(arena.read(PAGE - 8, 16), request.as_bytes());
+            ensure_eq!(
+                arena.read(PAGE - 8, request.as_bytes().len()),
+                request.as_bytes()
+            );
             ensure_eq!(sys::open_fds()?, before);
         }
     }

@@ -14,7 +14,8 @@ use crate::{
         reboot,
         sample,
         subsystem,
-        sysfs, //
+        sysfs,
+        target, //
     }, //
 };
 
@@ -125,6 +126,12 @@ pub const TESTS: &[Test] = &[
             driver::incoming::try_again_before,
             driver::incoming::try_again_after,
         ],
+    )
+    .c_differs()
+    .alone(),
+    Test::new(
+        "driver-target",
+        &[target::driver_before, target::driver_after],
     )
     .c_differs()
     .alone(),

@@ -7,6 +7,7 @@ use crate::{
     tests::{
         memfd,
         memfd_use,
+        target,
         tmpfs, //
     }, //
 };
@@ -183,4 +184,14 @@ pub const TESTS: &[Test] = &[
     Test::new("tmpfs-file-v2", &[tmpfs::v2_before, tmpfs::v2_after])
         .parameters("liveupdate.abi=luo-v5")
         .rust_memfd(),
+    Test::new(
+        "target-file",
+        &[target::before, target::after, target::after_again],
+    )
+    .rust_memfd()
+    .c_differs(),
+    Test::new("target-file-v2", &[target::v2_before, target::v2_after])
+        .parameters("liveupdate.abi=luo-v5")
+        .rust_memfd()
+        .c_differs(),
 ];

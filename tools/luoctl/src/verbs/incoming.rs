@@ -35,6 +35,10 @@ use liveupdate::{
     SessionName,
     Token, //
 };
+use nix::sys::statfs::{
+    fstatfs,
+    TMPFS_MAGIC, //
+};
 use serde::Serialize;
 use serde_json::json;
 use std::{
@@ -81,6 +85,8 @@ struct Written {
     token: Token,
     path: PathBuf,
     bytes: u64,
+    /// Else the file has become the preserved one.
+    copied: bool,
 }
 
 /// An output file: complete under a temporary name, or not there.
@@ -118,8 +124,32 @@ impl Target {
         })
     }
 
-    /// Retrieves the file and copies it, to the disk.
-    fn fill(&self, held: &Held) -> Outcome<u64> {
+    /// Retrieves the file into this one on a tmpfs, where nothing has to be copied.
+    ///
+    /// [`None`] if it has to be. Then nothing has changed.
+    fn become_it(&self, held: &Held) -> Option<u64> {
+        if fstatfs(&self.file).ok()?.filesystem_type() != TMPFS_MAGIC {
+            return None;
+        }
+        held.session.retrieve_into(self.token, &self.file).ok()?;
+        Some(self.file.as_file().metadata().ok()?.len())
+    }
+
+    /// Retrieves the file and, if need be, copies it, to the disk.
+    fn fill(&self, held: &Held) -> Outcome<Written> {
+        let (bytes, copied) = match self.become_it(held) {
+            Some(bytes) => (bytes, false),
+            None => (self.copy(held)?, true),
+        };
+        Ok(Written {
+            token: self.token,
+            path: self.path.clone(),
+            bytes,
+            copied,
+        })
+    }
+
+    fn copy(&self, held: &Held) -> Outcome<u64> {
         let Self { token, path, file } = self;
         let memory = File::from(held.session.retrieve(*token)?);
         let meta = memory
@@ -210,7 +240,10 @@ pub fn retrieve(arguments: &Arguments, output: Output, name: SessionName) -> Out
     let (finished, note) = end(held, &name, &wanted, *discard_rest, *keep)?;
     let value = json!({"session": name, "files": written, "finished": finished});
     output.result(&value, |out| {
-        for Written { token, path, bytes } in &written {
+        for Written {
+            token, path, bytes, ..
+        } in &written
+        {
             writeln!(out, "token {token}: {} in {}", Size(*bytes), path.display())?;
         }
         Ok(())
@@ -240,16 +273,12 @@ fn all_files(name: &SessionName, directory: &Path) -> Outcome<Vec<TokenPath>> {
     Ok(entry.files.iter().map(|file| path(file.token)).collect())
 }
 
-/// Copies all files, and gives them their names when the last one is complete.
+/// Writes all files, and gives them their names when the last one is complete.
 fn write_out(held: &Held, targets: Vec<Target>, force: bool) -> Outcome<Vec<Written>> {
     let mut written = Vec::new();
 
     for target in &targets {
-        written.push(Written {
-            token: target.token,
-            path: target.path.clone(),
-            bytes: target.fill(held)?,
-        });
+        written.push(target.fill(held)?);
     }
     for target in targets {
         target.rename(force)?;
