@@ -391,8 +391,12 @@ static void adopt_folio(struct hstate *h, struct folio *folio,
 	unsigned long pages = pages_per_huge_page(h);
 	struct folio *exchanged;
 
-	/* As those of the pool are while they are free. */
-	VM_WARN_ON_ONCE(!folio_ref_freeze(folio, 1));
+	/*
+	 * As those of the pool are while they are free. Who goes through all of
+	 * memory may have a reference for a moment.
+	 */
+	while (!folio_ref_freeze(folio, 1))
+		cond_resched();
 	init_new_hugetlb_folio(folio);
 	hugetlb_vmemmap_optimize_folio(h, folio);
 
