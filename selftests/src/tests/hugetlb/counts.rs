@@ -147,6 +147,11 @@ pub fn exhausted_after(stage: &mut Stage) -> Outcome {
     ensure_errno!(session.retrieve(1), ENOMEM);
     log_has("hugetlb_luo: the pool has no 1 huge pages for a reservation")?;
     pool.expect(2, 0, 0, 2)?;
+    // Room for one of the two.
+    pool.overcommit(3)?;
+    ensure_errno!(session.retrieve(1), ENOMEM);
+    pool.expect(2, 0, 0, 2)?;
+    pool.overcommit(0)?;
 
     // Later there is one. Pages that were beyond its size are counted as its own first.
     pool.resize(3)?;
