@@ -31,9 +31,20 @@ use nix::{
         fallocate,
         FallocateFlags, //
     },
+    mount::{
+        mount,
+        MsFlags, //
+    },
     sys::mman::MapFlags, //
 };
-use std::fs::File;
+use std::{
+    fs::{
+        self,
+        File,
+        OpenOptions, //
+    },
+    path::Path, //
+};
 
 /// A file of four pages, all reserved, of which the first and the third are there.
 fn half_filled(seed: u64) -> Outcome<File> {
@@ -82,6 +93,31 @@ pub fn frozen(stage: &mut Stage) -> Outcome {
     file.set_len(0)?;
     drop(file);
     pool.expect(8, 8, 0, 0)
+}
+
+/// Files of a hugetlbfs that was mounted are not preserved, whether they have a name or not.
+pub fn mounted(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.create_session(stage.name)?;
+    let folder = Path::new("/huge");
+
+    fs::create_dir_all(folder)?;
+    mount(
+        None::<&str>,
+        folder,
+        Some("hugetlbfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(folder.join("file"))?;
+    ensure_errno!(session.preserve(&file, 1), ENOENT);
+    fs::remove_file(folder.join("file"))?;
+    ensure_errno!(session.preserve(&file, 1), ENOENT);
+    session.preserve(&memfd_of_holes("unnamed", 1)?, 1)?;
+    Ok(())
 }
 
 /// The file is handed over with its reservation.

@@ -25,6 +25,7 @@ const fn test(name: &'static str, parts: &'static [Part]) -> Test {
 /// In the order in which they run.
 pub const TESTS: &[Test] = &[
     test("hugetlb-frozen", &[counts::frozen]),
+    test("hugetlb-mounted", &[counts::mounted]),
     test("hugetlb-poisoned", &[limits::poisoned]).needs("MEMORY_FAILURE"),
     test(
         "kexec-hugetlb-content",
