@@ -43,6 +43,8 @@ pub mod abi;
 mod attributes;
 #[path = "memfd_luo/extents.rs"]
 mod extents;
+#[path = "memfd_luo/filling.rs"]
+mod filling;
 #[path = "memfd_luo/folios_v2.rs"]
 mod folios_v2;
 #[path = "memfd_luo/handler.rs"]

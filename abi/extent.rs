@@ -242,13 +242,19 @@ pub struct ExtentCheck {
 impl ExtentCheck {
     /// Starts with the first extent of `memfd`.
     pub const fn new(memfd: &Memfd) -> Self {
+        Self::of(memfd.size, memfd.nr_extents, memfd.nr_pages)
+    }
+
+    /// Starts with the first extent of a file that has `size` bytes, and `extents` extents with
+    /// `pages` pages.
+    pub(super) const fn of(size: u64, extents: u64, pages: u64) -> Self {
         Self {
-            file_pages: file_pages(memfd.size),
+            file_pages: file_pages(size),
             free_from: 0,
             extents: 0,
             pages: 0,
-            expected_extents: memfd.nr_extents,
-            expected_pages: memfd.nr_pages,
+            expected_extents: extents,
+            expected_pages: pages,
         }
     }
 

@@ -17,9 +17,10 @@
 //!   |- flb       one page: shared objects and how many files use each
 //!   `- session   a chain of blocks: named sessions
 //!        `- session   a chain of blocks for each: its files
-//!             `- memfd     what a file's handler left: memfd_v2 or memfd_extents
+//!             `- memfd     what a file's handler left: memfd_v2, memfd_extents or hugetlb
 //!                  |- extent       runs of pages
 //!                  `- memfd_late   folios inserted after the freeze
+//!  hugetlb_pool   an FLB: how many huge pages are handed over
 //!
 //!  chain     walks blocks through a `Memory`, which says what may be followed
 //!  check     checksums of records and of what leads to them
@@ -51,6 +52,8 @@ pub mod check;
 pub mod error;
 pub mod extent;
 pub mod flb;
+pub mod hugetlb;
+pub mod hugetlb_pool;
 pub mod memfd;
 pub mod memfd_extents;
 pub mod memfd_late;

@@ -188,6 +188,18 @@ pub enum MemfdError {
     },
     /// The list of the folios is not usable.
     List(VmallocError),
+    /// No page has this order.
+    Order {
+        /// The order.
+        order: u32,
+    },
+    /// A reservation is for no pages of the file, or comes before the one before it.
+    Reserved {
+        /// Index of its first page.
+        index: u64,
+        /// How many pages it has.
+        pages: u64,
+    },
     /// The flags of the open file contain unknown ones, or neither reading nor writing.
     Open {
         /// The flags.
@@ -238,6 +250,11 @@ impl fmt::Display for MemfdError {
                 )
             }
             Self::Late { at: None } => f.write_str("memfd: no list of late folios"),
+            Self::Order { order } => write!(f, "memfd: no page has the order {order}"),
+            Self::Reserved { index, pages } => write!(
+                f,
+                "memfd: {pages:#x} pages from {index:#x} on cannot be reserved"
+            ),
             Self::List(cause) => write!(f, "memfd: {cause}"),
             Self::Open { open } => write!(f, "memfd: open flags {open:#x} are not valid"),
             Self::Mode { mode } => write!(f, "memfd mode {mode:#o} is not valid"),

@@ -8,7 +8,7 @@
 //! ```text
 //!  seed:N,count:M           M bytes anywhere, chosen by the seed N
 //!  REGION:OFFSET:VALUE      one byte of root, sessions, files, flbs, checks, or of what the
-//!                           handlers of memfds left: memfds, extents, slots, slot-pages
+//!                           handlers of memfds left: memfds, extents, slots, slot-pages, huge
 //! ```
 //!
 //! A region consists of what is used of its pages, one after the other. Each change
@@ -36,10 +36,11 @@ pub(crate) enum Region {
     Extents,
     Slots,
     SlotPages,
+    Huge,
 }
 
 impl Region {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Root, "root"),
         (Self::Sessions, "sessions"),
         (Self::Files, "files"),
@@ -49,6 +50,7 @@ impl Region {
         (Self::Extents, "extents"),
         (Self::Slots, "slots"),
         (Self::SlotPages, "slot-pages"),
+        (Self::Huge, "huge"),
     ];
 
     fn name(self) -> &'static str {

@@ -4,7 +4,8 @@
 //!
 //! The pieces have fixed sizes, so that a test can tell from an offset which file it hit: the
 //! header of each file in `memfd-extents-v3`, and of its list the first extent with what comes
-//! before; of each file in `memfd-small-v3` the slot, and of each page of slots the beginning.
+//! before; of each file in `memfd-small-v3` the slot, and of each page of slots the beginning; of each
+//! file in `hugetlb-memfd-v1` the header.
 
 use kernel::{
     kho::{
@@ -16,6 +17,10 @@ use kernel::{
 
 use super::corrupt::Region;
 use crate::abi::{
+    hugetlb::{
+        HugetlbHeader,
+        COMPATIBLE_HUGETLB, //
+    },
     memfd_extents::{
         MemfdHeader,
         COMPATIBLE_EXTENTS, //
@@ -53,6 +58,10 @@ impl Memfds {
             match file.compatible.as_cstr() {
                 name if name == COMPATIBLE_EXTENTS => self.add_extents(file.data)?,
                 name if name == COMPATIBLE_SMALL => self.add_slot(file.data)?,
+                name if name == COMPATIBLE_HUGETLB => {
+                    let at = PhysAddr::new(file.data).ok_or(EINVAL)?;
+                    self.push(Region::Huge, at, size_of::<HugetlbHeader>())?;
+                }
                 _ => {}
             }
         }
@@ -96,6 +105,7 @@ impl Memfds {
             Region::Extents,
             Region::Slots,
             Region::SlotPages,
+            Region::Huge,
         ] {
             for (region, at, size) in self.0.iter().filter(|piece| piece.0 == wanted) {
                 let _ = kho::change_outgoing(*at, *size, &mut |bytes| visit(*region, bytes));

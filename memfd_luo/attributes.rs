@@ -3,19 +3,13 @@
 //! What a memfd has beside its content: size, position, seals, mode, owner, open flags and name.
 
 use kernel::{
-    fs::{
-        file::flags,
-        File, //
+    fs::file::flags,
+    memfd::{
+        InMemory,
+        MemoryFile,
+        NewFile, //
     },
-    liveupdate::RetrieveError,
-    prelude::*,
-    shmem::{
-        Filling,
-        FrozenMapping,
-        Memfd,
-        NewMemfd,
-        Target, //
-    }, //
+    prelude::*, //
 };
 
 use super::{
@@ -27,10 +21,7 @@ use super::{
         memfd_extents::FILE_NAME_LEN,
         Name, //
     },
-    report::{
-        malformed,
-        unclaimed, //
-    }, //
+    report::malformed, //
 };
 
 /// All of a memfd but its content. The name is shorter than `NAME` bytes.
@@ -85,7 +76,7 @@ impl<const NAME: usize> Attributes<NAME> {
     /// - [`EOPNOTSUPP`] if it has seals that are not known here, or other restrictions that would
     ///   be lost: nobody may gain rights by a live update.
     /// - [`EBADF`] if it is open neither for reading nor for writing.
-    pub(super) fn check(memfd: &Memfd) -> Result<(u32, OpenFlags)> {
+    pub(super) fn check(memfd: &MemoryFile) -> Result<(u32, OpenFlags)> {
         let seals = memfd.seals();
         if seals & !SEALS_KNOWN != 0 || memfd.has_other_restrictions() {
             return Err(EOPNOTSUPP);
@@ -103,7 +94,7 @@ impl<const NAME: usize> Attributes<NAME> {
     /// # Errors
     ///
     /// Those of [`Attributes::check`].
-    pub(super) fn of(memfd: &Memfd) -> Result<Self> {
+    pub(super) fn of(memfd: &MemoryFile) -> Result<Self> {
         let (seals, open) = Self::check(memfd)?;
 
         Ok(Self {
@@ -115,18 +106,6 @@ impl<const NAME: usize> Attributes<NAME> {
             open,
             name: memfd.with_name(|name| Name::from_cstr(name).ok()),
             poisoned: false,
-        })
-    }
-
-    /// Looks at a file, all of whose pages are pinned, and at these.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Attributes::check`].
-    pub(super) fn of_pinned(mapping: &FrozenMapping) -> Result<Self> {
-        Ok(Self {
-            poisoned: mapping.has_poison(),
-            ..Self::of(mapping)?
         })
     }
 
@@ -143,35 +122,13 @@ impl<const NAME: usize> Attributes<NAME> {
         Ok(())
     }
 
-    /// Makes a file that is all of this, with room for some pages.
-    pub(super) fn new_file(&self, pages: usize) -> Result<Filling, RetrieveError<()>> {
-        self.build()
-            .and_then(|file| file.fill(pages))
-            .map_err(unclaimed)
+    /// The name that a file is to be made with.
+    pub(super) fn name(&self) -> &CStr {
+        self.name.as_ref().map_or(c"", Name::as_cstr)
     }
 
-    /// Makes `target` a file of this size and with room for some pages, if that is allowed.
-    pub(super) fn into_target(
-        &self,
-        target: &File,
-        pages: usize,
-    ) -> Result<Filling, RetrieveError<()>> {
-        let fill = || {
-            let mut target = Target::new(target)?;
-            // Nobody may gain rights by a live update.
-            if self.seals & !target.seals() != 0 {
-                return Err(EPERM);
-            }
-            target.set_size(self.size)?;
-            target.fill(pages)
-        };
-        fill().map_err(|e| RetrieveError::Again(e, ()))
-    }
-
-    /// Makes a file that is all of this, and a hole.
-    fn build(&self) -> Result<NewMemfd> {
-        let mut file = NewMemfd::new(self.name.as_ref().map_or(c"", Name::as_cstr))?;
-
+    /// Makes a new file all of this, and a hole.
+    pub(super) fn build<T: InMemory>(&self, mut file: NewFile<T>) -> Result<NewFile<T>> {
         file.set_mode(self.mode);
         if let Some(owner) = self.owner {
             file.set_owner(owner);

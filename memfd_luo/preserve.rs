@@ -73,7 +73,10 @@ impl<L: Layout> MemfdState<L> {
             self.mapping.start(journal)?;
             self.catch_up()?;
         }
-        let attributes = Attributes::of_pinned(&self.mapping)?;
+        let attributes = Attributes {
+            poisoned: self.mapping.has_poison(),
+            ..Attributes::of(&self.mapping)?
+        };
         L::check(&attributes)?;
         L::write(header, &attributes, &self.parts, late)
     }

@@ -130,7 +130,10 @@ fn content(mapping: &FrozenMapping) -> Result<Option<PinnedExtent>> {
 }
 
 fn describe(mapping: &FrozenMapping, content: Option<&PinnedExtent>) -> Result<SmallRecord> {
-    let attributes = Attributes::of_pinned(mapping)?;
+    let attributes = Attributes {
+        poisoned: mapping.has_poison(),
+        ..Attributes::of(mapping)?
+    };
     let (uid, gid) = attributes.owner.ok_or(EINVAL)?;
 
     Ok(SmallRecord::new(&SmallDescription {

@@ -30,6 +30,20 @@ use luo_abi::{
         walk,
         walk_summed, //
     },
+    hugetlb::{
+        HugeExtentCheck,
+        HugetlbHeader,
+        HugetlbMemfd,
+        ReservedCheck,
+        ReservedRange,
+        ReservedRecord,
+        COMPATIBLE_HUGETLB, //
+    },
+    hugetlb_pool::{
+        Handed,
+        PoolPage,
+        COMPATIBLE_POOL, //
+    },
     memfd::{
         Extent,
         ExtentCheck,
@@ -141,7 +155,7 @@ impl Golden {
 type Writer = fn() -> Golden;
 
 /// All golden files, with what writes them.
-const ALL: [(&str, Writer); 10] = [
+const ALL: [(&str, Writer); 12] = [
     ("root-luo-v1", root_fdt),
     ("root-luo-v5", root_v5),
     ("memfd-extents-v1", || extents(1)),
@@ -152,6 +166,8 @@ const ALL: [(&str, Writer); 10] = [
     ("memfd-small-v3", || small(3)),
     ("memfd-v2", memfd_v2),
     ("memfd-late", late),
+    ("hugetlb-memfd-v1", hugetlb),
+    ("hugetlb-pool-v1", pool),
 ];
 
 fn path(name: &str) -> PathBuf {
@@ -561,4 +577,130 @@ fn memfd_late() {
     let records = page.records().iter();
     let found: Vec<_> = records.filter_map(|r| r.parse(crc32c).unwrap()).collect();
     assert_eq!(found, lates());
+}
+
+/// More than a block of each.
+fn huge_lists() -> (Vec<Extent>, Vec<ReservedRange>) {
+    let extent = |number: u64| {
+        let start = Phys::from_pfn(0x10_0000 + 0x400 * number).unwrap();
+        Extent::folio(start, 0x400 * number, 9).unwrap()
+    };
+    let range = |number: u64| ReservedRange {
+        index: 0x400 * number + 0x200,
+        pages: 0x200,
+    };
+    let mut extents: Vec<_> = (0..171).map(extent).collect();
+    extents[170].pages = 1024;
+    (extents, (0..256).map(range).collect())
+}
+
+fn huge_memfd() -> HugetlbMemfd {
+    let plain = memfd(300 << 22);
+    let (extents, reserved) = huge_lists();
+
+    HugetlbMemfd {
+        pos: 5,
+        size: plain.size,
+        seals: 0x3f,
+        open: OpenFlags::from_bits(OpenFlags::READ | OpenFlags::APPEND).unwrap(),
+        mode: 0o640,
+        uid: 1000,
+        gid: 100,
+        name: plain.name,
+        order: 9,
+        nr_extents: extents.len() as u64,
+        nr_pages: 172 * 512,
+        extents: Phys::new(0x100_000),
+        nr_reserved: reserved.len() as u64,
+        reserved: Phys::new(0x104_000),
+        late: Phys::new(0x8000_0000),
+    }
+}
+
+fn hugetlb() -> Golden {
+    let (mut mem, (extents, reserved)) = (PhysMem::default(), huge_lists());
+    let record = |extent: &Extent| SummedExtentRecord(ExtentRecord::new(extent));
+    let extents: Vec<_> = extents.iter().map(record).collect();
+    let reserved: Vec<_> = reserved.iter().map(ReservedRecord::new).collect();
+
+    let mut next = common::emit_chain(&mut mem, &extents, usize::MAX);
+    while let Some(at) = next {
+        mem.block(at).set_sum::<SummedExtentRecord>(crc32c);
+        next = mem.block(at).next();
+    }
+    let mut next = common::emit_chain(&mut mem, &reserved, usize::MAX);
+    while let Some(at) = next {
+        mem.block(at).set_sum::<ReservedRecord>(crc32c);
+        next = mem.block(at).next();
+    }
+    let at = mem.page();
+    *HugetlbHeader::of_mut(mem.block(at)).unwrap() = HugetlbHeader::new(&huge_memfd(), crc32c);
+    Golden {
+        start: at.get(),
+        mem,
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "reads files")]
+fn hugetlb_memfd() {
+    let golden = file(COMPATIBLE_HUGETLB.to_str().unwrap());
+    let mem = Shared(&golden.mem);
+    let header = HugetlbHeader::of(&golden.mem.pages[&golden.start]).unwrap();
+    let memfd = header.parse(crc32c).unwrap();
+    assert_eq!(memfd, huge_memfd());
+
+    let mut check = HugeExtentCheck::new(&memfd);
+    let mut extents = Vec::new();
+    walk_summed(
+        &mem,
+        memfd.extents,
+        2,
+        crc32c,
+        |_, r: &SummedExtentRecord| {
+            extents.push(check.check(&r.0).unwrap());
+            Ok(())
+        },
+    )
+    .unwrap();
+    check.finish().unwrap();
+    let mut check = ReservedCheck::new(&memfd);
+    let mut reserved = Vec::new();
+    walk_summed(&mem, memfd.reserved, 2, crc32c, |_, r: &ReservedRecord| {
+        reserved.push(check.check(r).unwrap());
+        Ok(())
+    })
+    .unwrap();
+    check.finish().unwrap();
+    assert_eq!((extents, reserved), huge_lists());
+}
+
+fn handed() -> [Handed; 2] {
+    [(0x4000_0000, 9, 5), (0x1_0000_0000, 18, 2)].map(|(at, order, folios)| Handed {
+        at: Phys::new(at).unwrap(),
+        order,
+        folios,
+    })
+}
+
+fn pool() -> Golden {
+    let mut mem = PhysMem::default();
+    let at = mem.page();
+    let page = PoolPage::mut_from_bytes(mem.bytes(at)).unwrap();
+
+    page.write(handed().into_iter(), crc32c);
+    Golden {
+        start: at.get(),
+        mem,
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "reads files")]
+fn hugetlb_pool() {
+    let golden = file(COMPATIBLE_POOL.to_str().unwrap());
+    let page = PoolPage::ref_from_bytes(golden.mem.pages[&golden.start].as_bytes()).unwrap();
+
+    let found: Result<Vec<_>, _> = page.read(crc32c).unwrap().collect();
+    assert_eq!(found.unwrap(), handed());
 }

@@ -34,6 +34,20 @@ macro_rules! pure_initcall {
     };
 }
 
+/// As [`pure_initcall!`], for a safe function without arguments and result. The symbol must be one of
+/// its own in the whole kernel.
+#[macro_export]
+macro_rules! pure_initcall_fn {
+    ($symbol:ident, $function:path) => {
+        #[no_mangle]
+        extern "C" fn $symbol() -> $crate::ffi::c_int {
+            $function();
+            0
+        }
+        $crate::pure_initcall!($symbol);
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __initcall {

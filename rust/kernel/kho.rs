@@ -58,11 +58,13 @@ pub use self::pages::{
     check_pages,
     check_shared,
     copy_of,
+    preserved_order,
     RestoredFolio,
     RestoredPages, //
 };
 pub use self::unclaimed::{
     Address,
+    HandedOn,
     Unclaimed, //
 };
 pub use self::words::PreservedWords;

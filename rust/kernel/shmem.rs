@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files of shared memory (memfd): their attributes, their pages, and how they are made anew.
+//! Files of shared memory (memfd): their pages, and how they are made anew.
 //!
-//! - [`Memfd`] is an open file of shmem.
+//! - [`Memfd`] is an open file of shmem; what all memfds have is in [`memfd`](crate::memfd).
 //! - [`FrozenMapping`] keeps the size and the pages of such a file as they are until it is dropped.
 //!   [`RecordedMapping`] lists the pages that are inserted into holes meanwhile. [`Pins`] pins the
 //!   pages that are present, in memory where they may stay for long. The resulting
@@ -14,12 +14,16 @@
 //!
 //! All functions here may sleep, and take no lock beyond their own call.
 //!
-//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
-//! [`include/linux/memfd.h`](srctree/include/linux/memfd.h).
+//! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h).
 
 use crate::{
     bindings,
     fs::File,
+    memfd::{
+        InMemory,
+        InodeLock,
+        MemoryFile, //
+    },
     page::PAGE_SHIFT,
     prelude::*,
     sync::aref::{
@@ -28,7 +32,6 @@ use crate::{
     }, //
 };
 use core::{
-    mem::MaybeUninit,
     ops::{
         Deref,
         Range, //
@@ -36,8 +39,7 @@ use core::{
     ptr::{
         addr_of,
         NonNull, //
-    },
-    slice, //
+    }, //
 };
 
 mod extent;
@@ -50,7 +52,11 @@ mod restore;
 mod target;
 
 pub use extent::PinnedExtent;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
+pub(crate) use pins::pause;
 pub use pins::Pins;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
+pub(crate) use preserve::Preservation;
 pub use preserve::{
     PreservedExtents,
     SharedExtents, //
@@ -65,14 +71,10 @@ pub use restore::{
 };
 pub use target::Target;
 
-/// The largest size of, and position in, a file.
-pub const MAX_SIZE: u64 = i64::MAX as u64;
-
-/// A number that two open files have in common exactly if they are the same file underneath.
-pub fn inode_id(file: &File) -> usize {
-    // SAFETY: The file is valid. Its inode never changes.
-    unsafe { (*file.as_ptr()).f_inode as usize }
-}
+pub use crate::memfd::{
+    inode_id,
+    MAX_SIZE, //
+};
 
 /// An open file of shared memory: one that `memfd_create()` made, or a regular file of a tmpfs.
 ///
@@ -80,7 +82,7 @@ pub fn inode_id(file: &File) -> usize {
 ///
 /// The file belongs to shmem.
 #[repr(transparent)]
-pub struct Memfd(File);
+pub struct Memfd(MemoryFile);
 
 // SAFETY: A `Memfd` is a `File` in all respects.
 unsafe impl AlwaysRefCounted for Memfd {
@@ -95,12 +97,15 @@ unsafe impl AlwaysRefCounted for Memfd {
 }
 
 impl Deref for Memfd {
-    type Target = File;
+    type Target = MemoryFile;
 
-    fn deref(&self) -> &File {
+    fn deref(&self) -> &MemoryFile {
         &self.0
     }
 }
+
+// SAFETY: A `Memfd` has the layout of a `File`, and shmem has made its inode.
+unsafe impl InMemory for Memfd {}
 
 impl Memfd {
     /// Sees `file` as one of shared memory, if it is one. Those on huge pages of `hugetlbfs` are
@@ -120,121 +125,6 @@ impl Memfd {
     pub fn is_linked(&self) -> bool {
         // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
         unsafe { addr_of!((*self.inode()).__bindgen_anon_1.i_nlink).read_volatile() != 0 }
-    }
-
-    fn inode(&self) -> *mut bindings::inode {
-        // SAFETY: The file is valid. Its inode never changes.
-        unsafe { (*self.as_ptr()).f_inode }
-    }
-
-    fn mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: The inode is valid. The mapping of an inode of shmem never changes.
-        unsafe { (*self.inode()).i_mapping }
-    }
-
-    /// The size in bytes.
-    pub fn size(&self) -> u64 {
-        // SAFETY: The inode is valid.
-        let size = unsafe { bindings::i_size_read(self.inode()) };
-        u64::try_from(size).unwrap_or(0)
-    }
-
-    /// The position, which may change at any time.
-    pub fn position(&self) -> u64 {
-        // SAFETY: The file is valid. This is meant as a `READ_ONCE()`.
-        let position = unsafe { addr_of!((*self.as_ptr()).f_pos).read_volatile() };
-        u64::try_from(position).unwrap_or(0)
-    }
-
-    /// The seals: a set of `F_SEAL_*`, which may become larger at any time.
-    pub fn seals(&self) -> u32 {
-        // SAFETY: The file is valid and belongs to shmem. This is meant as a `READ_ONCE()`.
-        unsafe { addr_of!((*bindings::SHMEM_I(self.inode())).seals).read_volatile() }
-    }
-
-    /// The permissions, without the type of the file.
-    pub fn mode(&self) -> u32 {
-        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
-        let mode = unsafe { addr_of!((*self.inode()).i_mode).read_volatile() };
-        u32::from(mode) & bindings::S_IALLUGO
-    }
-
-    /// User and group that own the file, as seen by the initial user namespace.
-    pub fn owner(&self) -> (u32, u32) {
-        let inode = self.inode();
-        // SAFETY: The inode is valid. These are meant as `READ_ONCE()`s.
-        unsafe {
-            (
-                addr_of!((*inode).i_uid.val).read_volatile(),
-                addr_of!((*inode).i_gid.val).read_volatile(),
-            )
-        }
-    }
-
-    /// Whether something else than mode and seals says who may do what: an access control list, or
-    /// that the file is immutable or for appending only.
-    pub fn has_other_restrictions(&self) -> bool {
-        let inode = self.inode();
-        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`.
-        let flags = unsafe { addr_of!((*inode).i_flags).read_volatile() };
-
-        #[cfg(CONFIG_FS_POSIX_ACL)]
-        // SAFETY: The inode is valid. This is meant as a `READ_ONCE()`; the list is not followed.
-        // Shmem keeps it there; an odd number stands for one that is elsewhere.
-        let acl = unsafe { addr_of!((*inode).i_acl).read_volatile() } as usize;
-        #[cfg(not(CONFIG_FS_POSIX_ACL))]
-        let acl = 0;
-
-        flags & (bindings::S_IMMUTABLE | bindings::S_APPEND) != 0 || (acl != 0 && acl % 2 == 0)
-    }
-
-    /// How many bytes the name has at the moment.
-    pub fn name_len(&self) -> usize {
-        // SAFETY: The file is valid, and has had its dentry since it was opened.
-        unsafe { bindings::dentry_name_len((*self.as_ptr()).__bindgen_anon_1.f_path.dentry) }
-    }
-
-    /// Does something with the name, which begins with `memfd:` if `memfd_create()` made the file.
-    pub fn with_name<T>(&self, act: impl FnOnce(&CStr) -> T) -> T {
-        let mut snapshot = MaybeUninit::<bindings::name_snapshot>::uninit();
-        let snapshot = snapshot.as_mut_ptr();
-
-        // SAFETY: The file is valid, and has had its dentry since it was opened. The snapshot,
-        // which may point into itself, stays where it is; it is initialized by the first call, and
-        // until the last holds a name of that length, which has no NUL but the one behind it.
-        unsafe {
-            let dentry = (*self.as_ptr()).__bindgen_anon_1.f_path.dentry;
-            bindings::take_dentry_name_snapshot(snapshot, dentry);
-            let name = &(*snapshot).name;
-            let len = name.__bindgen_anon_1.__bindgen_anon_1.len as usize;
-            let text = slice::from_raw_parts(name.name, len + 1);
-            let result = act(CStr::from_bytes_with_nul_unchecked(text));
-            bindings::release_dentry_name_snapshot(snapshot);
-            result
-        }
-    }
-}
-
-/// The lock of an inode, held.
-///
-/// # Invariants
-///
-/// We hold the lock.
-struct InodeLock<'a>(&'a Memfd);
-
-impl<'a> InodeLock<'a> {
-    fn new(memfd: &'a Memfd) -> Self {
-        // SAFETY: The inode is valid.
-        unsafe { bindings::inode_lock(memfd.inode()) };
-        // INVARIANT: The lock was just taken.
-        Self(memfd)
-    }
-}
-
-impl Drop for InodeLock<'_> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant we hold the lock.
-        unsafe { bindings::inode_unlock(self.0.inode()) };
     }
 }
 

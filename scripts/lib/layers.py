@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The layers of both crates: the pictures in architecture.rst, and what modules import.
+"""The layers of the crates: the pictures in architecture.rst, and what modules import.
 
 A module may import from modules in the rows below its own, and so may its
 parts in the folder beside it. So there are no circles, and nothing depends on
@@ -13,9 +13,12 @@ from pathlib import Path
 from common import REPO
 
 PICTURE = REPO / "Documentation/core-api/liveupdate/architecture.rst"
-ROOMS = ("ffi", "luo_core", "luo_session", "luo_file", "luo_flb", "records", "memfd_luo")
+ROOMS = ("ffi", "luo_core", "luo_session", "luo_file", "luo_flb", "records", "hugetlb_luo",
+         "memfd_luo")
 # Rooms whose root is that of a crate, and names modules only.
-ROOTS = ("luo_core", "memfd_luo")
+ROOTS = ("luo_core", "hugetlb_luo", "memfd_luo")
+# Rooms that compile modules of another one as their own.
+SHARE = {"hugetlb_luo": "memfd_luo"}
 # Crates of their own, which know nothing of the orchestrator.
 BELOW = ("abi", "uapi")
 
@@ -36,9 +39,9 @@ def modules() -> dict[str, Path]:
 def rows(text: str) -> dict[str, int]:
     """The row of each module in the picture; the topmost is 0."""
     blocks = [re.search(rf"^ {{3}}{first} .*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
-              for first in ("ffi/exports", "memfd_luo/small")]
+              for first in ("ffi/exports", "hugetlb_luo/handler", "memfd_luo/small")]
     found: dict[str, int] = {}
-    # Of what both crates have, the row in the last picture counts: below all of them.
+    # Of what several crates have, the row in the last picture counts: below all of them.
     for number, line in enumerate("".join(block[0] for block in blocks if block).splitlines()):
         # What is behind two blanks is said to people.
         names = line.strip().split("  ")[0] if line.startswith("   ") and line[3:4] != " " else ""
@@ -92,6 +95,8 @@ def imports(name: str, parent: str, source: str) -> set[str]:
         if steps[0] != "crate":
             continue
         at = "/".join(steps[1:3])
+        if at not in known and steps[1] in SHARE:
+            at = "/".join([SHARE[steps[1]], *steps[2:3]])
         target = at if at in known else steps[1] if len(steps) > 1 else ""
         if target in known or target in BELOW:
             found.add(target)

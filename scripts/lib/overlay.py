@@ -61,8 +61,8 @@ def files() -> dict[Path, Path]:
         for path in sorted(filter(Path.is_file, base.glob(pattern))):
             found[under / path.relative_to(base)] = path
 
-    for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "records/**/*.rs",
-                    "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
+    for pattern in ("Kbuild", "Kconfig", "*.rs", "luo_*/*.rs", "memfd_luo/*.rs", "hugetlb_luo/*.rs",
+                    "records/**/*.rs", "ffi/*", "abi/*.rs", "uapi/lib.rs", "selftests/modules/*"):
         add(pattern, HOME)
     add("*", KHO, REPO / "kho")
     for pattern in ("samples/liveupdate/*", "include/**/*.h", "mm/*.c", "rust/kernel/**/*.rs",
@@ -217,7 +217,8 @@ def check_complete(table: dict[str, list[Hunk]], new: Iterable[Path]) -> None:
         elif path.suffix == ".rst" and path.parent.parent == DOCUMENTS:
             wanted = f"   {path.stem}"
         elif path.parent.as_posix() == "mm":
-            wanted = f"obj-$(CONFIG_LIVEUPDATE_MEMFD) += {path.stem}.o"
+            option = "HUGETLB" if path.stem.startswith("hugetlb") else "MEMFD"
+            wanted = f"obj-$(CONFIG_LIVEUPDATE_{option}) += {path.stem}.o"
         elif path.parent == KHO and path.suffix == ".c":
             wanted = f"obj-$(CONFIG_KEXEC_HANDOVER)\t\t+= {path.stem}.o"
         if wanted and wanted not in added:

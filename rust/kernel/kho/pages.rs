@@ -65,6 +65,17 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     Ok(unsafe { copy.assume_init() })
 }
 
+/// The order of the preserved block that starts at `phys` and that nobody has claimed: it has 2^order
+/// pages. It may be larger than any that the page allocator has.
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page.
+/// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+pub fn preserved_order(phys: PhysAddr) -> Result<u32> {
+    order_at(phys)
+}
+
 /// Whether `pages` pages from `phys` on could be claimed by [`RestoredPages::claim`].
 ///
 /// # Errors
@@ -177,6 +188,25 @@ impl RestoredFolio {
         Ok(Self {
             folio: NonNull::new(folio).ok_or(ENOENT)?,
         })
+    }
+
+    /// Claims the folio of `order` at `phys`, which may be larger than any that the page allocator
+    /// has, for a caller that knows how to free it. A claim succeeds once.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page.
+    /// - [`ENOENT`] if no preserved folio starts there, or somebody has claimed it.
+    /// - [`EMSGSIZE`] if it has another order.
+    #[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
+    pub(crate) fn claim_of(phys: PhysAddr, order: u32) -> Result<NonNull<bindings::folio>> {
+        let _claiming = CLAIMS.lock();
+        if order_at(phys)? != order {
+            return Err(EMSGSIZE);
+        }
+
+        // SAFETY: As in `claim`.
+        NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)
     }
 
     /// The order of the folio: it has 2^order pages.

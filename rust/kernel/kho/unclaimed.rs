@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Typed addresses that cross a kexec: what the old kernel hands over ([`Address`]), and what the
-//! new one makes of it ([`Unclaimed`]).
+//! new one makes of it ([`Unclaimed`]). And blocks that cross another one unclaimed ([`HandedOn`]).
 
 use super::{
     copy_of,
+    order_at,
     PhysAddr,
     Preserved,
     Restored, //
 };
-use crate::prelude::*;
+use crate::{
+    bindings,
+    error::to_result,
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
@@ -92,5 +98,45 @@ impl<T: FromBytes + IntoBytes> Drop for Unclaimed<T> {
     fn drop(&mut self) {
         // If it is not there, there is nothing to free.
         drop(Restored::<T>::claim(self.phys));
+    }
+}
+
+/// A preserved block of the previous kernel that nobody has claimed, and that the next kernel will
+/// find as this one did. Nobody must claim it meanwhile. Dropping this ends that.
+///
+/// # Invariants
+///
+/// The pages are preserved by KHO.
+pub struct HandedOn {
+    pfn: usize,
+    pages: usize,
+}
+
+impl HandedOn {
+    /// Hands on the block at `phys`.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `phys` is not the start of a page.
+    /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
+    /// - [`ENOMEM`], and [`EADDRNOTAVAIL`] if the next kernel will not have that memory.
+    ///
+    /// C counterpart: `kho_preserve_pages()`.
+    pub fn new(phys: PhysAddr) -> Result<Self> {
+        let pages = 1_usize << order_at(phys)?;
+        let pfn = usize::try_from(phys.get())? >> PAGE_SHIFT;
+
+        // SAFETY: There are pages, as just checked. KHO only records where they are, as one block:
+        // it has their number, and is aligned to it.
+        to_result(unsafe { bindings::kho_preserve_pages(bindings::pfn_to_page(pfn), pages) })?;
+        // INVARIANT: They have just been preserved.
+        Ok(Self { pfn, pages })
+    }
+}
+
+impl Drop for HandedOn {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant they are preserved.
+        unsafe { bindings::kho_unpreserve_pages(bindings::pfn_to_page(self.pfn), self.pages) };
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// There are `pages` pages from the number `pfn` on. They are folios of the order `order`, all of
 /// one zone. We own one pin on each folio.
 pub struct PinnedExtent {
-    pub(super) pfn: usize,
+    pub(crate) pfn: usize,
     pub(super) index: usize,
     pub(super) pages: u32,
     pub(super) order: u32,
@@ -32,7 +32,7 @@ impl PinnedExtent {
     ///
     /// `folio` must be valid, with a pin that the caller owns and transfers. Its pages must stay
     /// in their file from `index` on.
-    pub(super) unsafe fn of_folio(folio: *mut bindings::folio, index: usize) -> Self {
+    pub(crate) unsafe fn of_folio(folio: *mut bindings::folio, index: usize) -> Self {
         // SAFETY: The folio is valid, and is not split while it is pinned.
         let (pfn, order) = unsafe { (bindings::folio_pfn(folio), bindings::folio_order(folio)) };
 
@@ -69,7 +69,7 @@ impl PinnedExtent {
         self.order
     }
 
-    pub(super) fn end_index(&self) -> usize {
+    pub(crate) fn end_index(&self) -> usize {
         self.index + self.pages as usize
     }
 

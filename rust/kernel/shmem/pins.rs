@@ -41,7 +41,7 @@ const USE_TIME: Delta = Delta::from_micros(2_000);
 /// # Errors
 ///
 /// [`EINTR`] if the task is being killed.
-pub(super) fn pause() -> Result {
+pub(crate) fn pause() -> Result {
     // SAFETY: Both are about the current task, which may sleep.
     unsafe {
         if bindings::fatal_signal_pending(bindings::get_current()) != 0 {

@@ -24,7 +24,7 @@ use core::ops::{
 ///
 /// The pages are preserved by KHO: as folios of the order `order` if that is not 0, else as a
 /// range.
-pub(super) struct Preservation {
+pub(crate) struct Preservation {
     pfn: usize,
     pages: usize,
     order: u32,
@@ -32,7 +32,7 @@ pub(super) struct Preservation {
 
 impl Preservation {
     /// C counterparts: `kho_preserve_pages()`, `kho_preserve_folio()`.
-    pub(super) fn new(pfn: usize, pages: usize, order: u32) -> Result<Self> {
+    pub(crate) fn new(pfn: usize, pages: usize, order: u32) -> Result<Self> {
         // INVARIANT: Nothing is preserved yet.
         let mut preserved = Self {
             pfn,

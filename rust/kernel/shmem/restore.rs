@@ -3,10 +3,8 @@
 //! A file that is made from preserved pages: [`NewMemfd`] and [`Filling`].
 
 use super::{
-    InodeLock,
     Memfd,
-    Target,
-    MAX_SIZE, //
+    Target, //
 };
 use crate::{
     bindings,
@@ -16,23 +14,19 @@ use crate::{
     },
     fs::File,
     kho::RestoredFolio,
+    memfd::NewFile,
     prelude::*,
     sync::aref::ARef, //
 };
-use core::ptr::NonNull;
 
-/// A memfd to which nobody else has a reference yet.
-///
-/// It begins as `memfd_create()` makes it with `MFD_ALLOW_SEALING`: empty, without seals, open for
-/// reading and writing, with all permissions for everybody.
-///
-/// # Invariants
-///
-/// Nobody else has a reference to the file.
-pub struct NewMemfd(pub(super) ARef<Memfd>);
+/// A memfd of shmem to which nobody else has a reference yet.
+pub type NewMemfd = NewFile<Memfd>;
 
-impl NewMemfd {
+impl NewFile<Memfd> {
     /// Makes a memfd. The `name` is taken as it is, so it should begin with `memfd:`.
+    ///
+    /// It is as `memfd_create()` makes it with `MFD_ALLOW_SEALING`: empty, without seals, open for
+    /// reading and writing, with all permissions for everybody.
     ///
     /// # Errors
     ///
@@ -48,112 +42,6 @@ impl NewMemfd {
 
         // SAFETY: The function made a file of shmem, and a reference to it that is ours.
         unsafe { Self::from_raw(file) }
-    }
-
-    /// # Safety
-    ///
-    /// `file` must be null, or a file of shmem with one reference to it that nobody else has.
-    unsafe fn from_raw(file: *mut bindings::file) -> Result<Self> {
-        let file = NonNull::new(file).ok_or(ENOMEM)?;
-
-        // INVARIANT: By the requirement of this function nobody else has a reference to the file.
-        // SAFETY: The reference goes over. `file` is one of shmem, and a `Memfd` has the layout of
-        // a file.
-        Ok(Self(unsafe { ARef::from_raw(file.cast()) }))
-    }
-
-    /// Sets the permissions.
-    pub fn set_mode(&mut self, mode: u32) {
-        const ALL: bindings::umode_t = bindings::S_IALLUGO as bindings::umode_t;
-
-        let _lock = InodeLock::new(&self.0);
-        let inode = self.0.inode();
-
-        // SAFETY: The inode is valid, and locked.
-        unsafe { (*inode).i_mode = ((*inode).i_mode & !ALL) | (mode as bindings::umode_t & ALL) };
-    }
-
-    /// Sets user and group that own the file, as seen by the initial user namespace.
-    pub fn set_owner(&mut self, (uid, gid): (u32, u32)) {
-        let _lock = InodeLock::new(&self.0);
-        let inode = self.0.inode();
-
-        // SAFETY: The inode is valid, and locked.
-        unsafe {
-            (*inode).i_uid.val = uid;
-            (*inode).i_gid.val = gid;
-        }
-    }
-
-    /// Sets the size in bytes. All of it is a hole.
-    ///
-    /// # Errors
-    ///
-    /// [`EFBIG`] if no file can have this size.
-    pub fn set_size(&mut self, size: u64) -> Result {
-        let size = i64::try_from(size).map_err(|_| EFBIG)?;
-        let _lock = InodeLock::new(&self.0);
-
-        // SAFETY: The inode is valid, and locked.
-        unsafe { bindings::i_size_write(self.0.inode(), size) };
-        Ok(())
-    }
-
-    /// Adds seals, a set of `F_SEAL_*`. They do not bind [`Filling`].
-    ///
-    /// With `F_SEAL_EXEC`, an executable file is sealed against all writing, too.
-    ///
-    /// # Errors
-    ///
-    /// - [`EINVAL`] if there are unknown seals.
-    /// - [`EPERM`] if the file is sealed against more seals, or not open for writing.
-    ///
-    /// C counterpart: `memfd_add_seals()`.
-    pub fn add_seals(&mut self, seals: u32) -> Result {
-        // SAFETY: The file is valid.
-        to_result(unsafe { bindings::memfd_add_seals(self.0.as_ptr(), seals) })
-    }
-
-    /// Opens the same memory anew, with other flags: access mode and `O_*` of open files.
-    ///
-    /// # Errors
-    ///
-    /// - [`ENFILE`] if the system has too many open files.
-    /// - [`ENOMEM`] if memory is short.
-    /// - Any of a security module.
-    pub fn reopen(self, flags: u32) -> Result<Self> {
-        let file = self.0.as_ptr();
-
-        // SAFETY: The file is valid, and so are its path and its credentials.
-        let file = from_err_ptr(unsafe {
-            bindings::dentry_open(
-                &raw const (*file).__bindgen_anon_1.f_path,
-                (flags | bindings::O_LARGEFILE) as c_int,
-                (*file).f_cred,
-            )
-        })?;
-
-        // SAFETY: The function opened the same inode, and the reference is ours.
-        unsafe { Self::from_raw(file) }
-    }
-
-    /// Sets the position.
-    ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] if no file can have this position.
-    pub fn set_position(&mut self, position: u64) -> Result {
-        let position = bindings::loff_t::try_from(position).map_err(|_| EINVAL)?;
-        // SAFETY: The file is valid, and used by nobody else.
-        let set = unsafe {
-            bindings::vfs_setpos(self.0.as_ptr(), position, MAX_SIZE as bindings::loff_t)
-        };
-
-        if set == position {
-            Ok(())
-        } else {
-            Err(EINVAL)
-        }
     }
 
     /// Begins to put pages into the file, and accounts for `pages` of them.
@@ -216,7 +104,7 @@ impl Filling {
 
     pub(super) fn memfd(&self) -> &ARef<Memfd> {
         match &self.file {
-            Ours::New(NewMemfd(memfd)) => memfd,
+            Ours::New(NewFile(memfd)) => memfd,
             Ours::Target(target) => target.memfd(),
         }
     }

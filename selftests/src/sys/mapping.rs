@@ -90,10 +90,29 @@ pub struct SharedWords {
 impl SharedWords {
     /// Maps the first `len` bytes.
     pub fn of(file: &File, len: usize) -> Outcome<Self> {
+        Ok(Self::mapped(file, len, MapFlags::empty())?)
+    }
+
+    /// The same, of huge pages that are not reserved.
+    pub fn unreserved(file: &File, len: usize) -> Outcome<Self> {
+        Ok(Self::mapped(file, len, MapFlags::MAP_NORESERVE)?)
+    }
+
+    /// Maps the first `len` bytes, with flags.
+    pub fn mapped(file: &File, len: usize, flags: MapFlags) -> nix::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let size = NonZeroUsize::new(len).ok_or_else(|| Failure::here("nothing to map"))?;
+        let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         // SAFETY: A new mapping disturbs nobody.
-        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, file, 0)? };
+        let start = unsafe {
+            mmap(
+                None,
+                size,
+                protection,
+                MapFlags::MAP_SHARED | flags,
+                file,
+                0,
+            )?
+        };
 
         Ok(Self { start, len })
     }
@@ -249,12 +268,12 @@ impl Postcopy {
         Ok(Self { fd })
     }
 
-    /// Puts a page into the hole at `at`.
-    pub fn copy(&self, mapping: &SharedWords, at: usize, page: &[u8; PAGE]) -> nix::Result<()> {
+    /// Puts a page, of the size of those of the file, into the hole at `at`.
+    pub fn copy(&self, mapping: &SharedWords, at: usize, page: &[u8]) -> nix::Result<()> {
         const COPY: u64 = 0xC028_AA03;
 
-        let to = mapping.address(at, PAGE) as u64;
-        let mut copy = [to, page.as_ptr() as u64, PAGE as u64, 0, 0];
+        let to = mapping.address(at, page.len()) as u64;
+        let mut copy = [to, page.as_ptr() as u64, page.len() as u64, 0, 0];
         // SAFETY: The kernel reads and writes the five words, reads the page, and puts a page where
         // the mapping has none.
         Errno::result(unsafe { libc::ioctl(self.fd.as_raw_fd(), COPY, copy.as_mut_ptr()) })

@@ -147,8 +147,13 @@ pub fn handed_after(stage: &mut Stage) -> Outcome {
 pub struct Group(PathBuf);
 
 impl Group {
-    /// Makes one.
+    /// Makes one that limits memory.
     pub fn new(name: &str) -> Outcome<Self> {
+        Self::of("memory", name)
+    }
+
+    /// Makes one that a controller has limits for.
+    pub fn of(controller: &str, name: &str) -> Outcome<Self> {
         let root = Path::new("/cgroup");
 
         fs::create_dir_all(root)?;
@@ -159,7 +164,10 @@ impl Group {
             MsFlags::empty(),
             None::<&str>,
         )?;
-        fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+        fs::write(
+            root.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        )?;
         let group = root.join(name);
         fs::create_dir(&group)?;
         Ok(Self(group))
@@ -176,6 +184,15 @@ impl Group {
     /// Sets one of its limits.
     pub fn set(&self, limit: &str, bytes: u64) -> Outcome {
         Ok(fs::write(self.0.join(limit), bytes.to_string())?)
+    }
+
+    /// One of its numbers.
+    pub fn get(&self, name: &str) -> Outcome<u64> {
+        let text = fs::read_to_string(self.0.join(name))?;
+
+        text.trim()
+            .parse()
+            .map_err(|err| Failure::here(format_args!("{name}: {text:?}: {err}")))
     }
 
     /// For how many bytes of some kind it is charged.

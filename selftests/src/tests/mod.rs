@@ -11,6 +11,7 @@ mod driver;
 mod endurance;
 mod faults;
 mod freeze;
+mod hugetlb;
 mod kexec;
 mod killed;
 mod late;

@@ -140,8 +140,6 @@ pub fn unsupported(stage: &mut Stage) -> Outcome {
         SockFlag::SOCK_CLOEXEC,
     )?;
     files.push(("socket", socket));
-    let huge = sys::memfd_with("huge", MFdFlags::MFD_HUGETLB)?;
-    files.push(("hugetlb memfd", huge.into()));
     // SAFETY: The system call takes flags only.
     let secret = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) })?;
     // SAFETY: The kernel has just made this descriptor for us.

@@ -72,7 +72,8 @@ impl Note {
     }
 }
 
-fn next_kernel_is_loaded() -> Outcome {
+/// Loads the next kernel, so that a kexec can be tried.
+pub fn next_kernel_is_loaded() -> Outcome {
     let cmdline = CommandLine::read()?;
 
     Ok(init::load(init::kernel_of(&cmdline, 2), &cmdline)?)

@@ -41,13 +41,13 @@ const HELD_UP: usize = 0;
 /// The module of a subsystem.
 const SUBSYSTEM: &str = "luo_test_subsystem";
 /// From here on, notes are those of each test.
-const OWN: usize = 8;
+pub const OWN: usize = 8;
 
 /// Preserves a file that holds the kexec up when it is frozen: until `meanwhile` is done, in a process
 /// of its own, which says so in the notes.
 ///
 /// Sessions that are older are frozen by then, those that are younger are not.
-fn hold_up(
+pub fn hold_up(
     device: &Device,
     driver: &Driver,
     notes: &Notes,
@@ -81,7 +81,7 @@ fn release_after(driver: &Driver, notes: &Notes, meanwhile: impl FnOnce() -> Out
 }
 
 /// In the next kernel: reads the notes of a kexec that was held up, and ends what did that.
-fn was_held_up(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
+pub fn was_held_up(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
     let notes = Notes::read(device, stage)?;
     let driver = Driver::load()?;
     let session = device.retrieve_session(&format!("{}-gate", stage.name))?;
@@ -95,7 +95,7 @@ fn was_held_up(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
 }
 
 /// A while in which others get on with what they do.
-fn for_a_moment() {
+pub fn for_a_moment() {
     thread::sleep(Duration::from_millis(500));
 }
 

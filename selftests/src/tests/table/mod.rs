@@ -3,6 +3,7 @@
 //! The table of all tests, a file for each subject.
 
 mod drivers;
+mod hugetlb;
 mod machine;
 mod memfd;
 mod one_kernel;
@@ -18,6 +19,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         machine::TESTS,
         memfd::TESTS,
         drivers::TESTS,
+        hugetlb::TESTS,
     ]
     .into_iter()
     .flatten()
