@@ -138,7 +138,9 @@ int liveupdate_retrieve(int session, uint64_t token);
  * that; -EINVAL, -EBADF, -ENOTEMPTY, -EPERM, -ENOSPC: the target does not do; -EEXIST: it has been
  * retrieved already. The file can be retrieved otherwise then.
  */
-int liveupdate_retrieve_into(int session, uint64_t token, int target);
+int liveupdate_retrieve_into(int session,
+                             uint64_t token,
+                             int target);
 
 /**
  * Ends an incoming session. What was not retrieved is destroyed.
