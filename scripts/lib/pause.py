@@ -3,7 +3,8 @@
 
 The host of vm_host.py has one processor here, whose counter counts instructions (TCG with -icount) and
 goes on over the kexec: all times are numbers of instructions. Its guests are emulated, since under KVM
-they do not get through their boot then. What waits for a timer costs as much as the timer says, at a thousand instructions a microsecond.
+they do not get through their boot then. What waits, for a timer or a disk, costs as much as it takes, at a
+thousand instructions a microsecond.
 """
 
 import re
