@@ -260,6 +260,21 @@ bool hugetlb_expect(unsigned int order, unsigned long pfn, unsigned long folios)
 	return true;
 }
 
+/* How many pages each pool was to have, before the boot tried to allocate them. */
+static unsigned long wanted_pages[HUGE_MAX_HSTATE] __initdata;
+
+/**
+ * hugetlb_note_wanted - note how many pages a pool is to have
+ * @h: the pool
+ *
+ * If the boot finds fewer, it gives the number up. Of 1 GiB pages it does so
+ * before it is known what is handed over.
+ */
+void __init hugetlb_note_wanted(struct hstate *h)
+{
+	wanted_pages[hstate_index(h)] = h->max_huge_pages;
+}
+
 /**
  * hugetlb_expected_begin - spare what is handed over while the boot allocates
  * @h: the pool, which is still empty
@@ -336,6 +351,16 @@ void __init hugetlb_expected_end(struct hstate *h)
 
 	if (!e)
 		return;
+	if (hstate_is_gigantic(h)) {
+		unsigned long missing = wanted_pages[hstate_index(h)];
+
+		missing -= min(missing, h->max_huge_pages);
+		for_each_online_node(nid) {
+			e->spared[nid] = min(missing, e->nr[nid]);
+			missing -= e->spared[nid];
+		}
+	}
+
 	for_each_online_node(nid) {
 		spin_lock_irq(&hugetlb_lock);
 		h->max_huge_pages += e->spared[nid];

@@ -117,7 +117,9 @@ pub fn frozen_before(stage: &mut Stage) -> Outcome {
     let notes = Notes::new(&device, stage)?;
     let zero = File::open("/dev/zero")?;
 
-    Pool::small().resize((WAYS.len() * PAGES) as u64)?;
+    let all = WAYS.len() * PAGES;
+    Pool::small().resize(all as u64)?;
+    stage.next_boot(format!("hugepages={all}"));
     for (way, name) in WAYS.iter().enumerate() {
         let session = device.create_session(name)?;
         let file = memfd_of_holes(name, PAGES)?;
@@ -210,6 +212,7 @@ pub fn called_off_before(stage: &mut Stage) -> Outcome {
     let file = memfd_of_holes("late", 6)?;
 
     pool.resize(6)?;
+    stage.next_boot("hugepages=6");
     let mut memory = SharedWords::of(&file, 6 * HUGE)?;
     fill(&mut memory, 1, &[1]);
     session.preserve(&file, 1)?;

@@ -183,12 +183,13 @@ pub fn used_before(stage: &mut Stage) -> Outcome {
     let file = memfd_of_holes("used", 4)?;
 
     Pool::small().resize(4)?;
-    let memory = SharedWords::of(&file, 4 * HUGE)?;
+    let memory = SharedWords::unreserved(&file, 4 * HUGE)?;
     let (reader, writer) = pipe()?;
     memory.word(HUGE).store(1, Ordering::Relaxed);
-    sys::splice_page(&memory, HUGE, &writer)?;
     memory.advise(0, HUGE, libc::MADV_POPULATE_WRITE)?;
     session.preserve(&file, 1)?;
+    // Before that, it might have been where it could not stay, and could not have been moved.
+    sys::splice_page(&memory, HUGE, &writer)?;
     stage.keep(session);
     stage.keep(reader);
     stage.keep(writer);

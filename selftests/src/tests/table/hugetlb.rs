@@ -100,21 +100,21 @@ pub const TESTS: &[Test] = &[
         "kexec-hugetlb-gigantic",
         &[gigantic::before, gigantic::after],
     )
-    .memory(6144)
+    .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
     test(
         "kexec-hugetlb-gigantic-discarded",
         &[gigantic::before, gigantic::discarded_after],
     )
-    .memory(6144)
+    .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
     test(
         "kexec-hugetlb-missing",
         &[gigantic::missing_before, gigantic::missing_after],
     )
-    .memory(6144)
+    .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
     test(
@@ -125,7 +125,7 @@ pub const TESTS: &[Test] = &[
             gigantic::after,
         ],
     )
-    .memory(6144)
+    .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
     test(
