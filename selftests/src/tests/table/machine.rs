@@ -233,7 +233,7 @@ pub const TESTS: &[Test] = &[
     Test::new("machine-zones", &[machine::zones])
         .memory(4608)
         .timeout(180)
-        .parameters("kho_scratch=64M,64M,128M")
+        .parameters("kho_scratch=64M,64M,384M")
         .rust_memfd()
         .alone(),
     Test::new(
