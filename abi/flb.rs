@@ -113,6 +113,9 @@ impl FlbBlock {
     /// How many records fit into one page.
     pub const CAPACITY: usize = ENTRIES_SIZE / size_of::<FlbRecord>();
 
+    /// How many are written at most: as many as fit into a page of 4 KiB, also where pages are larger.
+    pub const MOST: usize = 63;
+
     /// Empties the page.
     pub fn clear(&mut self) {
         self.zero();

@@ -125,7 +125,7 @@ impl FlbSet {
 
 /// One bit for each link of a set: there are no more FLBs than bits.
 fn bits() -> impl Iterator<Item = u64> {
-    const { assert!(FlbBlock::CAPACITY < 64) };
+    const { assert!(FlbBlock::MOST < 64 && FlbBlock::MOST <= FlbBlock::CAPACITY) };
 
     (0..u64::BITS).map(|n| 1 << n)
 }

@@ -90,7 +90,7 @@ impl Flbs {
                 entry.users = entry.users.checked_add(1).ok_or(EOVERFLOW)?;
                 return Ok(entry.flb.clone());
             }
-            _ if registered >= FlbBlock::CAPACITY => return Err(ENOSPC),
+            _ if registered >= FlbBlock::MOST => return Err(ENOSPC),
             Some(entry) => entry,
             None => {
                 let flb = Flb::new(name, 0, IncomingObject::Absent)?;

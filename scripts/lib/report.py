@@ -127,7 +127,7 @@ class Results:
         report = CACHE / "log/junit.xml"
         junit.write(report, self.told)
         print(f"\nas JUnit has it: {report}")
-        print(f"{minutes} min {seconds} s on {os.cpu_count()} processors")
+        print(f"{minutes} min {seconds} s on {os.cpu_count()} processors of {os.uname().machine}")
         if self.pattern and not self.passed + self.failed:
             print(f"no test has a name like `{self.pattern}'")
         skipped = sum(map(len, self.skipped.values()))
