@@ -3,7 +3,7 @@
 //! Memfds of huge pages (HugeTLB) across a live update.
 //!
 //! A file handler like that of any driver: it uses the public driver API and the abstraction of
-//! HugeTLB, and so runs under either implementation of LUO. The layout is `hugetlb-memfd-v1`.
+//! HugeTLB. The layout is `hugetlb-memfd-v1`.
 //!
 //! What happens to a file:
 //!

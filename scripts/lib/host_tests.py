@@ -273,7 +273,7 @@ def known_tests() -> set[str]:
         return [name for path in paths for name in re.findall(pattern, path.read_text())]
 
     names = {f"self/{name}" for name in
-             found(r'(?:Test::new|\btest)\(\s*"([\w-]+)"', *(REPO / "selftests/src/tests/table").glob("*.rs"))}
+             found(r'\b(?:Test::new|test)\(\s*"([\w-]+)"', *(REPO / "selftests/src/tests/table").glob("*.rs"))}
     names |= {f"corrupt/{name}" for name in
               found(r'Place\("([\w-]+)"', REPO / "scripts/lib/corrupt.py")}
     names |= {f"host/{name}" for name in
