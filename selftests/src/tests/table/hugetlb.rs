@@ -26,7 +26,9 @@ const fn test(name: &'static str, parts: &'static [Part]) -> Test {
 pub const TESTS: &[Test] = &[
     test("hugetlb-frozen", &[counts::frozen]),
     test("hugetlb-mounted", &[counts::mounted]),
-    test("hugetlb-poisoned", &[limits::poisoned]).needs("MEMORY_FAILURE"),
+    test("hugetlb-poisoned", &[limits::poisoned])
+        .needs("MEMORY_FAILURE")
+        .long(),
     test(
         "kexec-hugetlb-content",
         &[content::content_before, content::content_after],
@@ -84,7 +86,8 @@ pub const TESTS: &[Test] = &[
     )
     .needs("NUMA")
     .memory(2048)
-    .machine("numa"),
+    .machine("numa")
+    .long(),
     test(
         "kexec-hugetlb-corrupt",
         &[limits::corrupt_before, limits::corrupt_after],
