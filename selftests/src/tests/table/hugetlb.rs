@@ -44,7 +44,8 @@ pub const TESTS: &[Test] = &[
     test(
         "kexec-hugetlb-exhausted",
         &[counts::before, counts::exhausted_after],
-    ),
+    )
+    .c_differs(),
     test(
         "kexec-hugetlb-surplus",
         &[counts::surplus_before, counts::surplus_after],
@@ -60,7 +61,8 @@ pub const TESTS: &[Test] = &[
     test(
         "kexec-hugetlb-late",
         &[late::frozen_before, late::frozen_after],
-    ),
+    )
+    .c_differs(),
     test(
         "kexec-hugetlb-called-off",
         &[late::called_off_before, late::called_off_after],
@@ -128,6 +130,7 @@ pub const TESTS: &[Test] = &[
             gigantic::after,
         ],
     )
+    .c_differs()
     .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
@@ -138,7 +141,8 @@ pub const TESTS: &[Test] = &[
             repeated::unclaimed_between,
             repeated::after,
         ],
-    ),
+    )
+    .c_differs(),
     test(
         "kexec-hugetlb-retrieved",
         &[
@@ -146,5 +150,6 @@ pub const TESTS: &[Test] = &[
             repeated::retrieved_between,
             repeated::after,
         ],
-    ),
+    )
+    .c_differs(),
 ];
