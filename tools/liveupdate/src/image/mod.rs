@@ -162,6 +162,8 @@ pub enum FormatKind {
     Subsystem,
     /// Not a format: a parameter that is set without the command line's doing, as `kho=on`.
     Default,
+    /// Not a format: what the kernel hands on unread, as what a kernel with another page size preserved.
+    Keeps,
 }
 
 impl FormatKind {
@@ -175,6 +177,7 @@ impl FormatKind {
             Self::Flb => "flb",
             Self::Subsystem => "subsystem",
             Self::Default => "default",
+            Self::Keeps => "keeps",
         }
     }
 
@@ -187,6 +190,7 @@ impl FormatKind {
             Self::Flb,
             Self::Subsystem,
             Self::Default,
+            Self::Keeps,
         ]
         .into_iter()
         .find(|kind| kind.word() == word)
