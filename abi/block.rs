@@ -80,6 +80,20 @@ impl Block {
         }
     }
 
+    /// Sees the beginning of the page as something else.
+    pub(super) fn head<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
+        T::ref_from_prefix(self.as_bytes())
+            .ok()
+            .map(|(head, _)| head)
+    }
+
+    /// Sees the beginning of the page as something else that can be changed.
+    pub(super) fn head_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        T::mut_from_prefix(self.as_mut_bytes())
+            .ok()
+            .map(|(head, _)| head)
+    }
+
     /// Empties the block: no records, no successor, all bytes 0.
     pub fn clear(&mut self) {
         self.zero();

@@ -120,16 +120,12 @@ impl MemfdV2 {
 
     /// Sees the beginning of a page as a memfd.
     pub fn of(page: &Block) -> Option<&Self> {
-        Self::ref_from_prefix(page.as_bytes())
-            .ok()
-            .map(|(memfd, _)| memfd)
+        page.head()
     }
 
     /// Sees the beginning of a page as a memfd that can be changed.
     pub fn of_mut(page: &mut Block) -> Option<&mut Self> {
-        Self::mut_from_prefix(page.as_mut_bytes())
-            .ok()
-            .map(|(memfd, _)| memfd)
+        page.head_mut()
     }
 
     /// Sets the position.
