@@ -33,10 +33,7 @@
 
 use core::ffi::CStr;
 
-use zerocopy::{
-    FromBytes,
-    IntoBytes, //
-};
+use zerocopy::IntoBytes;
 use zerocopy_derive::{
     FromBytes,
     Immutable,
@@ -138,6 +135,38 @@ pub struct HugetlbMemfd {
     pub late: Option<Phys>,
 }
 
+impl HugetlbMemfd {
+    /// Validates a late folio, and tells whether it is in none of the `extents`, which are all, in the
+    /// order of the file. One that was inserted while the file was frozen may be in one as well.
+    ///
+    /// # Errors
+    ///
+    /// [`MemfdError::LateFolio`].
+    pub fn is_missing(&self, folio: &Extent, extents: &[Extent]) -> Result<bool, MemfdError> {
+        let wrong = MemfdError::LateFolio { index: folio.index };
+        let end = folio.index.checked_add(folio.pages.into()).ok_or(wrong)?;
+        if Extent::folio(folio.start, folio.index, self.order) != Some(*folio)
+            || folio.index & inside(self.order) != 0
+            || end > file_pages(self.size)
+        {
+            return Err(wrong);
+        }
+
+        let before = extents.partition_point(|extent| extent.index <= folio.index);
+        let last = before.checked_sub(1).and_then(|at| extents.get(at));
+        let Some((extent, offset)) = last.and_then(|extent| {
+            let offset = folio.index.checked_sub(extent.index)?;
+            (offset < extent.pages.into()).then_some((extent, offset))
+        }) else {
+            return Ok(true);
+        };
+        match extent.start.pfn().checked_add(offset) == Some(folio.start.pfn()) {
+            true => Ok(false),
+            false => Err(wrong),
+        }
+    }
+}
+
 impl HugetlbHeader {
     /// The description of `memfd`, with its checksum.
     pub fn new(memfd: &HugetlbMemfd, crc: Crc32c) -> Self {
@@ -174,16 +203,12 @@ impl HugetlbHeader {
 
     /// Sees the beginning of a page as such a memfd.
     pub fn of(page: &Block) -> Option<&Self> {
-        Self::ref_from_prefix(page.as_bytes())
-            .ok()
-            .map(|(memfd, _)| memfd)
+        page.head()
     }
 
     /// Sees the beginning of a page as such a memfd that can be changed.
     pub fn of_mut(page: &mut Block) -> Option<&mut Self> {
-        Self::mut_from_prefix(page.as_mut_bytes())
-            .ok()
-            .map(|(memfd, _)| memfd)
+        page.head_mut()
     }
 
     /// Reads and validates the description.

@@ -186,6 +186,11 @@ pub enum MemfdError {
         /// The address.
         at: Option<Phys>,
     },
+    /// A late folio does not fit the file, or the extents.
+    LateFolio {
+        /// Its index.
+        index: u64,
+    },
     /// The list of the folios is not usable.
     List(VmallocError),
     /// No page has this order.
@@ -250,6 +255,12 @@ impl fmt::Display for MemfdError {
                 )
             }
             Self::Late { at: None } => f.write_str("memfd: no list of late folios"),
+            Self::LateFolio { index } => {
+                write!(
+                    f,
+                    "memfd: the late folio with index {index:#x} does not fit"
+                )
+            }
             Self::Order { order } => write!(f, "memfd: no page has the order {order}"),
             Self::Reserved { index, pages } => write!(
                 f,

@@ -96,18 +96,9 @@ impl Description {
         };
 
         for folio in &late::of_file(list, file)? {
-            let before = self
-                .extents
-                .partition_point(|extent| extent.index <= folio.index);
-            let extent = before.checked_sub(1).and_then(|at| self.extents.get(at));
-            match extent.filter(|extent| folio.index - extent.index < extent.pages.into()) {
-                None => self.late.push(*folio, GFP_KERNEL)?,
-                Some(extent) => {
-                    let offset = folio.index - extent.index;
-                    if folio.start.pfn() - offset != extent.start.pfn() {
-                        return Err(malformed("memfd: a late folio is not where its extent is"));
-                    }
-                }
+            let missing = self.memfd.is_missing(folio, &self.extents);
+            if missing.map_err(malformed)? {
+                self.late.push(*folio, GFP_KERNEL)?;
             }
         }
         Ok(())

@@ -300,3 +300,43 @@ fn pools() {
     page.write([wrong].into_iter(), crc32c);
     assert_eq!(read(&page), Err(Corrupt));
 }
+
+#[test]
+fn late_folios() {
+    let memfd = memfd();
+    let folio =
+        |pfn, index, order| Extent::folio(Phys::from_pfn(pfn).unwrap(), index, order).unwrap();
+    let mut extent = folio(0x800, 512, 9);
+    extent.pages = 1024;
+    let extents = [extent];
+    let missing = |folio: Extent| memfd.is_missing(&folio, &extents);
+
+    // In front of the extent, behind it, and as the last one of the file.
+    for index in [0, 3 * 512, 8 * 512] {
+        assert_eq!(missing(folio(0x4000, index, 9)), Ok(true));
+    }
+    // As the extent has them.
+    assert_eq!(missing(folio(0x800, 512, 9)), Ok(false));
+    assert_eq!(missing(folio(0xa00, 1024, 9)), Ok(false));
+    for wrong in [
+        // Elsewhere: also so low that the extent could not be where it is.
+        folio(0x4000, 512, 9),
+        folio(0x200, 1024, 9),
+        folio(1, 1024, 9),
+        // Of another size, between two pages, and beyond the end.
+        folio(0x4000, 0, 8),
+        folio(0x4000, 0, 10),
+        folio(0x4000, 1, 9),
+        folio(0x4000, 9 * 512, 9),
+        folio(0x4000, u64::MAX - 511, 9),
+        folio(0x4000, u64::MAX, 9),
+    ] {
+        let index = wrong.index;
+        assert_eq!(missing(wrong), Err(MemfdError::LateFolio { index }));
+    }
+    let pages = Extent {
+        kind: ExtentKind::Pages,
+        ..folio(0x4000, 0, 9)
+    };
+    assert_eq!(missing(pages), Err(MemfdError::LateFolio { index: 0 }));
+}
