@@ -41,6 +41,8 @@ mod kept;
 mod late;
 #[path = "hugetlb_luo/lists.rs"]
 mod lists;
+#[path = "memfd_luo/memory.rs"]
+mod memory;
 #[path = "hugetlb_luo/pool.rs"]
 mod pool;
 #[path = "hugetlb_luo/preserve.rs"]
@@ -52,6 +54,8 @@ mod record_pages;
 mod report;
 #[path = "hugetlb_luo/restore.rs"]
 mod restore;
+#[path = "memfd_luo/retrieve.rs"]
+mod retrieve;
 
 use handler::Handler;
 

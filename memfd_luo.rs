@@ -53,6 +53,8 @@ mod handler;
 mod late;
 #[path = "memfd_luo/layout.rs"]
 mod layout;
+#[path = "memfd_luo/memory.rs"]
+mod memory;
 #[path = "memfd_luo/parts.rs"]
 mod parts;
 #[path = "memfd_luo/preserve.rs"]
@@ -63,6 +65,8 @@ mod record_pages;
 mod report;
 #[path = "memfd_luo/restore.rs"]
 mod restore;
+#[path = "memfd_luo/retrieve.rs"]
+mod retrieve;
 #[path = "memfd_luo/singles.rs"]
 mod singles;
 #[path = "memfd_luo/slots.rs"]

@@ -48,7 +48,8 @@ use super::{
         discard,
         read_header,
         Description, //
-    }, //
+    },
+    retrieve::retrieve, //
 };
 
 /// The handler of memfds of huge pages.
@@ -117,22 +118,19 @@ impl FileHandler for Handler {
     }
 
     fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
-        let read = Description::read(&header)
-            .and_then(|description| Ok((description.make()?, description)));
+        let open = |memfd: &Description| {
+            memfd.make().map_err(|e| match e {
+                ENODEV => RetrieveError::Again(ENODEV, ()),
+                e => unclaimed(e),
+            })
+        };
 
-        match read {
-            Ok((file, description)) => Ok(description.fill(file, header)?),
+        match retrieve::<Self::Handle, _, _>(header, Description::read, open, Description::fill) {
             // Another kernel may have such pages.
-            Err(ENODEV) if liveupdate::is_rebooting() => Kept::file(header),
-            Err(ENODEV) => Err(RetrieveError::Again(ENODEV, header)),
-            Err(e) => match unclaimed(e) {
-                RetrieveError::Again(e, ()) => Err(RetrieveError::Again(e, header)),
-                // What the header lists may still be there when the file is finished.
-                RetrieveError::Final(e) => {
-                    header.into_phys();
-                    Err(RetrieveError::Final(e))
-                }
-            },
+            Err(RetrieveError::Again(ENODEV, header)) if liveupdate::is_rebooting() => {
+                Kept::file(header)
+            }
+            result => result,
         }
     }
 

@@ -13,7 +13,6 @@ use kernel::{
     },
     kho::{
         self,
-        Restored,
         Unclaimed, //
     },
     liveupdate,
@@ -48,6 +47,10 @@ use super::{
         list_extents,
         list_ranges,
         Lists, //
+    },
+    memory::{
+        ClaimMemory,
+        CopyMemory, //
     },
     report::{
         address,
@@ -358,30 +361,4 @@ fn find(folio: &Extent) -> Result {
         return Err(EHWPOISON);
     }
     Ok(())
-}
-
-/// The memory of the previous kernel, to be copied.
-struct CopyMemory;
-
-impl Memory for CopyMemory {
-    type Page = KBox<Block>;
-    type Error = Error;
-
-    fn page(&self, at: Phys) -> Result<KBox<Block>> {
-        let at = address(at)?;
-        kho::copy_of(at).map_err(|e| not_there(e, at))
-    }
-}
-
-/// The memory of the previous kernel, to be claimed and then freed.
-struct ClaimMemory;
-
-impl Memory for ClaimMemory {
-    type Page = Restored<Block>;
-    type Error = Error;
-
-    fn page(&self, at: Phys) -> Result<Restored<Block>> {
-        let at = address(at)?;
-        Restored::claim(at).map_err(|e| not_there(e, at))
-    }
 }

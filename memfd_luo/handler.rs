@@ -22,7 +22,6 @@ use kernel::{
     prelude::*,
     shmem::{
         self,
-        Filling,
         Memfd,
         PinnedExtent, //
     },
@@ -31,14 +30,13 @@ use kernel::{
 
 use super::{
     abi::Block,
-    attributes::Attributes,
     layout::Layout,
     preserve::MemfdState,
-    report::unclaimed,
     restore::{
         discard,
         Description, //
-    }, //
+    },
+    retrieve::retrieve, //
 };
 
 /// The handler for memfds in one layout.
@@ -75,14 +73,25 @@ impl<L: Layout> FileHandler for Handler<L> {
         drop(state);
     }
 
-    fn retrieve(header: Unclaimed<Block>) -> Retrieved {
-        retrieve::<L>(header, Attributes::new_file)
+    fn retrieve(header: Unclaimed<Block>) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
+        retrieve::<Self::Handle, _, _>(
+            header,
+            Description::<L>::read,
+            |memfd| memfd.attributes.new_file(memfd.pages),
+            Description::fill,
+        )
     }
 
-    fn retrieve_into(header: Unclaimed<Block>, target: &File) -> Retrieved {
-        retrieve::<L>(header, |attributes, pages| {
-            attributes.into_target(target, pages)
-        })
+    fn retrieve_into(
+        header: Unclaimed<Block>,
+        target: &File,
+    ) -> Result<ARef<File>, RetrieveError<Unclaimed<Block>>> {
+        retrieve::<Self::Handle, _, _>(
+            header,
+            Description::<L>::read,
+            |memfd| memfd.attributes.into_target(target, memfd.pages),
+            Description::fill,
+        )
     }
 
     fn finish(outcome: Outcome<'_, Unclaimed<Block>>) {
@@ -101,32 +110,6 @@ impl<L: Layout> FileHandler for Handler<L> {
             }
             FileState::Incoming(header) => L::summarize(&*header.copy()?, to),
             FileState::Retrieved(file) => summarize_retrieved(file, to),
-        }
-    }
-}
-
-/// What [`FileHandler::retrieve`] returns here.
-type Retrieved = Result<ARef<File>, RetrieveError<Unclaimed<Block>>>;
-
-/// Restores a memfd into the file that `open` returns for its attributes and number of pages.
-fn retrieve<L: Layout>(
-    header: Unclaimed<Block>,
-    open: impl FnOnce(&Attributes, usize) -> Result<Filling, RetrieveError<()>>,
-) -> Retrieved {
-    let opened = Description::<L>::read(&header)
-        .map_err(unclaimed)
-        .and_then(|description| {
-            let file = open(&description.attributes, description.pages)?;
-            Ok((file, description))
-        });
-
-    match opened {
-        Ok((file, description)) => Ok(description.fill(file, header)?),
-        Err(RetrieveError::Again(e, ())) => Err(RetrieveError::Again(e, header)),
-        // What the header lists may still be there when the file is finished.
-        Err(RetrieveError::Final(e)) => {
-            header.into_phys();
-            Err(RetrieveError::Final(e))
         }
     }
 }

@@ -5,11 +5,7 @@
 
 use kernel::{
     fs::File,
-    kho::{
-        self,
-        Restored,
-        Unclaimed, //
-    },
+    kho::Unclaimed,
     prelude::*,
     shmem::Filling,
     sync::aref::ARef, //
@@ -18,18 +14,18 @@ use kernel::{
 use super::{
     abi::{
         Block,
-        Memory,
         Phys, //
     },
     attributes::Attributes,
     late,
     layout::Layout,
+    memory::{
+        ClaimMemory,
+        CopyMemory, //
+    },
     parts::Part,
     preserve::pages_of,
-    report::{
-        address,
-        not_there, //
-    },
+    report::not_there,
     singles::Singles, //
 };
 
@@ -146,31 +142,5 @@ pub(super) fn discard<L: Layout>(header: Unclaimed<Block>) {
     });
     if freed.is_err() {
         pr_warn!("memory of a memfd that was not retrieved stays reserved\n");
-    }
-}
-
-/// The memory of the previous kernel, to be copied.
-pub(super) struct CopyMemory;
-
-impl Memory for CopyMemory {
-    type Page = KBox<Block>;
-    type Error = Error;
-
-    fn page(&self, at: Phys) -> Result<KBox<Block>> {
-        let at = address(at)?;
-        kho::copy_of(at).map_err(|e| not_there(e, at))
-    }
-}
-
-/// The memory of the previous kernel, to be claimed and then freed.
-pub(super) struct ClaimMemory;
-
-impl Memory for ClaimMemory {
-    type Page = Restored<Block>;
-    type Error = Error;
-
-    fn page(&self, at: Phys) -> Result<Restored<Block>> {
-        let at = address(at)?;
-        Restored::claim(at).map_err(|e| not_there(e, at))
     }
 }

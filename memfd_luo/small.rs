@@ -65,12 +65,12 @@ use super::{
         bad_header,
         extent_of,
         malformed, //
-        unclaimed,
     },
     restore::{
         free_late,
         late_parts, //
     },
+    retrieve::retrieve,
     slots::{
         IncomingSlot,
         Slot, //
@@ -211,14 +211,25 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
         drop(state);
     }
 
-    fn retrieve(incoming: IncomingSlot) -> Retrieved {
-        retrieve::<VERSION>(incoming, Attributes::new_file)
+    fn retrieve(incoming: IncomingSlot) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
+        retrieve::<Self::Handle, _, _>(
+            incoming,
+            read::<VERSION>,
+            |memfd| memfd.attributes.new_file(memfd.pages()),
+            Description::fill,
+        )
     }
 
-    fn retrieve_into(incoming: IncomingSlot, target: &File) -> Retrieved {
-        retrieve::<VERSION>(incoming, |attributes, pages| {
-            attributes.into_target(target, pages)
-        })
+    fn retrieve_into(
+        incoming: IncomingSlot,
+        target: &File,
+    ) -> Result<ARef<File>, RetrieveError<IncomingSlot>> {
+        retrieve::<Self::Handle, _, _>(
+            incoming,
+            read::<VERSION>,
+            |memfd| memfd.attributes.into_target(target, memfd.pages()),
+            Description::fill,
+        )
     }
 
     fn finish(outcome: Outcome<'_, IncomingSlot>) {
@@ -242,32 +253,6 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
                 Ok(write!(to, "size {size}, {pages} pages, {extents} extents")?)
             }
             FileState::Retrieved(file) => summarize_retrieved(file, to),
-        }
-    }
-}
-
-/// What [`FileHandler::retrieve`] returns here.
-type Retrieved = Result<ARef<File>, RetrieveError<IncomingSlot>>;
-
-/// Restores a memfd into the file that `open` returns for its attributes and number of pages.
-fn retrieve<const VERSION: u32>(
-    incoming: IncomingSlot,
-    open: impl FnOnce(&Attributes, usize) -> Result<Filling, RetrieveError<()>>,
-) -> Retrieved {
-    let opened = read::<VERSION>(&incoming)
-        .map_err(unclaimed)
-        .and_then(|description| {
-            let file = open(&description.attributes, description.pages())?;
-            Ok((file, description))
-        });
-
-    match opened {
-        Ok((file, description)) => Ok(description.fill(file, incoming)?),
-        Err(RetrieveError::Again(e, ())) => Err(RetrieveError::Again(e, incoming)),
-        // The page may still be there when the file is finished.
-        Err(RetrieveError::Final(e)) => {
-            incoming.keep();
-            Err(RetrieveError::Final(e))
         }
     }
 }
