@@ -436,6 +436,11 @@ static void adopt_folio(struct hstate *h, struct folio *folio,
 	}
 	spin_unlock_irq(&hugetlb_lock);
 
+	/* It is there already: beyond its limit a group keeps it uncharged. */
+	if (charge && charge->charges)
+		mem_cgroup_charge_hugetlb(folio, current->mm,
+					  htlb_alloc_mask(h) | __GFP_NORETRY);
+	/* Counted where it is charged, as the one who frees it takes it back there. */
 	lruvec_stat_mod_folio(folio, NR_HUGETLB, pages);
 	if (exchanged)
 		update_and_free_hugetlb_folio(h, exchanged, false);
@@ -475,7 +480,11 @@ int hugetlb_restore_begin(struct inode *inode, unsigned long folios, bool charge
 	unsigned long pages = folios << huge_page_order(h);
 	int index = hstate_index(h);
 
-	*to = (struct hugetlb_charge) { .left = folios, .rsvd_left = folios };
+	*to = (struct hugetlb_charge) {
+		.left = folios,
+		.rsvd_left = folios,
+		.charges = charge,
+	};
 	if (!charge)
 		return 0;
 	if (hugetlb_cgroup_charge_cgroup_rsvd(index, pages, &to->rsvd))
@@ -509,8 +518,6 @@ int hugetlb_restore_folio(struct inode *inode, pgoff_t index,
 	int err;
 
 	adopt_folio(h, folio, charge);
-	mem_cgroup_charge_hugetlb(folio, current->mm,
-				  htlb_alloc_mask(h) | __GFP_NORETRY);
 	__folio_mark_uptodate(folio);
 
 	do {

@@ -52,12 +52,14 @@ struct hugetlb_recorder {
  * @rsvd: likewise, for reservations
  * @left: for how many more folios @cgroup has been charged
  * @rsvd_left: likewise, @rsvd
+ * @charges: whether the task is charged at all, for memory as well
  */
 struct hugetlb_charge {
 	struct hugetlb_cgroup *cgroup;
 	struct hugetlb_cgroup *rsvd;
 	unsigned long left;
 	unsigned long rsvd_left;
+	bool charges;
 };
 
 /**
