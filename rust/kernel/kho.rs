@@ -45,6 +45,7 @@ mod clocks;
 mod corrupt;
 mod pages;
 mod pool;
+mod preservation;
 mod release;
 mod unclaimed;
 mod words;
@@ -58,10 +59,10 @@ pub use self::pages::{
     check_pages,
     check_shared,
     copy_of,
-    preserved_order,
     RestoredFolio,
     RestoredPages, //
 };
+pub(crate) use self::preservation::Preservation;
 pub use self::unclaimed::{
     Address,
     HandedOn,
@@ -460,17 +461,27 @@ static CLAIMS: StaticMutex<()> = static_mutex!((), "kho::CLAIMS");
 /// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
 /// - [`EFBIG`] if the block is larger than any that the page allocator has.
 pub fn preserved_size(phys: PhysAddr) -> Result<usize> {
-    match order_at(phys)? {
-        order @ 0..=bindings::MAX_PAGE_ORDER => Ok(PAGE_SIZE << order),
+    block_size(preserved_order(phys)?)
+}
+
+/// The size in bytes of a block of this order, which the page allocator must have.
+fn block_size(order: u32) -> Result<usize> {
+    match order {
+        0..=bindings::MAX_PAGE_ORDER => Ok(PAGE_SIZE << order),
         _ => Err(EFBIG),
     }
 }
 
-/// The order of the preserved block that starts at `phys` and that nobody has claimed: it has
-/// 2^order pages.
+/// The order of the preserved block that starts at `phys` and that nobody has claimed: it has 2^order
+/// pages. It may be larger than any that the page allocator has.
+///
+/// # Errors
+///
+/// - [`EINVAL`] if `phys` is not the start of a page.
+/// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
 ///
 /// C counterpart: `kho_preserved_order()`.
-fn order_at(phys: PhysAddr) -> Result<u32> {
+pub fn preserved_order(phys: PhysAddr) -> Result<u32> {
     if phys.get() % PAGE_SIZE as u64 != 0 {
         return Err(EINVAL);
     }

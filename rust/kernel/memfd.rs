@@ -243,7 +243,7 @@ impl<T: InMemory> NewFile<T> {
         Ok(())
     }
 
-    /// Adds seals, a set of `F_SEAL_*`. They do not bind [`Filling`].
+    /// Adds seals, a set of `F_SEAL_*`. They do not bind whoever fills the file next.
     ///
     /// With `F_SEAL_EXEC`, an executable file is sealed against all writing, too.
     ///

@@ -56,7 +56,6 @@ pub use extent::PinnedExtent;
 pub(crate) use pins::pause;
 pub use pins::Pins;
 #[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
-pub(crate) use preserve::Preservation;
 pub use preserve::{
     PreservedExtents,
     SharedExtents, //

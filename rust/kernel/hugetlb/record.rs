@@ -7,12 +7,12 @@
 
 use crate::{
     bindings,
+    kho::Preservation,
     new_mutex,
     prelude::*,
     shmem::{
         Journal,
-        PinnedExtent,
-        Preservation, //
+        PinnedExtent, //
     },
     sync::{
         Arc,

@@ -5,8 +5,9 @@
 //! Where KHO shall hand over a value of a known type, [`Restored`](super::Restored) is simpler.
 
 use super::{
+    block_size,
     is_poisoned,
-    order_at,
+    preserved_order,
     preserved_size,
     release,
     PhysAddr, //
@@ -65,17 +66,6 @@ pub fn copy_of<T: FromBytes>(phys: PhysAddr) -> Result<KBox<T>> {
     Ok(unsafe { copy.assume_init() })
 }
 
-/// The order of the preserved block that starts at `phys` and that nobody has claimed: it has 2^order
-/// pages. It may be larger than any that the page allocator has.
-///
-/// # Errors
-///
-/// - [`EINVAL`] if `phys` is not the start of a page.
-/// - [`ENOENT`] if no preserved block starts there, or somebody has claimed it.
-pub fn preserved_order(phys: PhysAddr) -> Result<u32> {
-    order_at(phys)
-}
-
 /// Whether `pages` pages from `phys` on could be claimed by [`RestoredPages::claim`].
 ///
 /// # Errors
@@ -92,7 +82,7 @@ fn blocks(phys: PhysAddr, pages: usize, mut visit: impl FnMut(PhysAddr, u32) -> 
 
     while pfn < end {
         let start = PhysAddr::new((pfn << PAGE_SHIFT) as u64).ok_or(EINVAL)?;
-        let order = order_at(start)?;
+        let order = preserved_order(start)?;
 
         if order > pfn.trailing_zeros() || end - pfn < 1 << order {
             return Err(ENOENT);
@@ -140,7 +130,7 @@ fn shared_block(phys: PhysAddr) -> Result<PhysAddr> {
     while first != 0 && pfn - first < 1 << SHARED_ORDER {
         let start = PhysAddr::new((first << PAGE_SHIFT) as u64).ok_or(EINVAL)?;
 
-        match order_at(start) {
+        match preserved_order(start) {
             Ok(order) if order <= SHARED_ORDER && pfn - first < 1 << order => {
                 return Ok(start);
             }
@@ -177,17 +167,23 @@ impl RestoredFolio {
     ///
     /// C counterpart: `kho_restore_folio()`.
     pub fn claim(phys: PhysAddr) -> Result<Self> {
+        // INVARIANT: KHO made the folio for us, with one reference to it.
+        Ok(Self {
+            folio: Self::claim_raw(phys, |order| block_size(order).map(drop))?,
+        })
+    }
+
+    /// Claims the folio at `phys`, if its order is right.
+    fn claim_raw(
+        phys: PhysAddr,
+        check: impl FnOnce(u32) -> Result,
+    ) -> Result<NonNull<bindings::folio>> {
         let _claiming = CLAIMS.lock();
-        preserved_size(phys)?;
+        check(preserved_order(phys)?)?;
 
         // SAFETY: A preserved block starts at `phys`, as just checked, and nobody claims it in
         // between, as claims wait for each other.
-        let folio = unsafe { bindings::kho_restore_folio(phys.get()) };
-
-        // INVARIANT: KHO made the folio for us, with one reference to it.
-        Ok(Self {
-            folio: NonNull::new(folio).ok_or(ENOENT)?,
-        })
+        NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)
     }
 
     /// Claims the folio of `order` at `phys`, which may be larger than any that the page allocator
@@ -200,13 +196,10 @@ impl RestoredFolio {
     /// - [`EMSGSIZE`] if it has another order.
     #[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
     pub(crate) fn claim_of(phys: PhysAddr, order: u32) -> Result<NonNull<bindings::folio>> {
-        let _claiming = CLAIMS.lock();
-        if order_at(phys)? != order {
-            return Err(EMSGSIZE);
-        }
-
-        // SAFETY: As in `claim`.
-        NonNull::new(unsafe { bindings::kho_restore_folio(phys.get()) }).ok_or(ENOENT)
+        Self::claim_raw(phys, |found| match found == order {
+            true => Ok(()),
+            false => Err(EMSGSIZE),
+        })
     }
 
     /// The order of the folio: it has 2^order pages.

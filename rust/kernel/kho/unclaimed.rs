@@ -5,14 +5,13 @@
 
 use super::{
     copy_of,
-    order_at,
+    preserved_order,
     PhysAddr,
+    Preservation,
     Preserved,
     Restored, //
 };
 use crate::{
-    bindings,
-    error::to_result,
     page::PAGE_SHIFT,
     prelude::*, //
 };
@@ -103,13 +102,8 @@ impl<T: FromBytes + IntoBytes> Drop for Unclaimed<T> {
 
 /// A preserved block of the previous kernel that nobody has claimed, and that the next kernel will
 /// find as this one did. Nobody must claim it meanwhile. Dropping this ends that.
-///
-/// # Invariants
-///
-/// The pages are preserved by KHO.
 pub struct HandedOn {
-    pfn: usize,
-    pages: usize,
+    _preserved: Preservation,
 }
 
 impl HandedOn {
@@ -123,20 +117,12 @@ impl HandedOn {
     ///
     /// C counterpart: `kho_preserve_pages()`.
     pub fn new(phys: PhysAddr) -> Result<Self> {
-        let pages = 1_usize << order_at(phys)?;
+        let pages = 1_usize << preserved_order(phys)?;
         let pfn = usize::try_from(phys.get())? >> PAGE_SHIFT;
 
-        // SAFETY: There are pages, as just checked. KHO only records where they are, as one block:
-        // it has their number, and is aligned to it.
-        to_result(unsafe { bindings::kho_preserve_pages(bindings::pfn_to_page(pfn), pages) })?;
-        // INVARIANT: They have just been preserved.
-        Ok(Self { pfn, pages })
-    }
-}
-
-impl Drop for HandedOn {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant they are preserved.
-        unsafe { bindings::kho_unpreserve_pages(bindings::pfn_to_page(self.pfn), self.pages) };
+        // As one block again: it has their number, and is aligned to it.
+        Ok(Self {
+            _preserved: Preservation::new(pfn, pages, 0)?,
+        })
     }
 }

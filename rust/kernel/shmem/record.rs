@@ -10,13 +10,13 @@
 //! C header: [`include/linux/shmem_preserve.h`](srctree/include/linux/shmem_preserve.h).
 
 use super::{
-    preserve::Preservation,
     FrozenMapping,
     Memfd,
     PinnedExtent, //
 };
 use crate::{
     bindings,
+    kho::Preservation,
     new_mutex,
     prelude::*,
     sync::{
