@@ -124,32 +124,31 @@ impl Target {
         })
     }
 
-    /// Retrieves the file into this one on a tmpfs, where nothing has to be copied.
-    ///
-    /// [`None`] if it has to be. Then nothing has changed.
-    fn become_it(&self, held: &Held) -> Option<u64> {
-        if fstatfs(&self.file).ok()?.filesystem_type() != TMPFS_MAGIC {
-            return None;
-        }
-        held.session.retrieve_into(self.token, &self.file).ok()?;
-        Some(self.file.as_file().metadata().ok()?.len())
+    /// Retrieves the file into this one if that is on a tmpfs, where nothing has to be copied. Whether
+    /// that was possible; else nothing has changed.
+    fn becomes_it(&self, held: &Held) -> bool {
+        fstatfs(&self.file).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC)
+            && held.session.retrieve_into(self.token, &self.file).is_ok()
     }
 
     /// Retrieves the file and, if need be, copies it, to the disk.
     fn fill(&self, held: &Held) -> Outcome<Written> {
-        let (bytes, copied) = match self.become_it(held) {
-            Some(bytes) => (bytes, false),
-            None => (self.copy(held)?, true),
-        };
+        let copied = !self.becomes_it(held);
+        if copied {
+            self.copy(held)?;
+        }
+        let meta = self.file.as_file().metadata();
+        let meta =
+            meta.map_err(|err| Failure::io(format_args!("look at {}", self.path.display()), &err))?;
         Ok(Written {
             token: self.token,
             path: self.path.clone(),
-            bytes,
+            bytes: meta.len(),
             copied,
         })
     }
 
-    fn copy(&self, held: &Held) -> Outcome<u64> {
+    fn copy(&self, held: &Held) -> Outcome {
         let Self { token, path, file } = self;
         let memory = File::from(held.session.retrieve(*token)?);
         let meta = memory
@@ -163,7 +162,7 @@ impl Target {
         }
         let bar = progress_bar(format!("token {token}"));
         copy_sparse(&memory, file.as_file(), &bar)
-            .and_then(|bytes| file.as_file().sync_all().map(|()| bytes))
+            .and_then(|_| file.as_file().sync_all())
             .map_err(|err| Failure::io(format_args!("write {}", path.display()), &err))
     }
 
