@@ -2,9 +2,12 @@
 
 //! Files that are retrieved into a file which there is already: one of a tmpfs, with its name.
 
-use super::driver::{
-    Driver,
-    Kind, //
+use super::{
+    driver::{
+        Driver,
+        Kind, //
+    },
+    tmpfs::mounted, //
 };
 use crate::{
     harness::{
@@ -34,10 +37,6 @@ use nix::{
         SealFlag, //
     },
     libc,
-    mount::{
-        mount,
-        MsFlags, //
-    },
     sys::{
         memfd::MFdFlags,
         statvfs::statvfs, //
@@ -62,10 +61,7 @@ use std::{
             PermissionsExt, //
         }, //
     },
-    path::{
-        Path,
-        PathBuf, //
-    },
+    path::Path,
     sync::{
         atomic::{
             AtomicBool,
@@ -90,21 +86,6 @@ const HOLE: usize = 3 * PAGE;
 
 /// A position of files before and after.
 const POSITION: u64 = 5;
-
-/// Mounts a tmpfs.
-fn mounted(name: &str, options: &str) -> Outcome<PathBuf> {
-    let folder = PathBuf::from(format!("/{name}"));
-
-    fs::create_dir(&folder)?;
-    mount(
-        Some("tmpfs"),
-        &folder,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some(options),
-    )?;
-    Ok(folder)
-}
 
 fn opened(path: &Path) -> Outcome<File> {
     Ok(OpenOptions::new()

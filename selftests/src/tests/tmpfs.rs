@@ -70,9 +70,9 @@ const RENAMED: u64 = 13;
 /// A name that is longer than what the layout of small files holds.
 const LONG: &str = "renamed-to-what-is-much-longer-than-any-name-that-a-small-file-has-room-for";
 
-/// Mounts a tmpfs for a test.
-fn mounted(stage: &Stage) -> Outcome<PathBuf> {
-    let folder = PathBuf::from(format!("/{}", stage.name));
+/// Mounts a tmpfs at the root, under a name.
+pub fn mounted(name: &str, options: &str) -> Outcome<PathBuf> {
+    let folder = PathBuf::from(format!("/{name}"));
 
     fs::create_dir(&folder)?;
     mount(
@@ -80,7 +80,7 @@ fn mounted(stage: &Stage) -> Outcome<PathBuf> {
         &folder,
         Some("tmpfs"),
         MsFlags::empty(),
-        Some("size=64M"),
+        Some(options),
     )?;
     Ok(folder)
 }
@@ -98,7 +98,7 @@ fn made(folder: &Path, name: &str, content: &[u8]) -> Outcome<File> {
 
 /// Files that have names, which others use meanwhile.
 pub fn before(stage: &mut Stage) -> Outcome {
-    let folder = mounted(stage)?;
+    let folder = mounted(stage.name, "size=64M")?;
     let device = Device::open()?;
     let session = device.create_session(stage.name)?;
 
@@ -194,7 +194,7 @@ pub fn after(stage: &mut Stage) -> Outcome {
 
 /// In the layout of the C handler, which knows no names.
 pub fn v2_before(stage: &mut Stage) -> Outcome {
-    let folder = mounted(stage)?;
+    let folder = mounted(stage.name, "size=64M")?;
     let session = Device::open()?.create_session(stage.name)?;
     let file = made(&folder, "file", &sys::pattern(1, 5 * PAGE + 7))?;
 

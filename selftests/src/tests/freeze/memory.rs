@@ -6,8 +6,10 @@ use super::{
     for_a_moment, //
     hold_up,
     hold_up_from,
+    hold_up_writers,
     release_after,
     was_held_up,
+    writers_went_on,
     OWN,
 };
 use crate::{
@@ -15,7 +17,6 @@ use crate::{
     harness::{
         ensure,
         ensure_eq,
-        Failure,
         Outcome,
         Stage, //
     },
@@ -184,34 +185,12 @@ pub fn touch_before(stage: &mut Stage) -> Outcome {
             })
         })?;
     }
-    hold_up(&device, &driver, &notes, stage, || {
-        for_a_moment();
-        for way in 0..WAYS.len() {
-            let done = notes.word(OWN + way).load(Ordering::Acquire);
-            notes.word(2 * OWN + way).store(done, Ordering::Relaxed);
-        }
-        Ok(())
-    })
+    hold_up_writers(&device, &driver, &notes, stage, WAYS.len())
 }
 
 /// See [`touch_before`].
 pub fn touch_after(stage: &mut Stage) -> Outcome {
-    let device = Device::open()?;
-    let notes = was_held_up(&device, stage)?;
-    let mut wrong = Vec::new();
-
-    for (way, name) in WAYS.iter().enumerate() {
-        let (during, done) = (notes[2 * OWN + way], notes[OWN + way]);
-        stage.note(format!("{name}: {during} pages, then {done}"));
-        if during == 0 {
-            wrong.push(format!("{name} waited for the kexec"));
-        }
-        if let Err(Failure::Failed(why)) = check_markers(&device, name, done) {
-            wrong.push(why);
-        }
-    }
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    Ok(())
+    writers_went_on(stage, &WAYS, check_markers)
 }
 
 /// As [`touch_before`], when the new pages are huge ones.

@@ -13,7 +13,9 @@ pub mod sessions;
 use crate::{
     agent::Notes,
     harness::{
+        ensure,
         ensure_eq,
+        Failure,
         Outcome,
         Stage, //
     },
@@ -92,6 +94,51 @@ pub fn was_held_up(device: &Device, stage: &Stage) -> Outcome<Vec<u64>> {
     driver.unload()?;
     ensure_eq!(notes[HELD_UP], 1, "the kexec did not wait");
     Ok(notes)
+}
+
+/// Holds the kexec up as [`hold_up`] does, and notes how far the processes that go on writing have come
+/// until it goes on. The notes of the process `n` are `OWN + n`, which it counts itself, and
+/// `2 * OWN + n`.
+pub fn hold_up_writers(
+    device: &Device,
+    driver: &Driver,
+    notes: &Notes,
+    stage: &mut Stage,
+    writers: usize,
+) -> Outcome {
+    hold_up(device, driver, notes, stage, || {
+        for_a_moment();
+        for writer in 0..writers {
+            let done = notes.word(OWN + writer).load(Ordering::Acquire);
+            notes.word(2 * OWN + writer).store(done, Ordering::Relaxed);
+        }
+        Ok(())
+    })
+}
+
+/// In the next kernel: whether none of these processes waited for the kexec, and what each has written
+/// it has written.
+pub fn writers_went_on(
+    stage: &mut Stage,
+    names: &[&str],
+    check: impl Fn(&Device, &str, u64) -> Outcome,
+) -> Outcome {
+    let device = Device::open()?;
+    let notes = was_held_up(&device, stage)?;
+    let mut wrong = Vec::new();
+
+    for (writer, name) in names.iter().enumerate() {
+        let (during, done) = (notes[2 * OWN + writer], notes[OWN + writer]);
+        stage.note(format!("{name}: {during} pages, then {done}"));
+        if during == 0 {
+            wrong.push(format!("{name} waited for the kexec"));
+        }
+        if let Err(Failure::Failed(why)) = check(&device, name, done) {
+            wrong.push(why);
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
 }
 
 /// A while in which others get on with what they do.

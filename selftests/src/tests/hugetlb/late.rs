@@ -15,7 +15,6 @@ use crate::{
         ensure,
         ensure_eq,
         ensure_errno,
-        Failure,
         Outcome,
         Stage, //
     },
@@ -31,9 +30,8 @@ use crate::{
             Kind, //
         },
         freeze::{
-            for_a_moment,
-            hold_up,
-            was_held_up,
+            hold_up_writers,
+            writers_went_on,
             OWN, //
         },
         subsystem::next_kernel_is_loaded, //
@@ -149,34 +147,12 @@ pub fn frozen_before(stage: &mut Stage) -> Outcome {
             Ok(())
         })?;
     }
-    hold_up(&device, &driver, &notes, stage, || {
-        for_a_moment();
-        for way in 0..WAYS.len() {
-            let done = notes.word(OWN + way).load(Ordering::Acquire);
-            notes.word(2 * OWN + way).store(done, Ordering::Relaxed);
-        }
-        Ok(())
-    })
+    hold_up_writers(&device, &driver, &notes, stage, WAYS.len())
 }
 
 /// See [`frozen_before`].
 pub fn frozen_after(stage: &mut Stage) -> Outcome {
-    let device = Device::open()?;
-    let notes = was_held_up(&device, stage)?;
-    let mut wrong = Vec::new();
-
-    for (way, name) in WAYS.iter().enumerate() {
-        let (during, done) = (notes[2 * OWN + way], notes[OWN + way]);
-        stage.note(format!("{name}: {during} pages, then {done}"));
-        if during == 0 {
-            wrong.push(format!("{name} waited for the kexec"));
-        }
-        if let Err(Failure::Failed(why)) = check_markers(&device, name, done) {
-            wrong.push(why);
-        }
-    }
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    Ok(())
+    writers_went_on(stage, &WAYS, check_markers)
 }
 
 /// Checks that the first pages of a file have what they were given, and nothing else. The one behind
