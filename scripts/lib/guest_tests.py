@@ -155,7 +155,8 @@ class Bench:
         """Our tests as an ordinary process runs them, which tells KTAP and a status."""
         name = f"{self.name}/kselftest"
         with self.archive() as archive:
-            busybox(archive, "mount -t sysfs sys /sys\n/luo-selftest >$report 2>&1; echo status $? >$report")
+            busybox(archive, "mount -t sysfs sys /sys\n/luo-selftest >$report 2>&1; echo status $? >$report",
+                    self.machine)
             archive.file("luo-selftest", program, 0o755)
         outcome = self.boot(timeout=600)
         found = ktap(outcome.report)
