@@ -196,7 +196,7 @@ impl Group {
     }
 
     /// For how many bytes of some kind it is charged.
-    fn bytes(&self, kind: &str) -> Outcome<u64> {
+    pub fn bytes(&self, kind: &str) -> Outcome<u64> {
         fs::read_to_string(self.0.join("memory.stat"))?
             .lines()
             .find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))

@@ -36,6 +36,10 @@ use liveupdate::{
 use nix::{
     errno::Errno,
     libc,
+    mount::{
+        mount,
+        MsFlags, //
+    },
     unistd::pipe, //
 };
 use std::{
@@ -95,6 +99,28 @@ pub fn charged_after(stage: &mut Stage) -> Outcome {
     drop(file);
     expect(0, 0)?;
     pool.expect(4, 4, 0, 0)
+}
+
+/// Where control groups count huge pages as memory, that of the task that retrieves does, until they are
+/// freed.
+pub fn counted_after(stage: &mut Stage) -> Outcome {
+    let group = Group::new("agent")?;
+    mount(
+        None::<&str>,
+        "/cgroup",
+        None::<&str>,
+        MsFlags::MS_REMOUNT,
+        Some("memory_hugetlb_accounting"),
+    )?;
+    let session = Device::open()?.retrieve_session(stage.name)?;
+
+    group.enter()?;
+    let file: File = session.retrieve(1)?.into();
+    ensure_eq!(group.bytes("hugetlb")?, 2 * HUGE as u64);
+    session.finish()?;
+    drop((session, file));
+    ensure_eq!(group.bytes("hugetlb")?, 0);
+    Pool::small().expect(4, 4, 0, 0)
 }
 
 /// Pages of two nodes: the node of a page is where its memory is.

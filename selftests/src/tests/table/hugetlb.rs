@@ -83,6 +83,11 @@ pub const TESTS: &[Test] = &[
     )
     .needs("CGROUP_HUGETLB"),
     test(
+        "kexec-hugetlb-counted",
+        &[limits::charged_before, limits::counted_after],
+    )
+    .needs("MEMCG"),
+    test(
         "kexec-hugetlb-nodes",
         &[limits::nodes_before, limits::nodes_after],
     )
