@@ -114,9 +114,13 @@ static void __init reserve_node(phys_addr_t phys, unsigned int level, unsigned l
 
 	for_each_set_bit(i, words, BIT(bitmap_bits)) {
 		unsigned long leaf = key << bitmap_bits | i;
-		/* The highest bit says how large the block is, the others where. */
-		unsigned int block_shift = 64 - (fls64(leaf) - 1);
+		unsigned int block_shift;
 
+		/* That would be all of memory: no kernel has written it. */
+		if (leaf < 2)
+			continue;
+		/* The highest bit says how large the block is, the others where. */
+		block_shift = 64 - (fls64(leaf) - 1);
 		reserve(leaf << block_shift, BIT(block_shift));
 	}
 }
