@@ -55,7 +55,6 @@ pub use extent::PinnedExtent;
 #[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 pub(crate) use pins::pause;
 pub use pins::Pins;
-#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 pub use preserve::{
     PreservedExtents,
     SharedExtents, //
