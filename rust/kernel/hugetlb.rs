@@ -11,6 +11,10 @@
 //!   restored pages, which count as allocated from the pool of their size.
 //! - [`expect`] has the pools know early what the previous kernel handed over.
 //!
+//! Without `CONFIG_LIVEUPDATE_HUGETLB` no file is such a file, and none can be made: all of these
+//! types are there, and all but what is needed to free preserved pages, or to leave them for the next
+//! kernel, fails.
+//!
 //! All functions here may sleep, and take no lock beyond their own call.
 //!
 //! C header: [`include/linux/hugetlb_preserve.h`](srctree/include/linux/hugetlb_preserve.h).
@@ -21,31 +25,54 @@ use crate::{
     kho::PhysAddr,
     memfd::{
         InMemory,
-        MemoryFile, //
+        MemoryFile,
+        NewFile, //
     },
     page::PAGE_SHIFT,
     sync::aref::AlwaysRefCounted, //
 };
 use core::{
-    ops::Deref,
+    ops::{
+        Deref,
+        Range, //
+    },
     ptr::NonNull, //
 };
 
+#[cfg(not(CONFIG_LIVEUPDATE_HUGETLB))]
+mod absent;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 mod frozen;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
+mod pool;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 mod record;
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 mod restore;
 
-pub use self::{
-    frozen::{
-        FrozenFile,
-        Reserved, //
-    },
-    restore::{
-        discard,
-        HugeFilling,
-        NewHugeMemfd, //
-    }, //
+#[cfg(not(CONFIG_LIVEUPDATE_HUGETLB))]
+pub use self::absent::{
+    discard,
+    expect,
+    FrozenFile,
+    HugeFilling, //
 };
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
+pub use self::{
+    frozen::FrozenFile,
+    pool::{
+        discard,
+        expect, //
+    },
+    restore::HugeFilling, //
+};
+
+/// A memfd of huge pages to which nobody else has a reference yet.
+pub type NewHugeMemfd = NewFile<HugeMemfd>;
+
+/// Huge pages of a file for which the pool keeps free ones: the index of the first one, in huge
+/// pages, and that behind the last.
+pub type Reserved = Range<u64>;
 
 /// An open file that `memfd_create(MFD_HUGETLB)` made.
 ///
@@ -78,6 +105,7 @@ impl Deref for HugeMemfd {
 // SAFETY: A `HugeMemfd` has the layout of a `File`, and its mount has made its inode.
 unsafe impl InMemory for HugeMemfd {}
 
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 impl HugeMemfd {
     /// Sees `file` as one of huge pages, if it is one and has no name in a file system.
     pub fn from_file(file: &File) -> Option<&Self> {
@@ -102,21 +130,4 @@ pub fn node(at: PhysAddr) -> Option<u32> {
 
     // SAFETY: The first function takes any number. If it says so, there is a page.
     unsafe { bindings::pfn_valid(pfn).then(|| bindings::pfn_nid(pfn)) }
-}
-
-/// Announces that the previous kernel handed over `folios` huge pages of `order`, one of which is at
-/// `at`, and all in the same node. To be called before HugeTLB allocates its pools, which then
-/// allocate fewer.
-///
-/// False if that is not taken into account.
-pub fn expect(order: u32, at: PhysAddr, folios: u64) -> bool {
-    let (Ok(pfn), Ok(folios)) = (
-        usize::try_from(at.get() >> PAGE_SHIFT),
-        usize::try_from(folios),
-    ) else {
-        return false;
-    };
-
-    // SAFETY: The function takes any numbers.
-    unsafe { bindings::hugetlb_expect(order, pfn, folios) }
 }

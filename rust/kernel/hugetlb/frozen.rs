@@ -4,7 +4,8 @@
 
 use super::{
     record::Recorder,
-    HugeMemfd, //
+    HugeMemfd,
+    Reserved, //
 };
 use crate::{
     bindings,
@@ -53,10 +54,6 @@ pub struct FrozenFile<J: Journal> {
     recorder: Option<Arc<Recorder<J>>>,
     file: ARef<HugeMemfd>,
 }
-
-/// Huge pages of a file for which the pool keeps free ones: the index of the first one, in huge
-/// pages, and that behind the last.
-pub type Reserved = Range<u64>;
 
 impl<J: Journal> FrozenFile<J> {
     /// Freezes `file`. Nothing is recorded yet.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file of huge pages that is made from preserved ones: [`NewHugeMemfd`] and [`HugeFilling`].
+//! A file of huge pages that is made from preserved ones: [`NewHugeMemfd`](super::NewHugeMemfd) and
+//! [`HugeFilling`].
 
 use super::{
+    discard,
     HugeMemfd,
+    NewHugeMemfd,
     Reserved, //
 };
 use crate::{
@@ -15,17 +18,13 @@ use crate::{
     fs::File,
     kho::{
         PhysAddr,
-        RestoredFolio,
-        RestoredPages, //
+        RestoredFolio, //
     },
     memfd::NewFile,
     page::PAGE_SHIFT,
     prelude::*,
     sync::aref::ARef, //
 };
-
-/// A memfd of huge pages to which nobody else has a reference yet.
-pub type NewHugeMemfd = NewFile<HugeMemfd>;
 
 impl NewFile<HugeMemfd> {
     /// Makes a memfd of pages of `order`. The `name` is taken as it is, so it should begin with
@@ -161,23 +160,4 @@ impl Drop for HugeFilling {
         // SAFETY: By the type invariant it was begun with these.
         unsafe { bindings::hugetlb_restore_end(self.file.0.inode(), &mut self.charges) };
     }
-}
-
-/// Claims the preserved folio of `order` at `at` and frees it: it goes to the pool of its size,
-/// which has counted it from the boot on; or, if there is no pool, to the page allocator.
-///
-/// # Errors
-///
-/// [`ENOENT`] or [`EMSGSIZE`] if no folio of that order is preserved at `at`.
-pub fn discard(at: PhysAddr, order: u32) -> Result {
-    // SAFETY: The function takes any number.
-    let has_pool = unsafe { !bindings::size_to_hstate(1 << (order + PAGE_SHIFT as u32)).is_null() };
-
-    if !has_pool || crate::kho::is_poisoned(at, 1 << (order + PAGE_SHIFT as u32)) {
-        return RestoredPages::claim(at, 1 << order).map(drop);
-    }
-    let folio = RestoredFolio::claim_of(at, order)?;
-    // SAFETY: The only reference to the folio is ours, and goes over.
-    unsafe { bindings::hugetlb_discard_folio(folio.as_ptr()) };
-    Ok(())
 }

@@ -63,6 +63,17 @@ pub fn free_memory() -> Outcome<u64> {
     Ok(pages * (PAGE as u64 >> 10))
 }
 
+/// Writes to half of the memory that is free, and gives it back.
+pub fn write_to_half_of_memory() -> Outcome {
+    let half = free_memory()? << 10 >> 1;
+    let file = super::memfd("half of the memory")?;
+
+    for at in (0..half).step_by(1 << 20) {
+        super::write_at(&file, at, &[0x5a; 1 << 20])?;
+    }
+    Ok(())
+}
+
 /// Waits for freed memory, which comes back a moment later, and has the slab caches give back what
 /// they have free, objects that KASAN holds back included.
 pub fn shrink_caches() -> Outcome {

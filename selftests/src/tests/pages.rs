@@ -82,11 +82,7 @@ pub fn middle(stage: &mut Stage) -> Outcome {
     ensure_errno!(Device::open(), EOPNOTSUPP);
 
     // What is kept is not given to anybody.
-    let free = sys::free_memory()? / 2;
-    let memory = sys::memfd("memory")?;
-    for at in (0..free).step_by(1 << 20) {
-        sys::write_at(&memory, at, &[0x5a; 1 << 20])?;
-    }
+    sys::write_to_half_of_memory()?;
 
     reboot::load_without_handover()?;
     ensure_eq!(kexec::jump().errno(), Errno::EOPNOTSUPP);

@@ -2,6 +2,7 @@
 
 //! Memfds of huge pages (`MFD_HUGETLB`) across a kexec, and what the pools count.
 
+pub mod absent;
 pub mod attributes;
 pub mod content;
 pub mod counts;

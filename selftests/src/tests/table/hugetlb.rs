@@ -8,6 +8,7 @@ use crate::{
         Test, //
     },
     tests::hugetlb::{
+        absent,
         attributes,
         content,
         counts,
@@ -139,6 +140,15 @@ pub const TESTS: &[Test] = &[
     .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
+    test(
+        "kexec-hugetlb-absent",
+        &[repeated::before, absent::between, repeated::after],
+    )
+    .c_differs(),
+    test(
+        "kexec-hugetlb-absent-discarded",
+        &[repeated::before, absent::discarded],
+    ),
     test(
         "kexec-hugetlb-unclaimed",
         &[
