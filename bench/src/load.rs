@@ -15,14 +15,23 @@ use nix::sys::{
     }, //
 };
 use std::{
-    fs::File,
+    ffi::c_void,
+    fs::{
+        self,
+        File, //
+    },
     io,
     num::NonZeroUsize,
-    os::unix::fs::FileExt, //
+    os::unix::fs::FileExt,
+    ptr::NonNull, //
 };
 
 /// Size of a page.
 pub const PAGE: usize = 4096;
+
+/// How many pages a huge page has, and where the pool of these is.
+const HUGE: u64 = 512;
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
 /// How many pages are read or written at once.
 const CHUNK: u64 = 256;
@@ -42,6 +51,8 @@ pub enum Fill {
     Mapped,
     /// One after the other, when the file is preserved already.
     Late,
+    /// One after the other, through a mapping: the file is one of huge pages (HugeTLB).
+    Hugetlb,
 }
 
 /// A load.
@@ -76,6 +87,7 @@ impl Load {
                 Some("holes") => Fill::Holes,
                 Some("mapped") => Fill::Mapped,
                 Some("late") => Fill::Late,
+                Some("hugetlb") => Fill::Hugetlb,
                 Some(other) => return Err(format!("nobody knows how to fill '{other}'")),
             },
         })
@@ -88,11 +100,18 @@ impl Load {
 
     /// Makes all files, in the order in which they are to be preserved, and what stays behind.
     pub fn make(&self) -> io::Result<(Vec<File>, File)> {
-        let decoy = new_file()?;
+        let decoy = new_file(MFdFlags::empty())?;
         let mut files = Vec::new();
+        let count = self.sessions * self.files;
+        let mut flags = MFdFlags::empty();
 
-        for _ in 0..self.sessions * self.files {
-            let file = new_file()?;
+        if self.fill == Fill::Hugetlb {
+            let pages = count as u64 * self.pages / HUGE;
+            fs::write(POOL, pages.to_string())?;
+            flags = MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
+        }
+        for _ in 0..count {
+            let file = new_file(flags)?;
             self.fill(&file, &decoy)?;
             files.push(file);
         }
@@ -140,6 +159,13 @@ impl Load {
                 write(file, self.pages - 1, 1)?;
                 map(file, self.pages * PAGE as u64)?;
             }
+            Fill::Hugetlb => {
+                let memory = map(file, self.pages * PAGE as u64)?.cast::<[u8; PAGE]>();
+                for index in 0..self.pages {
+                    // SAFETY: The mapping has that many pages, and nobody else uses it.
+                    unsafe { memory.add(index as usize).cast().write(stamp(index)) };
+                }
+            }
         }
         Ok(())
     }
@@ -180,12 +206,12 @@ fn stamp(index: u64) -> [u8; 8] {
     (index + 1).to_le_bytes()
 }
 
-fn new_file() -> io::Result<File> {
-    Ok(memfd_create("bench", MFdFlags::MFD_CLOEXEC)?.into())
+fn new_file(flags: MFdFlags) -> io::Result<File> {
+    Ok(memfd_create("bench", flags | MFdFlags::MFD_CLOEXEC)?.into())
 }
 
 /// Maps a file for writing, until the process ends.
-fn map(file: &File, size: u64) -> io::Result<()> {
+fn map(file: &File, size: u64) -> io::Result<NonNull<c_void>> {
     let size = usize::try_from(size)
         .ok()
         .and_then(NonZeroUsize::new)
@@ -196,8 +222,7 @@ fn map(file: &File, size: u64) -> io::Result<()> {
     );
 
     // SAFETY: The kernel chooses where, so nothing that is used is replaced.
-    unsafe { mmap(None, size, prot, flags, file, 0) }?;
-    Ok(())
+    Ok(unsafe { mmap(None, size, prot, flags, file, 0) }?)
 }
 
 /// Writes some pages, each of which begins with a stamp.

@@ -76,6 +76,9 @@ HUGE_PAGES = {"64 MiB in huge pages": Load(1, 1, 64 * MIB, options=HUGE),
               "1 GiB in huge pages": Load(1, 1, 1024 * MIB, options=HUGE),
               "1 GiB in huge pages clear of KHO's areas":
                   Load(1, 1, 1024 * MIB, options=f"{HUGE} {CLEAR}")}
+# In C this is the C LUO with our handler: it has none for such files.
+HUGETLB = {"64 MiB in HugeTLB pages": Load(1, 1, 64 * MIB, "hugetlb"),
+           "1 GiB in HugeTLB pages": Load(1, 1, 1024 * MIB, "hugetlb")}
 SPARSE = Load(1, 1, 256 * MIB, "holes")
 # Whose mappings may be touched while they are frozen.
 MAPPED = Load(1, 10_000, 16, "mapped")
@@ -98,7 +101,7 @@ def rows() -> list[Row]:
         *growth("retrieve a 4 KiB memfd", SMALL, "retrieve"),
         Row("retrieve 10 000 small files", SMALL, "retrieve"),
     ]
-    files = LARGE | FRAGMENTED | HUGE_PAGES
+    files = LARGE | FRAGMENTED | HUGE_PAGES | HUGETLB
     for figure in ("preserve", "retrieve"):
         table += [Row(f"{figure} {name}", load, figure, load.pages, "a page")
                   for name, load in files.items()]
