@@ -2,10 +2,13 @@
 
 //! What the kernel tells about its memory, and its settings.
 
-use super::PAGE;
 use crate::harness::{
     Failure,
     Outcome, //
+};
+use nix::unistd::{
+    sysconf,
+    SysconfVar, //
 };
 use std::{
     fs,
@@ -47,6 +50,13 @@ pub fn zone_room(zone: &str) -> Outcome<i64> {
     }
 }
 
+/// How large pages are, for the kernel that runs.
+pub fn page_size() -> Outcome<u64> {
+    let size = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
+
+    size.ok_or_else(|| Failure::here("the kernel does not know its page size"))
+}
+
 /// How much memory is free, in KiB: also what processors have set aside for their next
 /// allocations.
 pub fn free_memory() -> Outcome<u64> {
@@ -60,7 +70,7 @@ pub fn free_memory() -> Outcome<u64> {
         .filter_map(|value| value.trim().parse::<u64>().ok())
         .sum();
 
-    Ok(pages * (PAGE as u64 >> 10))
+    Ok(pages * (page_size()? >> 10))
 }
 
 /// Writes to half of the memory that is free, and gives it back.

@@ -26,20 +26,9 @@ use liveupdate::{
 };
 use nix::{
     errno::Errno,
-    fcntl::SealFlag,
-    unistd::{
-        sysconf,
-        SysconfVar, //
-    }, //
+    fcntl::SealFlag, //
 };
 use std::fs;
-
-/// How large pages are, for the kernel that runs.
-fn page_size() -> Outcome<u64> {
-    let size = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
-
-    size.ok_or_else(|| Failure::here("the kernel does not know its page size"))
-}
 
 /// The parameter that tells the page size of the first kernel.
 const FIRST: &str = "luo.first_page_size";
@@ -65,7 +54,7 @@ pub fn before(stage: &mut Stage) -> Outcome {
     session.preserve(&sealed, 4)?;
 
     stage.keep(session);
-    stage.next_boot(format!("{FIRST}={}", page_size()?));
+    stage.next_boot(format!("{FIRST}={}", sys::page_size()?));
     Ok(())
 }
 
@@ -74,11 +63,11 @@ pub fn before(stage: &mut Stage) -> Outcome {
 pub fn middle(stage: &mut Stage) -> Outcome {
     let first = CommandLine::read()?.get(FIRST).map(str::to_owned);
 
-    if first == Some(page_size()?.to_string()) {
+    if first == Some(sys::page_size()?.to_string()) {
         Device::open()?;
         return Ok(());
     }
-    stage.note(format!("pages of {} bytes", page_size()?));
+    stage.note(format!("pages of {} bytes", sys::page_size()?));
     ensure_errno!(Device::open(), EOPNOTSUPP);
 
     // What is kept is not given to anybody.

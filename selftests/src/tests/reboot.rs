@@ -126,7 +126,8 @@ fn load_code(code: &[u8], flags: u64) -> nix::Result<()> {
         buf: code.as_ptr(),
         bufsz: code.len(),
         mem: at,
-        memsz: sys::PAGE,
+        // Whole pages, however large they are.
+        memsz: 64 << 10,
     }];
     // SAFETY: The kernel reads the one segment, and its bytes.
     let ret = unsafe { libc::syscall(libc::SYS_kexec_load, at, 1, segments.as_ptr(), flags) };
