@@ -99,7 +99,7 @@ ARM64 = Machine(
 ARM64_16K = replace(ARM64, page=16 << 10)
 # Each of KHO's three areas is at least as large as the largest block of memory, half a GiB; and the third,
 # by default, twice as large as the other two together, which count as memory that the boot needs.
-ARM64_64K = replace(ARM64, page=64 << 10, memory=4096, steady="kho_scratch=512M,512M,512M")
+ARM64_64K = replace(ARM64, page=64 << 10, memory=6144, steady="kho_scratch=512M,512M,512M")
 NAMES = {"x86_64": X86, "x86": X86, "arm64": ARM64}
 
 

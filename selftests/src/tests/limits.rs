@@ -197,6 +197,10 @@ impl Group {
 
     /// For how many bytes of some kind it is charged.
     pub fn bytes(&self, kind: &str) -> Outcome<u64> {
+        // What processors have counted is summed up once it is many pages, or every two seconds.
+        if sys::page_size()? > 4096 {
+            thread::sleep(Duration::from_millis(2500));
+        }
         fs::read_to_string(self.0.join("memory.stat"))?
             .lines()
             .find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))

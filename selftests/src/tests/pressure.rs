@@ -32,8 +32,8 @@ use std::{
 
 /// How many files there are.
 const FILES: u64 = 256;
-/// How many pages each has.
-const PAGES: usize = 256;
+/// How many pages each has: a MiB.
+const PAGES: usize = (1 << 20) / PAGE;
 /// Of so many files, the content of one is looked at.
 const LOOK: u64 = 8;
 
