@@ -19,6 +19,20 @@ from vm_host import Guest, Host, Scene, make
 
 VARIANTS = {"c": kernel.Variant("c", purpose="host"), "rust": HOST}
 HUGE = "transparent_hugepage_shmem=always"
+# What an operator can choose: parameters of the kernel, and files that are masked.
+CHOICES = (("with all messages on the console", "loglevel=8 systemd.show_status=yes", ()),
+           ("without the status of systemd", "systemd.show_status=no", ()),
+           ("without generators", "", tuple(f"etc/systemd/system-generators/systemd-{name}-generator" for name in (
+               "debug", "factory-reset", "fstab", "getty", "gpt-auto", "hibernate-resume", "run", "ssh",
+               "system-update"))),
+           ("without units that prepare what is there already", "", tuple(
+               f"etc/systemd/system/{name}" for name in (
+                   "kmod-static-nodes.service", "ldconfig.service", "proc-sys-fs-binfmt_misc.automount",
+                   "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-tracing.mount",
+                   "systemd-binfmt.service", "systemd-firstboot.service", "systemd-journal-catalog-update.service",
+                   "systemd-journal-flush.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
+                   "systemd-tmpfiles-setup-dev-early.service", "systemd-tmpfiles-setup-dev.service",
+                   "systemd-tmpfiles-setup.service", "systemd-update-done.service"))))
 PARTS = ("stop, and save the devices", "freeze, serialize, and the host's way down",
          "jump, and decompress the next kernel", "boot, until its init", "systemd, until luo-qemu",
          "retrieve", "start QEMU", "load the devices")
@@ -32,13 +46,15 @@ class Load:
     guests: int = 1
     size: int = 256             # of each, in MiB
     options: str = ""           # of the host's kernel
+    masked: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = tuple(VARIANTS)
 
     def scene(self, variant: kernel.Variant) -> Scene:
         """The host that carries it."""
         one = Guest(variables=f"BEAT_FILL={self.size * 3 // 4}", memory=f"{self.size}M")
         return Scene((), (one,) * self.guests, kernels=(variant,), processors=1,
                      memory=2048 + self.guests * self.size * 3 // 2,
-                     accel="tcg,tb-size=64", cpu="qemu64",
+                     accel="tcg,tb-size=64", cpu="qemu64", masked=self.masked,
                      command_line=f"printk.time=1 loglevel=6 {self.options}".strip(),
                      # With sleep=off the clock runs from timer to timer while a disk is waited for.
                      options=("-icount", "shift=0", "-rtc", "clock=vm"))
@@ -47,7 +63,9 @@ class Load:
 LOADS = (Load("no guest", 0), Load("256 MiB"), Load("1 GiB", size=1024), Load("4 GiB", size=4096),
          Load("256 MiB in huge pages", options=HUGE), Load("1 GiB in huge pages", size=1024, options=HUGE),
          Load("4 GiB in huge pages", size=4096, options=HUGE), Load("eight of 256 MiB", 8),
-         Load("eight of 256 MiB in huge pages", 8, options=HUGE))
+         Load("eight of 256 MiB in huge pages", 8, options=HUGE),
+         *(Load(f"no guest, {name}", 0, options=options, masked=masked, kernels=("rust",))
+           for name, options, masked in CHOICES))
 
 
 def instructions(seconds: float) -> int:
@@ -112,11 +130,11 @@ def measure(host: Host) -> list[int]:
 
 def run(wanted: list[Load], folder: Path) -> dict[str, dict[str, list[int]]]:
     """The parts by load and kernel, where they could be measured."""
-    files = make(folder, *(load.scene(variant) for load in wanted for variant in VARIANTS.values()))
+    files = make(folder, *(load.scene(VARIANTS[name]) for load in wanted for name in load.kernels))
     found: dict[str, dict[str, list[int]]] = {}
     for load in wanted:
-        for name, variant in VARIANTS.items():
-            host = Host(folder / f"{name}-{LOADS.index(load)}", files, load.scene(variant))
+        for name in load.kernels:
+            host = Host(folder / f"{name}-{LOADS.index(load)}", files, load.scene(VARIANTS[name]))
             with host.machine:
                 try:
                     found.setdefault(load.name, {})[name] = measure(host)

@@ -235,6 +235,8 @@ class Scene:
     kernels: tuple[kernel.Variant, ...] = (HOST,)
     # Further options of the QEMU that the host runs in.
     options: tuple[str, ...] = ()
+    # Further files of the host that have no content.
+    masked: tuple[str, ...] = ()
     processors: int = 2
     daily: bool = False
 
@@ -308,6 +310,8 @@ class Host:
         additions.file("root/usr/bin/luo-run", files["luo-run"], 0o755)
         additions.unit("cache.service", CACHE_UNIT, "multi-user.target")
         additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
+        for name in scene.masked:
+            additions.link(f"root/{name}", "/dev/null")
         for port, (name, kind) in enumerate(zip(self.guests, scene.guests, strict=True), FIRST_PORT):
             additions.bytes(f"root/etc/luo-qemu/{name}.conf", qemu(name, scene.accel, port, kind))
             additions.enable("luo-qemu@.service", "multi-user.target", name)
