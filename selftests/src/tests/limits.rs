@@ -257,7 +257,7 @@ pub fn charged(stage: &mut Stage) -> Outcome {
 }
 
 /// How many pages of [`full_before`] are written when the file is preserved.
-const LATE: usize = 48 << 8;
+const LATE: usize = (48 << 20) / sys::PAGE;
 
 /// A file of which much more is written late than its memory cgroup may have at a time: most of it
 /// is in swap at the reboot.

@@ -46,7 +46,7 @@ use std::{
 };
 
 /// How many pages the files here have.
-const PAGES: usize = 2048;
+const PAGES: usize = (8 << 20) / PAGE;
 
 /// A word of each page of a file.
 fn word(seed: u64, page: usize) -> u64 {

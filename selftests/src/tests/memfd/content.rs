@@ -194,7 +194,7 @@ pub fn late_after(stage: &mut Stage) -> Outcome {
 }
 
 /// Pages that a guest touches one after the other while the machine reboots.
-const LIVE_PAGES: usize = 1 << 15;
+const LIVE_PAGES: usize = (128 << 20) / PAGE;
 
 /// A guest that does not stop: it goes through its memory page by page, and notes in the first
 /// one how far it has come.
