@@ -25,6 +25,7 @@
 //! }
 //! ```
 
+mod advice;
 mod finding;
 mod judge;
 mod machine;
@@ -129,6 +130,7 @@ fn report(
         Ok(image) => {
             let machine = Machine::here();
             findings.extend(judge(&image, initrd, cmdline, &machine, will_preserve));
+            findings.extend(advice::of(cmdline));
             Some(image)
         }
         Err(err) => {

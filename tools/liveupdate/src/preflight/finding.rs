@@ -153,6 +153,9 @@ pub enum Problem {
     /// An incoming session or file is corrupt and cannot be handed over again. With the kernel's
     /// words.
     Quarantined(String),
+    /// The next kernel writes its messages to a serial console, while whoever is preserved waits. With
+    /// the parameter that says so.
+    SlowConsole(String),
     /// The formats of the image are derived.
     Derived,
     /// What is preserved now.
@@ -191,6 +194,7 @@ impl Problem {
             Self::UnknownContents => "unknown-contents",
             Self::DropsIncoming => "drops-incoming",
             Self::Quarantined(_) => "quarantined",
+            Self::SlowConsole(_) => "slow-console",
             Self::Derived => "derived",
             Self::Preserved { .. } => "preserved",
         }
@@ -303,6 +307,11 @@ impl fmt::Display for Problem {
                 "this kernel drops incoming sessions that are not finished at the kexec",
             ),
             Self::Quarantined(what) => write!(f, "corrupt, and cannot be handed over again: {what}"),
+            Self::SlowConsole(console) => write!(
+                f,
+                "the next kernel writes its messages to {console}, and what is preserved waits meanwhile; \
+                 quiet on the command line makes that shorter"
+            ),
             Self::Derived => f.write_str(
                 "the image does not say what it reads: derived from its strings and configuration",
             ),
