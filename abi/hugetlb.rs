@@ -29,7 +29,7 @@
 //!
 //! Numbers and indices of pages count pages of 4 KiB. A reservation is for pages that are not
 //! there, but that the pool of the size must have when they are touched. The blocks of both chains
-//! have a checksum, see [`Record::SUMMED`](super::block::Record::SUMMED).
+//! have a checksum, see [`Record::SUMMED`].
 
 use core::ffi::CStr;
 

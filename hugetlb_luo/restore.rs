@@ -194,15 +194,12 @@ impl Description {
                 let stop = next.unwrap_or(end);
 
                 let pages = at >> self.memfd.order..stop >> self.memfd.order;
-                match file.reserve(pages.clone()) {
-                    Err(e) => {
-                        let count = pages.end - pages.start;
-                        pr_err!("the pool has no {} huge pages for a reservation\n", count);
-                        if !liveupdate::is_rebooting() {
-                            return Err(e);
-                        }
+                if let Err(e) = file.reserve(pages.clone()) {
+                    let count = pages.end - pages.start;
+                    pr_err!("the pool has no {} huge pages for a reservation\n", count);
+                    if !liveupdate::is_rebooting() {
+                        return Err(e);
                     }
-                    Ok(()) => {}
                 }
                 match next {
                     Some(index) => at = index + (1 << self.memfd.order),

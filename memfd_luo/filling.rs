@@ -27,7 +27,7 @@ impl<const NAME: usize> Attributes<NAME> {
     }
 
     /// Makes `target` a file of this size and with room for some pages, if that is allowed.
-    pub(super) fn into_target(
+    pub(super) fn fit_target(
         &self,
         target: &File,
         pages: usize,

@@ -89,7 +89,7 @@ impl<L: Layout> FileHandler for Handler<L> {
         retrieve::<Self::Handle, _, _>(
             header,
             Description::<L>::read,
-            |memfd| memfd.attributes.into_target(target, memfd.pages),
+            |memfd| memfd.attributes.fit_target(target, memfd.pages),
             Description::fill,
         )
     }

@@ -227,7 +227,7 @@ impl<const VERSION: u32> FileHandler for Small<VERSION> {
         retrieve::<Self::Handle, _, _>(
             incoming,
             read::<VERSION>,
-            |memfd| memfd.attributes.into_target(target, memfd.pages()),
+            |memfd| memfd.attributes.fit_target(target, memfd.pages()),
             Description::fill,
         )
     }

@@ -559,13 +559,13 @@ void hugetlb_restore_end(struct inode *inode, struct hugetlb_charge *charge)
 
 	if (charge->cgroup)
 		hugetlb_cgroup_uncharge_cgroup(index,
-				charge->left << huge_page_order(h),
-				charge->cgroup);
+					       charge->left << huge_page_order(h),
+					       charge->cgroup);
 	/* The regions of the file have references of their own. */
 	if (charge->rsvd)
 		hugetlb_cgroup_uncharge_cgroup_rsvd(index,
-				charge->rsvd_left << huge_page_order(h),
-				charge->rsvd);
+						    charge->rsvd_left << huge_page_order(h),
+						    charge->rsvd);
 }
 
 /**

@@ -266,7 +266,7 @@ class Bench:
         memfd = "c" if any(variant.memfd_impl == "c" for variant in variants) else "rust"
         config = read_config(self.built.folder / ".config")
         listed = [test for test in listed
-                  if not test.needs or config.get(f"CONFIG_{test.needs}") == "y"]
+                  if all(config.get(f"CONFIG_{option}") == "y" for option in test.needs)]
         able = [test for test in listed if test.passes(core, memfd)]
         boots: dict[str, list[OwnTest]] = {}
         for test in filter(pick, listed) if pick else able:
@@ -339,7 +339,7 @@ class OwnTest:
     c_differs: bool
     rust_memfd: bool
     long: bool
-    needs: str
+    needs: list[str]            # options of the kernel
     processors: int
     hold: list[str]             # in which functions of the kernel to hold the first processor
     machine: str                # see MACHINES; such a test is alone in its boot, as
@@ -359,8 +359,12 @@ class OwnTest:
         line, _, parameters = line.partition(" -- ")
         name, *words = line.split()
         word = dict(item.split("=", 1) for item in words if "=" in item)
+
+        def listed(key: str) -> list[str]:
+            return list(filter(None, word.get(key, "").split(",")))
+
         return OwnTest(name, word.get("boot", name), int(word.get("mem", 1024)),
                        int(word.get("timeout", 60)), word.get("c") == "differs",
                        word.get("memfd") == "rust", word.get("when") == "long",
-                       word.get("needs", ""), int(word.get("cpus", 2)),
-                       list(filter(None, word.get("hold", "").split(","))), word.get("machine", ""), parameters)
+                       listed("needs"), int(word.get("cpus", 2)),
+                       listed("hold"), word.get("machine", ""), parameters)

@@ -318,7 +318,7 @@ impl Test {
         self.alone()
     }
 
-    /// Says that it needs a kernel with an option that not all have.
+    /// Says that it needs a kernel with an option that not all have; or several, with commas between.
     pub const fn needs(mut self, option: &'static str) -> Self {
         self.needs = Some(option);
         self

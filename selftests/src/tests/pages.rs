@@ -117,10 +117,10 @@ pub fn refused_before(stage: &mut Stage) -> Outcome {
     let flags = image
         .get_mut(FLAGS)
         .ok_or_else(|| Failure::here("no Image"))?;
-    let size = *flags >> PAGE_SIZE_SHIFT & 3;
+    let size = (*flags >> PAGE_SIZE_SHIFT) & 3;
     ensure!(size != 0, "the Image does not tell its page size");
     let other = if size == SMALL { LARGEST } else { SMALL };
-    *flags = *flags & !(3 << PAGE_SIZE_SHIFT) | other << PAGE_SIZE_SHIFT;
+    *flags = *flags & !(3 << PAGE_SIZE_SHIFT) | (other << PAGE_SIZE_SHIFT);
     let note = b"keeps other-page-size\0";
     let at = image.windows(note.len()).position(|bytes| bytes == note);
     image[at.ok_or_else(|| Failure::here("the Image has no note of page sizes"))?] ^= 1;

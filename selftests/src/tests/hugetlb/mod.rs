@@ -132,7 +132,7 @@ pub fn memfd_of_holes(name: &str, pages: usize) -> Outcome<File> {
 
 /// What [`fill`] writes at the beginning of each small page.
 fn word_of(seed: u64, page: usize, at: usize) -> u64 {
-    (seed << 48 | (page as u64) << 24 | at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
+    ((seed << 48) | ((page as u64) << 24) | at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
 }
 
 /// Has all of some huge pages written, which are allocated by that.

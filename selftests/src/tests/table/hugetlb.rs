@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &[
     test("hugetlb-frozen", &[counts::frozen]),
     test("hugetlb-mounted", &[counts::mounted]),
     test("hugetlb-poisoned", &[limits::poisoned])
-        .needs("MEMORY_FAILURE")
+        .needs("LIVEUPDATE_HUGETLB,MEMORY_FAILURE")
         .long(),
     test(
         "kexec-hugetlb-content",
@@ -76,23 +76,23 @@ pub const TESTS: &[Test] = &[
         "kexec-hugetlb-vmemmap",
         &[content::content_before, content::vmemmap_after],
     )
-    .needs("HUGETLB_PAGE_OPTIMIZE_VMEMMAP")
+    .needs("LIVEUPDATE_HUGETLB,HUGETLB_PAGE_OPTIMIZE_VMEMMAP")
     .parameters("hugetlb_free_vmemmap=on"),
     test(
         "kexec-hugetlb-charged",
         &[limits::charged_before, limits::charged_after],
     )
-    .needs("CGROUP_HUGETLB"),
+    .needs("LIVEUPDATE_HUGETLB,CGROUP_HUGETLB"),
     test(
         "kexec-hugetlb-counted",
         &[limits::charged_before, limits::counted_after],
     )
-    .needs("MEMCG"),
+    .needs("LIVEUPDATE_HUGETLB,MEMCG"),
     test(
         "kexec-hugetlb-nodes",
         &[limits::nodes_before, limits::nodes_after],
     )
-    .needs("NUMA")
+    .needs("LIVEUPDATE_HUGETLB,NUMA")
     .memory(2048)
     .machine("numa")
     .long(),
@@ -100,7 +100,7 @@ pub const TESTS: &[Test] = &[
         "kexec-hugetlb-corrupt",
         &[limits::corrupt_before, limits::corrupt_after],
     )
-    .needs("LIVEUPDATE_TEST_CORRUPT")
+    .needs("LIVEUPDATE_HUGETLB,LIVEUPDATE_TEST_CORRUPT")
     .parameters("liveupdate.corrupt=huge:33:7"),
     test(
         "kexec-hugetlb-default",
