@@ -50,14 +50,17 @@ class MutationSet:
         return list(dict.fromkeys(test for mutant in self.mutants for test in mutant.caught_by))
 
     def broken(self) -> dict[str, str]:
-        """The files that change, with all mutants in them. Fails if one does not fit."""
+        """The files that change, with all mutants in them. Fails if some do not fit."""
         texts: dict[str, str] = {}
+        misfits = []
         for mutant in self.mutants:
             path = REPO / mutant.file
             text = texts.get(mutant.file) or (path.read_text() if path.exists() else "")
             if (count := text.count(mutant.old)) != 1:
-                raise Failed(f"{self.name}: {mutant.what}: {mutant.file} has its text {count} times")
+                misfits.append(f"{self.name}: {mutant.what}: {mutant.file} has its text {count} times")
             texts[mutant.file] = text.replace(mutant.old, mutant.new)
+        if misfits:
+            raise Failed("\n".join(misfits))
         return texts
 
 
@@ -80,11 +83,15 @@ def mutation_sets() -> list[MutationSet]:
 def trouble(tests: set[str]) -> list[str]:
     """What is wrong with the mutants of a suite that has these tests: none may be left out."""
     caught: set[str] = set()
+    misfits: list[str] = []
     try:
         for each in mutation_sets():
-            each.broken()
             caught.update(test.rpartition("/")[2] for test in each.tests())
+            try:
+                each.broken()
+            except Failed as why:
+                misfits += str(why).splitlines()
     except Failed as why:
         return [str(why)]
-    return [*(f"mutants name {test}, which is no test" for test in sorted(caught - tests)),
+    return [*misfits, *(f"mutants name {test}, which is no test" for test in sorted(caught - tests)),
             *(f"no mutant shows that {test} can fail" for test in sorted(tests - caught))]
