@@ -125,6 +125,7 @@ pub const TESTS: &[Test] = &[
         "kexec-hugetlb-missing",
         &[gigantic::missing_before, gigantic::missing_after],
     )
+    .needs("LIVEUPDATE_HUGETLB,X86")
     .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
     .machine("max"),
@@ -136,6 +137,7 @@ pub const TESTS: &[Test] = &[
             gigantic::after,
         ],
     )
+    .needs("LIVEUPDATE_HUGETLB,X86")
     .c_differs()
     .memory(10240)
     .parameters("hugepagesz=1G hugepages=2")
