@@ -63,6 +63,8 @@ pub(super) enum State {
     Kept { _state: KeptState },
 }
 
+// A kernel that can only keep such files does not say that it reads them.
+#[cfg(CONFIG_LIVEUPDATE_HUGETLB)]
 kernel::liveupdate_note!("handler", COMPATIBLE_HUGETLB);
 
 #[vtable]

@@ -115,6 +115,8 @@ class Tools:
 # What is known of the kernels that the suite builds: roots that they read, and how that is known.
 IMAGES = {"rust": ({"luo-v1", "luo-v5"}, "note"), "rust-memfd-c": ({"luo-v1", "luo-v5"}, "note"),
           "c": ({"luo-v5"}, "note"), "7.2": ({"luo-v5"}, "derived")}
+# Those that can retrieve files of huge pages. What can only keep them must not say so.
+WITH_HUGETLB = ("rust", "c")
 
 
 def image_trouble(luoctl: Path, bench: Bench) -> list[str]:
@@ -130,6 +132,9 @@ def image_trouble(luoctl: Path, bench: Bench) -> list[str]:
             trouble.append(f"{path.name}: reads {sorted(found)}, as is known from {formats['source']}")
         if not any(entry["name"] == "memfd-v2" for entry in formats["entries"]):
             trouble.append(f"{path.name}: reads no memfd-v2")
+        if any(entry["name"] == "hugetlb-memfd-v1" for entry in formats["entries"]) \
+                != (bench.name in WITH_HUGETLB):
+            trouble.append(f"{path.name}: is wrong about huge pages")
         if image.get("release") != bench.built.release:
             trouble.append(f"{path.name}: is {image.get('release')}, not {bench.built.release}")
     return trouble
