@@ -97,8 +97,8 @@ ARM64 = Machine(
     busybox=Path("/usr/aarch64-linux-gnu/usr/bin/busybox"), fragments=("config.aarch64", "arm64"),
     registers=Registers(pc=32, back=30, stacked=False))
 ARM64_16K = replace(ARM64, page=16 << 10)
-# Each of KHO's three areas is at least as large as the largest block of memory, half a GiB; and the third,
-# by default, twice as large as the other two together, which count as memory that the boot needs.
+# Each of KHO's three areas is at least as large as the largest block of memory, half a GiB. By default the
+# third is twice as large as what is reserved by then, the other two areas included.
 ARM64_64K = replace(ARM64, page=64 << 10, memory=6144, steady="kho_scratch=512M,512M,512M")
 NAMES = {"x86_64": X86, "x86": X86, "arm64": ARM64}
 

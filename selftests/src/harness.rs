@@ -246,7 +246,7 @@ pub struct Test {
     pub c_differs: bool,
     /// Whether it takes too long for every day.
     pub long: bool,
-    /// An option that the kernel must be configured with, if any: `CONFIG_` and this.
+    /// Options that the kernel must be configured with, if any: `CONFIG_` and each of these.
     pub needs: Option<&'static str>,
     /// What to change on the command line of the boot that follows the first.
     pub next_parameters: &'static [(&'static str, &'static str)],

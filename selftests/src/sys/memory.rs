@@ -57,6 +57,15 @@ pub fn page_size() -> Outcome<u64> {
     size.ok_or_else(|| Failure::here("the kernel does not know its page size"))
 }
 
+/// How large the huge pages are that the kernel counts as such in files of memory, in bytes.
+pub fn huge_page_size() -> Outcome<usize> {
+    let text = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")?;
+
+    text.trim()
+        .parse()
+        .map_err(|e| Failure::here(format_args!("hpage_pmd_size: {text:?}: {e}")))
+}
+
 /// How much memory is free, in KiB: also what processors have set aside for their next
 /// allocations.
 pub fn free_memory() -> Outcome<u64> {
@@ -75,7 +84,7 @@ pub fn free_memory() -> Outcome<u64> {
 
 /// Writes to half of the memory that is free, and gives it back.
 pub fn write_to_half_of_memory() -> Outcome {
-    let half = free_memory()? << 10 >> 1;
+    let half = free_memory()? * 1024 / 2;
     let file = super::memfd("half of the memory")?;
 
     for at in (0..half).step_by(1 << 20) {

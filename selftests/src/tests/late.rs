@@ -218,11 +218,6 @@ pub fn outranked_before(stage: &mut Stage) -> Outcome {
 pub fn throttled_before(stage: &mut Stage) -> Outcome {
     const FEW: usize = 6;
 
-    if PAGE > 16 << 10 {
-        return Err(Failure::skip(
-            "swapping such pages takes an emulated machine too long",
-        ));
-    }
     start_swapping()?;
     let group = Group::new("full")?;
     group.set("memory.max", 64 << 20)?;
