@@ -266,7 +266,7 @@ class Bench:
         memfd = "c" if any(variant.memfd_impl == "c" for variant in variants) else "rust"
         config = read_config(self.built.folder / ".config")
         listed = [test for test in listed
-                  if all(config.get(f"CONFIG_{option}") == "y" for option in test.needs)]
+                  if all(is_met(config, need) for need in test.needs)]
         able = [test for test in listed if test.passes(core, memfd)]
         boots: dict[str, list[OwnTest]] = {}
         for test in filter(pick, listed) if pick else able:
@@ -328,6 +328,12 @@ class Bench:
         guest.side_by_side([partial(run, *item) for item in longest])
 
 
+def is_met(config: Mapping[str, str], need: str) -> bool:
+    """Whether a kernel has the option that a test needs; or has not the one behind a `!`."""
+    option = need.removeprefix("!")
+    return (config.get(f"CONFIG_{option}") == "y") == (option == need)
+
+
 @dataclass(frozen=True)
 class OwnTest:
     """A line of `luo-selftest list`."""
@@ -339,7 +345,7 @@ class OwnTest:
     c_differs: bool
     rust_memfd: bool
     long: bool
-    needs: list[str]            # options of the kernel
+    needs: list[str]            # options of the kernel: see is_met()
     processors: int
     hold: list[str]             # in which functions of the kernel to hold the first processor
     machine: str                # see MACHINES; such a test is alone in its boot, as

@@ -117,6 +117,12 @@ class Read(unittest.TestCase):
         self.assertFalse(test.passes("c", "c"))
         self.assertTrue(test.passes("rust", "c"))
 
+    def test_needs(self):
+        config = {"CONFIG_MEMCG": "y", "CONFIG_SWAP": "m"}
+        for need, met in {"MEMCG": True, "SWAP": False, "NUMA": False,
+                          "!MEMCG": False, "!NUMA": True}.items():
+            self.assertEqual(guest_tests.is_met(config, need), met, need)
+
     def test_corruption(self):
         """What is lost must have been corrupted, and what was corrupted must be lost."""
         def judge(console: str, lost: str) -> list[str]:

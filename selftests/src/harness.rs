@@ -318,7 +318,8 @@ impl Test {
         self.alone()
     }
 
-    /// Says that it needs a kernel with an option that not all have; or several, with commas between.
+    /// Says that it needs a kernel with an option that not all have, or, behind a `!`, without it; or
+    /// several, with commas between.
     pub const fn needs(mut self, option: &'static str) -> Self {
         self.needs = Some(option);
         self

@@ -26,8 +26,8 @@ pub const LONG: [Part; 101] = [part::<101>; 101];
 /// The update with which later ones are compared.
 const SETTLED: u64 = 5;
 
-/// By how much memory may differ from one boot to the next, in KiB.
-const NOISE: u64 = 1024;
+/// By how much memory may differ from one boot to the next, in pages.
+const NOISE: u64 = 256;
 
 /// Memory as the kernel counts it when nothing is preserved, in KiB.
 #[derive(Debug)]
@@ -117,12 +117,13 @@ fn part<const PARTS: usize>(stage: &mut Stage) -> Outcome {
         .as_ref()
         .filter(|_| n % 5 != 3 || stage.number == PARTS)
     {
+        let noise = NOISE * sys::page_size()? / 1024;
         ensure!(
-            memory.total + NOISE > settled.total && memory.free + NOISE > settled.free,
+            memory.total + noise > settled.total && memory.free + noise > settled.free,
             "{memory:?}, but {settled:?} after update {SETTLED}"
         );
         ensure!(
-            memory.slab < settled.slab + NOISE,
+            memory.slab < settled.slab + noise,
             "{memory:?}, but {settled:?} after update {SETTLED}"
         );
     }

@@ -220,9 +220,6 @@ const ZONES_ROOM: i64 = 10_000;
 ///
 /// At 54251ba this was ENOMEM.
 pub fn zones(stage: &mut Stage) -> Outcome {
-    if sys::page_size()? > 16 << 10 {
-        return Err(Failure::skip("an area of KHO has at least 512 MiB"));
-    }
     // Between the watermarks lies a tenth of the zone then.
     fs::write("/proc/sys/vm/watermark_scale_factor", "1000")?;
     let session = Device::open()?.create_session(stage.name)?;

@@ -234,6 +234,8 @@ pub const TESTS: &[Test] = &[
         .memory(4608)
         .timeout(180)
         .parameters("kho_scratch=64M,64M,384M")
+        // There an area has 512 MiB or more.
+        .needs("!ARM64_64K_PAGES")
         .rust_memfd()
         .alone(),
     Test::new(
