@@ -36,5 +36,6 @@ fn run(start: u64) -> Result<(), Box<dyn std::error::Error>> {
         writeln!(report, "failed: {why}")?;
     }
     writeln!(report, "done")?;
+    report.flush()?;
     Ok(())
 }

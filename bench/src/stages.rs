@@ -14,7 +14,10 @@ use liveupdate::{
     kexec,
     Device, //
 };
-use luo_guest::initramfs::Archive;
+use luo_guest::{
+    initramfs::Archive,
+    Port, //
+};
 use nix::sys::{
     memfd::{
         memfd_create,
@@ -54,7 +57,7 @@ const GROWTH: [usize; 4] = [0, 100, 1_000, 10_000];
 const WINDOW: usize = 21;
 
 /// Where figures go.
-struct Report<'a>(&'a mut File);
+struct Report<'a>(&'a mut Port);
 
 impl Report<'_> {
     fn say(&mut self, name: impl Display, value: u64) -> io::Result<()> {
@@ -78,7 +81,7 @@ impl Report<'_> {
 }
 
 /// Does one boot's share of the work; `start` is when the program began.
-pub fn run(start: u64, report: &mut File) -> Result {
+pub fn run(start: u64, report: &mut Port) -> Result {
     let cmdline = CommandLine::read()?;
     let load = Load::of(&cmdline)?;
     let mut report = Report(report);

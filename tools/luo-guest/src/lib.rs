@@ -15,9 +15,12 @@ use nix::{
         mount,
         MsFlags, //
     },
-    sys::reboot::{
-        reboot,
-        RebootMode, //
+    sys::{
+        reboot::{
+            reboot,
+            RebootMode, //
+        },
+        termios::tcdrain, //
     },
     unistd, //
 };
@@ -29,12 +32,11 @@ use std::{
     },
     io::{
         self,
-        Read, //
+        Read,
+        Write, //
     },
     os::unix::fs::OpenOptionsExt,
-    path::Path,
-    thread,
-    time::Duration, //
+    path::Path, //
 };
 
 /// The file systems that every process expects.
@@ -78,7 +80,7 @@ const REPORT: &str = if cfg!(target_arch = "aarch64") {
 ///
 /// The first one is the console, where the kernel has its say. If there is no second port the
 /// console must do.
-pub fn report_port() -> Result<File> {
+pub fn report_port() -> Result<Port> {
     let open = |path| OpenOptions::new().write(true).open(path);
 
     open(REPORT)
@@ -88,7 +90,24 @@ pub fn report_port() -> Result<File> {
             Ok(port)
         })
         .or_else(|_| open("/dev/console"))
+        .map(Port)
         .context(|| "open a terminal")
+}
+
+/// A serial port, to be flushed before a reboot or a kexec: these do not wait for what its driver has
+/// not sent yet.
+#[derive(Debug)]
+pub struct Port(File);
+
+impl Write for Port {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    /// Waits until all is sent.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(tcdrain(&self.0)?)
+    }
 }
 
 /// Makes a terminal pass on bytes as they are.
@@ -178,8 +197,8 @@ pub fn power_off() -> ! {
     };
 
     unistd::sync();
-    // Let the serial ports drain.
-    thread::sleep(Duration::from_millis(50));
+    // What was said on the console, if that is a terminal.
+    let _ = tcdrain(io::stderr());
     let _ = reboot(mode);
     // The first process must not end, or the kernel panics. Nothing better is left.
     std::process::exit(1);
