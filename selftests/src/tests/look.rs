@@ -233,14 +233,18 @@ pub fn raced(_: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Sizes of memfds, and how many pages of each are there; the sparse one has its pages apart.
-const MEMFDS: [(u64, u64); 5] = [
-    (0, 0),
-    (100, 1),
-    (4096, 0),
-    (3 * 4096, 3),
-    (1000 * 4096 + 5, 3),
-];
+/// Sizes of memfds, in bytes, and how many pages of each are there; the sparse one has its pages apart.
+fn memfds() -> Outcome<[(u64, u64); 5]> {
+    let page = sys::page_size()?;
+
+    Ok([
+        (0, 0),
+        (100, 1),
+        (page, 0),
+        (3 * page, 3),
+        (1000 * page + 5, 3),
+    ])
+}
 
 fn numbers_in(text: &str) -> Vec<u64> {
     text.split(|c: char| !c.is_ascii_digit())
@@ -266,25 +270,26 @@ fn summaries(side: &str, name: &str) -> Outcome<Vec<(String, String)>> {
 /// Handlers describe their files.
 pub fn summary_before(stage: &mut Stage) -> Outcome {
     let session = Device::open()?.create_session("summary")?;
+    let (page_size, memfds) = (sys::page_size()?, memfds()?);
 
-    for (token, (size, pages)) in (0..).zip(MEMFDS) {
+    for (token, (size, pages)) in (0..).zip(memfds) {
         let memfd = sys::memfd("m")?;
         memfd.set_len(size)?;
         for page in 0..pages {
             // From the end, apart if there is room for that.
-            let apart = if size > 0x100_000 { 400 } else { 1 };
-            sys::write_at(&memfd, page * apart * 4096, b"x")?;
+            let apart = if size > 1000 * page_size { 400 } else { 1 };
+            sys::write_at(&memfd, page * apart * page_size, b"x")?;
         }
         session.preserve(&memfd, token)?;
     }
 
     let found = summaries("outgoing", "summary")?;
-    ensure_eq!(found.len(), MEMFDS.len());
-    for ((size, pages), (state, text)) in MEMFDS.iter().zip(&found) {
+    ensure_eq!(found.len(), memfds.len());
+    for ((size, pages), (state, text)) in memfds.iter().zip(&found) {
         ensure_eq!(state, "preserved");
         let numbers = numbers_in(text);
         ensure_eq!(numbers.len(), 4, "{text}");
-        let extents = if *pages > 1 && *size > 0x100_000 {
+        let extents = if *pages > 1 && *size > 1000 * page_size {
             3..=3
         } else {
             u64::from(*pages > 0)..=*pages
@@ -306,10 +311,12 @@ pub fn summary_before(stage: &mut Stage) -> Outcome {
 
 /// Incoming files are described before they are retrieved, and can be retrieved afterwards.
 pub fn summary_after(_: &mut Stage) -> Outcome {
+    let memfds = memfds()?;
+
     for _ in 0..3 {
         let found = summaries("incoming", "summary")?;
-        ensure_eq!(found.len(), MEMFDS.len());
-        for ((size, pages), (state, text)) in MEMFDS.iter().zip(&found) {
+        ensure_eq!(found.len(), memfds.len());
+        for ((size, pages), (state, text)) in memfds.iter().zip(&found) {
             ensure_eq!(state, "waiting");
             ensure!(
                 text.starts_with(&format!("size {size}, {pages} pages, ")),
@@ -321,14 +328,14 @@ pub fn summary_after(_: &mut Stage) -> Outcome {
 
     let session = Device::open()?.retrieve_session("summary")?;
     let mut files = Vec::new();
-    for (token, (size, _)) in (0..).zip(MEMFDS) {
+    for (token, (size, _)) in (0..).zip(memfds) {
         let file = std::fs::File::from(session.retrieve(token)?);
         ensure_eq!(file.metadata()?.len(), size);
         files.push(file);
     }
     // What they are now, not what they were.
     files[3].set_len(7)?;
-    for ((index, (size, _)), (state, text)) in MEMFDS
+    for ((index, (size, _)), (state, text)) in memfds
         .iter()
         .enumerate()
         .zip(summaries("incoming", "summary")?)
