@@ -12,6 +12,7 @@ use nix::unistd::{
 };
 use std::{
     fs,
+    ops::Range,
     thread,
     time::Duration, //
 };
@@ -48,6 +49,23 @@ pub fn zone_room(zone: &str) -> Outcome<i64> {
         0 => Ok(i64::MAX),
         _ => Ok(number("pages free")? - number("nr_free_cma")? - number("low")?),
     }
+}
+
+/// Where KHO's scratch areas are, in bytes. What is preserved cannot stay there.
+pub fn kho_areas() -> Outcome<Vec<Range<u64>>> {
+    let numbers = |name: &str| -> Outcome<Vec<u64>> {
+        fs::read_to_string(format!("/sys/kernel/debug/kho/out/{name}"))?
+            .split_ascii_whitespace()
+            .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16))
+            .collect::<Result<_, _>>()
+            .map_err(Failure::here)
+    };
+    let areas = numbers("scratch_phys")?.into_iter();
+
+    Ok(areas
+        .zip(numbers("scratch_len")?)
+        .map(|(start, len)| start..start + len)
+        .collect())
 }
 
 /// How large pages are, for the kernel that runs.
