@@ -67,7 +67,8 @@ help:
 #: make clean                   removes what was built (not toolchain and sources)
 #: make distclean               removes the whole cache
 #:
-#: ARCH=arm64 is for `run', `test' and `image': kernels and virtual machines of that architecture.
+#: ARCH=arm64 is for `run', `test' and `image', kernels and virtual machines of that architecture;
+#: and for `deb' and `install', programs for it.
 #: KSRC=dir builds from that Linux 7.3 tree, KSRC_72=dir takes that Linux 7.2.
 #: LUO_DEBIAN=address fetches the kernel source from that Debian archive.
 #: LUO_TOOLCHAIN=host uses the host's compilers and QEMU. LUO_JOBS=n limits the

@@ -3,7 +3,7 @@
 
 What belongs to which package is in stage(); what dpkg wants to know besides is in
 packaging/debian/. Everything is built by the compiler of Debian 13 and linked with
-that release's shared libraries.
+that release's shared libraries, those of the architecture that it is for.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import programs
 from common import CACHE, REPO, Failed, quiet, run
-from machine import X86
+from machine import X86, Machine
 
 DEBIAN = REPO / "packaging/debian"
 LUOD = REPO / "tools/luod"
@@ -30,8 +30,6 @@ GENERATING = ("luoctl", "luo-qemu", "luo-run")
 FOLDER = programs.CARGO_FOLDER / "shared"
 MAINTAINER = "The LUO project <root@localhost>"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-MACHINE = os.uname().machine
-TRIPLET = f"{MACHINE}-linux-gnu"
 
 
 def version(crate: str) -> str:
@@ -43,23 +41,30 @@ def version_of(package: str) -> str:
     return version(package if package in ("luod", *GENERATING) else "libliveupdate")
 
 
-def build() -> Path:
-    """Builds everything; returns the folder of it. Needs the lock."""
-    names = [*GENERATING, "libliveupdate", *(["luod"] if LUOD.exists() else [])]
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER),
+def cargo_build(names: list[str], machine: Machine) -> Path:
+    """Builds crates, linked with shared libraries; returns the folder of the programs. Needs the lock."""
+    link = [] if machine.is_host else [f"-Clink-arg=--target={machine.triplet}", "-Clink-arg=-fuse-ld=lld"]
+    environment = {**os.environ, **machine.cargo, "CARGO_TARGET_DIR": str(FOLDER),
                    # Over .cargo/config.toml, which is for programs of an initramfs.
-                   "RUSTFLAGS": "-Ctarget-feature=-crt-static"}
+                   "RUSTFLAGS": " ".join(["-Ctarget-feature=-crt-static", *link])}
     for name in names:
         # One by one: together they would get each other's features.
-        run(["cargo", "build", "--locked", "--release", "--package", name], f"building {name}",
-            CACHE / f"log/{name}-shared.log", step=r"^ +(Compiling|Downloaded)", cwd=REPO,
-            env=environment)
-    built = FOLDER / X86.target / "release"
+        run(["cargo", "build", "--locked", "--release", "--package", name, "--target", machine.target],
+            f"building {name}", CACHE / f"log/{name}-shared.log", step=r"^ +(Compiling|Downloaded)",
+            cwd=REPO, env=environment)
+    return FOLDER / machine.target / "release"
+
+
+def build(machine: Machine) -> Path:
+    """Builds everything; returns the folder of it. Needs the lock."""
+    built = cargo_build([*GENERATING, "libliveupdate", *(["luod"] if LUOD.exists() else [])], machine)
+    # Programs for another machine cannot tell their manual pages here.
+    runs_here = built if machine.is_host else cargo_build(list(GENERATING), X86)
     for name in GENERATING:
         generated = built / f"{name}-generated"
         shutil.rmtree(generated, ignore_errors=True)
         verb = "--generate" if name == "luo-run" else "generate"
-        quiet([str(built / name), verb, str(generated)], "making manual pages and completions")
+        quiet([str(runs_here / name), verb, str(generated)], "making manual pages and completions")
     return built
 
 
@@ -88,10 +93,10 @@ def below(prefix: str, unit: str) -> str:
     return re.sub(r"^(Exec\w+=)/usr/", rf"\g<1>{prefix}/", unit, flags=re.MULTILINE)
 
 
-def stage(package: str, built: Path, root: Path, prefix: str) -> None:
+def stage(package: str, built: Path, root: Path, prefix: str, machine: Machine = X86) -> None:
     """Puts the files of a package under `root`."""
     usr = root / prefix.lstrip("/")
-    library = usr / "lib" / TRIPLET
+    library = usr / "lib" / machine.triplet
     soname = f"libliveupdate.so.{version('libliveupdate').split('.')[0]}"
     full = f"libliveupdate.so.{version('libliveupdate')}"
     source = REPO / "tools/libliveupdate"
@@ -122,7 +127,7 @@ def stage(package: str, built: Path, root: Path, prefix: str) -> None:
         put(source / "include/liveupdate.h", usr / "include/liveupdate.h")
         put(source / "examples/hold.c", usr / "share/doc/libliveupdate-dev/examples/hold.c")
         text = (source / "liveupdate.pc.in").read_text()
-        for name, value in (("PREFIX", prefix), ("LIBDIR", f"${{prefix}}/lib/{TRIPLET}"),
+        for name, value in (("PREFIX", prefix), ("LIBDIR", f"${{prefix}}/lib/{machine.triplet}"),
                             ("VERSION", version("libliveupdate"))):
             text = text.replace(f"@{name}@", value)
         write(library / "pkgconfig/liveupdate.pc", text)
@@ -139,7 +144,7 @@ def stage(package: str, built: Path, root: Path, prefix: str) -> None:
             put(example, usr / "share/doc/luod/examples" / example.name)
 
 
-def needed_libraries(staged: Path) -> str:
+def needed_libraries(staged: Path, machine: Machine) -> str:
     """The Debian packages of the shared libraries that the programs of a package need."""
     packages: set[str] = set()
     for path in staged.rglob("*"):
@@ -157,37 +162,38 @@ def needed_libraries(staged: Path) -> str:
             packages |= owners
 
     def with_version(name: str) -> str:
-        text = quiet(["dpkg-query", "--show", "--showformat=${Version}", name], "asking for a version")
+        text = quiet(["dpkg-query", "--show", "--showformat=${Version}",
+                      f"{name}:{ARCHITECTURES[machine.name]}"], "asking for a version")
         # Up to the upstream version: a Debian revision more or less does not matter.
         return f"{name} (>= {text.rsplit('-', 1)[0]})"
     return ", ".join(with_version(name) for name in sorted(packages))
 
 
-def control(package: str, staged: Path) -> str:
+def control(package: str, staged: Path, machine: Machine) -> str:
     """The text of DEBIAN/control."""
     text = (DEBIAN / f"{package}.control").read_text()
     text = text.replace("@VERSION@", version_of(package))
     if "@SHLIBS@" in text:
-        text = text.replace("@SHLIBS@", needed_libraries(staged))
+        text = text.replace("@SHLIBS@", needed_libraries(staged, machine))
     size = sum(path.lstat().st_size for path in staged.rglob("*") if path.is_file()) // 1024
-    head = f"Version: {version_of(package)}\nArchitecture: {ARCHITECTURES[MACHINE]}\n" \
+    head = f"Version: {version_of(package)}\nArchitecture: {ARCHITECTURES[machine.name]}\n" \
            f"Maintainer: {MAINTAINER}\nPriority: optional\nInstalled-Size: {size}\n"
     first, rest = text.split("\n", 1)
     return f"{first}\n{head}{rest}"
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, machine: Machine = X86) -> None:
     """Makes all packages, of a fresh build, in `folder`. Needs the lock."""
-    built = build()
+    built = build(machine)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package in PACKAGES:
         with tempfile.TemporaryDirectory(dir=CACHE / "run", prefix="deb-") as temporary:
             staged = Path(temporary) / package
             staged.mkdir(mode=0o755)
-            stage(package, built, staged, "/usr")
+            stage(package, built, staged, "/usr", machine)
             put(DEBIAN / "copyright", staged / f"usr/share/doc/{package}/copyright")
-            text = control(package, staged)
+            text = control(package, staged, machine)
             write(staged / "DEBIAN/control", text)
             for name in ("conffiles", "triggers"):
                 if (path := DEBIAN / f"{package}.{name}").exists():
@@ -270,13 +276,28 @@ def elsewhere(root: Path) -> list[str]:
         programs_of = re.findall(r"^Exec\w+=(/\S+)", unit.read_text(), re.MULTILINE)
         found += [f"{unit.name} runs {program}, which is not there" for program in programs_of
                   if not os.access(root / program.lstrip("/"), os.X_OK)]
-    library = root / "usr/local/lib" / TRIPLET
+    library = root / "usr/local/lib" / X86.triplet
     quiet(["gcc", str(root / "usr/local/share/doc/libliveupdate-dev/examples/hold.c"),
            *flags(library / "pkgconfig/liveupdate.pc", root), "-o", str(root / "hold")],
           "building the example")
     outside = {path.parts[0] for path in (path.relative_to(root) for path in root.rglob("*"))
                if path.parts[:2] != ("usr", "local")} - {"usr", "etc", "hold"}
     return found + [f"{name} is no place for what has the prefix /usr/local" for name in sorted(outside)]
+
+
+def expected(machine: Machine) -> set[str]:
+    """Files that the packages install, below the root."""
+    library = f"usr/lib/{machine.triplet}"
+    files = {"usr/bin/luoctl", "usr/share/man/man1/luoctl.1.gz", "usr/include/liveupdate.h",
+             "usr/share/bash-completion/completions/luoctl",
+             "usr/bin/luo-qemu", "usr/share/man/man1/luo-qemu-run.1.gz",
+             "usr/bin/luo-run", "usr/share/man/man1/luo-run.1.gz",
+             "usr/lib/systemd/system/luo-qemu@.service",
+             f"{library}/libliveupdate.so.1", f"{library}/pkgconfig/liveupdate.pc"}
+    if LUOD.exists():
+        files |= {"usr/sbin/luod", "usr/lib/systemd/system/luod.service",
+                  "usr/lib/systemd/system/luod.socket", "usr/lib/tmpfiles.d/luod.conf"}
+    return files
 
 
 def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
@@ -287,21 +308,12 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     debs = sorted(str(path) for path in folder.glob("*.deb"))
     root.dpkg("--install", *debs)
     files = root.files()
-    expected = {"usr/bin/luoctl", "usr/share/man/man1/luoctl.1.gz", "usr/include/liveupdate.h",
-                "usr/share/bash-completion/completions/luoctl",
-                "usr/bin/luo-qemu", "usr/share/man/man1/luo-qemu-run.1.gz",
-                "usr/bin/luo-run", "usr/share/man/man1/luo-run.1.gz",
-                "usr/lib/systemd/system/luo-qemu@.service",
-                f"usr/lib/{TRIPLET}/libliveupdate.so.1", f"usr/lib/{TRIPLET}/pkgconfig/liveupdate.pc"}
-    if LUOD.exists():
-        expected |= {"usr/sbin/luod", "usr/lib/systemd/system/luod.service",
-                     "usr/lib/systemd/system/luod.socket", "usr/lib/tmpfiles.d/luod.conf"}
-    found["install"] += [f"{name} is missing" for name in sorted(expected - files)]
+    found["install"] += [f"{name} is missing" for name in sorted(expected(X86) - files)]
     found["install"] += [f"{line}" for line in root.installed() if not line.endswith(" installed")]
 
     # A program is built with what is installed, and runs with it.
     program = scratch / "hold"
-    library = root.path / "usr/lib" / TRIPLET
+    library = root.path / "usr/lib" / X86.triplet
     quiet(["gcc", str(root.path / "usr/share/doc/libliveupdate-dev/examples/hold.c"),
            *flags(library / "pkgconfig/liveupdate.pc", root.path), "-o", str(program)],
           "building the example")

@@ -16,7 +16,7 @@ GROUPS = ("host", "source", "rust", "rust-memfd-c", "c", "rust-to-c", "c-to-rust
           "7.2-to-rust", "rust-to-7.2", "7.2-and-back", "distro", "patches", "corrupt", "luod", "vm",
           "debug", "c-debug", "kcsan", "hugetlb-absent", "arm64-rust", "arm64-c", "arm64-rust-to-c",
           "arm64-c-to-rust", "arm64-16k", "arm64-64k", "arm64-to-16k", "arm64-from-16k", "arm64-to-64k",
-          "arm64-from-64k")
+          "arm64-from-64k", "arm64-packages")
 SHOWN = 40      # lines of explanation that one failure may take
 
 
