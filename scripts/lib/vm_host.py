@@ -216,6 +216,7 @@ class Guest:
     devices: str = ""
     variables: str = ""
     memory: str = "128M"
+    options: str = ""           # of luo-qemu
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,10 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
+    # RAM in HugeTLB pages, more than half of the pool's.
+    "hugetlb": Scene(("start", "abort", *UPDATE, "pool", "update-again", "shutdown"),
+                     (Guest(options="--huge-pages 2M"),),
+                     command_line="kvm.tsc_tolerance_ppm=50000 hugepages=96"),
     # With two processors the emulator resets the host, without a word of it.
     "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=3072, processors=1),
     "crash": Scene(("start", "crash", "update"), options=("-action", "reboot=reset")),
@@ -282,7 +287,7 @@ def qemu(name: str, accel: str, port: int, kind: Guest) -> bytes:
     words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
 -machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con \
 {kind.devices} -kernel /additions/kernel-{HOST.name} -initrd /additions/guest.cpio -append "{append.strip()}" """
-    return f"MEMORY={kind.memory}\nQEMU='{words.strip()}'\n".encode()
+    return f"MEMORY={kind.memory}\nOPTIONS={kind.options}\nQEMU='{words.strip()}'\n".encode()
 
 
 class Host:

@@ -145,6 +145,15 @@ class VmTests:
             if not sizes or max(sizes) > 4 * MIB:
                 raise Wrong(f"the states had {sizes} bytes: {log}")
 
+    def pool(self, host: Host) -> None:
+        """The guest's pages are of the pool, which is as large as the command line says."""
+        pool = "/sys/kernel/mm/hugepages/hugepages-2048kB"
+        numbers = host.machine.sh(f"cd {pool}; cat nr_hugepages free_hugepages resv_hugepages surplus_hugepages")
+        total, free, reserved, surplus = map(int, numbers.split())
+        if (total, free - reserved, surplus) != (96, 32, 0):
+            raise Wrong(f"of {total} huge pages {free} are free, {reserved} of these reserved; {surplus} are "
+                        "surplus")
+
     def memcached(self, host: Host) -> None:
         """A cache that was warm is warm."""
         if (hits := host.cached("ask")) != KEYS:

@@ -50,6 +50,9 @@ pub enum Verb {
         /// The guest's RAM, with a unit (M, G); that of -m if it is left out.
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
+        /// Take the RAM from HugeTLB pages of this size (2M, 1G). So many have to be free.
+        #[arg(long, value_name = "SIZE")]
+        huge_pages: Option<String>,
         /// If the previous kernel left this guest, continue it instead of starting it.
         #[arg(long)]
         resume: bool,
@@ -75,6 +78,9 @@ pub enum Verb {
         /// The guest's RAM.
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
+        /// The size of its HugeTLB pages.
+        #[arg(long, value_name = "SIZE")]
+        huge_pages: Option<String>,
         /// QEMU and its arguments.
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,

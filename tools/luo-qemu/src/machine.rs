@@ -9,6 +9,7 @@
 
 use crate::{
     qmp::Qmp,
+    ram::Ram,
     Outcome, //
 };
 use command_fds::{
@@ -61,19 +62,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// RAM of a size, and an empty state.
-    pub fn new(name: &str, memory: u64) -> Outcome<Self> {
-        let memfd = |what: &str| {
-            memfd_create(
-                format!("luo-qemu:{name}:{what}").as_str(),
-                MFdFlags::MFD_CLOEXEC,
-            )
-        };
-        let ram = File::from(memfd("ram")?);
-        ram.set_len(memory)?;
+    /// New RAM, and an empty state.
+    pub fn new(name: &str, ram: Ram) -> Outcome<Self> {
+        let state = format!("luo-qemu:{name}:state");
+
         Ok(Self {
-            ram,
-            state: File::from(memfd("state")?),
+            ram: ram.make(name)?,
+            state: File::from(memfd_create(state.as_str(), MFdFlags::MFD_CLOEXEC)?),
         })
     }
 }

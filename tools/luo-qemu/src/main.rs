@@ -14,6 +14,7 @@
 //! | [`options`] | the command line of QEMU, taken apart |
 //! | [`survival`] | whether a guest with that command line can live through an update |
 //! | [`qmp`] | the connection to QEMU's monitor |
+//! | [`ram`] | the memfd that is the guest's RAM |
 //! | [`machine`] | a running QEMU: started, saved, loaded, stopped |
 //! | [`manifest`] | what is to be known of a guest in the next kernel |
 //! | [`service`] | the life of a guest, from one update to the next |
@@ -23,6 +24,7 @@ mod machine;
 mod manifest;
 mod options;
 mod qmp;
+mod ram;
 mod service;
 mod survival;
 

@@ -27,6 +27,7 @@ use crate::{
         Manifest, //
     },
     options,
+    ram::Ram,
     survival,
     Outcome, //
 };
@@ -90,7 +91,11 @@ pub fn run(verb: Verb) -> Outcome<ExitCode> {
             cli::generate(&directory)?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Check { memory, command } => match Plan::new(memory, command)? {
+        Verb::Check {
+            memory,
+            huge_pages,
+            command,
+        } => match Plan::new(memory, huge_pages, command)? {
             Some(_) => Ok(ExitCode::SUCCESS),
             None => Ok(ExitCode::from(2)),
         },
@@ -107,6 +112,7 @@ pub fn run(verb: Verb) -> Outcome<ExitCode> {
         Verb::Run {
             name,
             memory,
+            huge_pages,
             resume: may_resume,
             manner,
             command,
@@ -117,7 +123,7 @@ pub fn run(verb: Verb) -> Outcome<ExitCode> {
                     return resume(client, session, &manner);
                 }
             }
-            let Some(plan) = Plan::new(memory, command)? else {
+            let Some(plan) = Plan::new(memory, huge_pages, command)? else {
                 return Ok(ExitCode::from(2));
             };
             start(client, &name, plan, &manner)
@@ -128,12 +134,16 @@ pub fn run(verb: Verb) -> Outcome<ExitCode> {
 /// A guest to be started.
 struct Plan {
     command: Vec<String>,
-    memory: u64,
+    ram: Ram,
 }
 
 impl Plan {
     /// Looks at a command line. If the guest could not survive, says why, for each option at fault.
-    fn new(memory: Option<String>, command: Vec<OsString>) -> Outcome<Option<Self>> {
+    fn new(
+        memory: Option<String>,
+        huge_pages: Option<String>,
+        command: Vec<OsString>,
+    ) -> Outcome<Option<Self>> {
         let command: Vec<String> = command
             .into_iter()
             .map(|word| {
@@ -173,7 +183,13 @@ impl Plan {
             eprintln!("luo-qemu: `{text}' is no size of RAM: a number with M or G, in whole pages");
             return Ok(None);
         };
-        Ok(Some(Self { command, memory }))
+        match Ram::new(memory, huge_pages.as_deref()) {
+            Ok(ram) => Ok(Some(Self { command, ram })),
+            Err(why) => {
+                eprintln!("luo-qemu: {why}");
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -193,10 +209,10 @@ fn start(mut client: Client, name: &str, plan: Plan, manner: &Manner) -> Outcome
         return Err("the machine is being updated".into());
     }
     let directory = env::current_dir()?;
-    let files = Files::new(name, plan.memory)?;
-    let mut machine = Machine::start(&plan.command, &directory, plan.memory, files, None)?;
+    let (memory, files) = (plan.ram.size, Files::new(name, plan.ram)?);
+    let mut machine = Machine::start(&plan.command, &directory, memory, files, None)?;
     let kind = machine.kind()?;
-    let manifest = Manifest::new(plan.command, directory, plan.memory, kind);
+    let manifest = Manifest::new(plan.command, directory, memory, kind);
 
     tell(&format!("guest '{name}' runs"));
     Service::new(client, machine, manifest, None, manner).run(&signals)

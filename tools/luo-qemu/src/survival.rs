@@ -43,7 +43,10 @@ impl fmt::Display for Refusal {
 
 /// Options that are refused whatever their argument is.
 const OPTIONS: &[(&str, &str)] = &[
-    ("mem-path", "luo-qemu makes the RAM itself; leave it out"),
+    (
+        "mem-path",
+        "luo-qemu makes the RAM itself; leave it out, or say --huge-pages",
+    ),
     (
         "incoming",
         "luo-qemu loads the guest itself; leave it out, or use `luo-qemu resume'",
