@@ -3,7 +3,8 @@
 //! The golden files: what was left in each format that is read, as files; see `golden/README`.
 //!
 //! A format whose name has not changed must still be written like that, and be read as what is said
-//! here. A test that fails here is seldom wrong: the layout needs another version then.
+//! here. A test that fails here is seldom wrong: the layout needs another version then. The formats are in
+//! one file, as they are made of the same pieces.
 
 mod common;
 #[path = "common/fdt.rs"]
