@@ -25,8 +25,8 @@ luo-qemu makes the guest's RAM and connects to QEMU's monitor by itself: leave o
 --memory), -object memory-backend-*, and -incoming. Command lines with which the guest could not be \
 continued are refused before it is started, with the option that is at fault.
 
-As a service: put MEMORY= and QEMU= into /etc/luo-qemu/NAME.conf, then `systemctl enable --now \
-luo-qemu@NAME'.
+As a service: put MEMORY= and QEMU=, and other options of luo-qemu as OPTIONS=, into \
+/etc/luo-qemu/NAME.conf, then `systemctl enable --now luo-qemu@NAME'.
 
 Exit status: that of QEMU; 0 if the guest went into an update or was shut down, 1 if luo-qemu failed, 2 if it was \
 used wrongly.";
@@ -50,7 +50,7 @@ pub enum Verb {
         /// The guest's RAM, with a unit (M, G); that of -m if it is left out.
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
-        /// Take the RAM from HugeTLB pages of this size (2M, 1G). So many have to be free.
+        /// Take the RAM from HugeTLB pages of this size (2M, 1G), of which enough must be free.
         #[arg(long, value_name = "SIZE")]
         huge_pages: Option<String>,
         /// If the previous kernel left this guest, continue it instead of starting it.

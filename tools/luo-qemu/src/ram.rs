@@ -15,7 +15,7 @@ use std::{
         self,
         File, //
     },
-    path::Path,
+    path::Path, //
 };
 
 /// Where the kernel has a directory for each size of HugeTLB pages.
@@ -53,8 +53,8 @@ impl Ram {
         let mut flags = MFdFlags::MFD_CLOEXEC;
         if let Some(page) = self.huge {
             expect_room(Path::new(POOLS), page, self.size / page)?;
-            // MFD_HUGE_SHIFT.
-            flags |= MFdFlags::MFD_HUGETLB | MFdFlags::from_bits_retain(page.ilog2() << 26);
+            let size = page.ilog2() << libc::MFD_HUGE_SHIFT;
+            flags |= MFdFlags::MFD_HUGETLB | MFdFlags::from_bits_retain(size);
         }
         let ram = File::from(memfd_create(
             format!("luo-qemu:{name}:ram").as_str(),
