@@ -522,15 +522,15 @@ pub fn memory_before(stage: &mut Stage) -> Outcome {
     let kernel = init::kernel_of(&CommandLine::read()?, stage.number + 1).to_owned();
     for (option, value) in [
         ("mem", "64M".to_string()),
-        ("memtest", "1".into()),
-        // From here on of x86 only.
         ("memmap", "64M".into()),
         ("memmap", format!("4K${page:#x}")),
         ("memmap", format!("64K!{around:#x},1M#{around:#x}")),
         ("memmap", format!("1M%{around:#x}+2")),
         ("memmap", "exactmap,640K@0,63M@1M".into()),
+        ("memtest", "1".into()),
     ]
     .into_iter()
+    // Only x86 has this one.
     .filter(|(option, _)| cfg!(target_arch = "x86_64") || *option != "memmap")
     {
         let mut cmdline = CommandLine::read()?;
