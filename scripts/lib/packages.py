@@ -93,7 +93,7 @@ def below(prefix: str, unit: str) -> str:
     return re.sub(r"^(Exec\w+=)/usr/", rf"\g<1>{prefix}/", unit, flags=re.MULTILINE)
 
 
-def stage(package: str, built: Path, root: Path, prefix: str, machine: Machine = X86) -> None:
+def stage(package: str, built: Path, root: Path, prefix: str, machine: Machine) -> None:
     """Puts the files of a package under `root`."""
     usr = root / prefix.lstrip("/")
     library = usr / "lib" / machine.triplet
@@ -236,6 +236,11 @@ class Root:
         return {str(path) for path in paths if path.parts[:3] != ("var", "lib", "dpkg")
                 and path.parts[:2] != ("var", "log")}
 
+    def trouble(self, machine: Machine) -> list[str]:
+        """What is wrong after an installation."""
+        missing = [f"{name} is missing" for name in sorted(expected(machine) - self.files())]
+        return missing + [line for line in self.installed() if not line.endswith(" installed")]
+
 
 def again(folder: Path, scratch: Path) -> Path:
     """The packages in `folder` once more, as a later version; returns the folder of these."""
@@ -276,13 +281,17 @@ def elsewhere(root: Path) -> list[str]:
         programs_of = re.findall(r"^Exec\w+=(/\S+)", unit.read_text(), re.MULTILINE)
         found += [f"{unit.name} runs {program}, which is not there" for program in programs_of
                   if not os.access(root / program.lstrip("/"), os.X_OK)]
-    library = root / "usr/local/lib" / X86.triplet
-    quiet(["gcc", str(root / "usr/local/share/doc/libliveupdate-dev/examples/hold.c"),
-           *flags(library / "pkgconfig/liveupdate.pc", root), "-o", str(root / "hold")],
-          "building the example")
+    example(root / "usr/local", root, root / "hold", X86)
     outside = {path.parts[0] for path in (path.relative_to(root) for path in root.rglob("*"))
                if path.parts[:2] != ("usr", "local")} - {"usr", "etc", "hold"}
     return found + [f"{name} is no place for what has the prefix /usr/local" for name in sorted(outside)]
+
+
+def example(usr: Path, root: Path, program: Path, machine: Machine) -> None:
+    """Builds the example in C with what is installed below `usr`; `root` is the root of the system."""
+    quiet([*machine.compiler, "-Wall", "-Werror", str(usr / "share/doc/libliveupdate-dev/examples/hold.c"),
+           *flags(usr / "lib" / machine.triplet / "pkgconfig/liveupdate.pc", root), "-o", str(program)],
+          "building the example")
 
 
 def expected(machine: Machine) -> set[str]:
@@ -308,15 +317,12 @@ def trouble(folder: Path, scratch: Path) -> dict[str, list[str]]:
     debs = sorted(str(path) for path in folder.glob("*.deb"))
     root.dpkg("--install", *debs)
     files = root.files()
-    found["install"] += [f"{name} is missing" for name in sorted(expected(X86) - files)]
-    found["install"] += [f"{line}" for line in root.installed() if not line.endswith(" installed")]
+    found["install"] += root.trouble(X86)
 
     # A program is built with what is installed, and runs with it.
     program = scratch / "hold"
     library = root.path / "usr/lib" / X86.triplet
-    quiet(["gcc", str(root.path / "usr/share/doc/libliveupdate-dev/examples/hold.c"),
-           *flags(library / "pkgconfig/liveupdate.pc", root.path), "-o", str(program)],
-          "building the example")
+    example(root.path / "usr", root.path, program, X86)
     # And so is what README shows.
     shown = (REPO / "README.md").read_text().split("```c\n")[1].split("```")[0]
     (scratch / "agent.c").write_text(shown)

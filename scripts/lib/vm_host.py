@@ -219,6 +219,13 @@ class Guest:
     options: str = ""           # of luo-qemu
 
 
+# Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM
+# would refuse that of the guest.
+TSC = "kvm.tsc_tolerance_ppm=50000"
+# How many huge pages of 2 MiB a host has, if its guests have any. One guest takes more than half of them.
+POOL = 96
+
+
 @dataclass(frozen=True)
 class Scene:
     """A host, its guests, and what they live through (see vm_tests.py)."""
@@ -228,9 +235,7 @@ class Scene:
     # QEMU's in the host.
     accel: str = "kvm -cpu host"
     cpu: str = "max"
-    # Under the emulator a host cannot have an invariant TSC, so the next kernel measures another rate; KVM
-    # would refuse that of the guest.
-    command_line: str = "kvm.tsc_tolerance_ppm=50000"
+    command_line: str = TSC
     memory: int = 2048
     # The host's, one update after the other.
     kernels: tuple[kernel.Variant, ...] = (HOST,)
@@ -251,10 +256,10 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
-    # RAM in HugeTLB pages, more than half of the pool's.
+    # RAM in HugeTLB pages.
     "hugetlb": Scene(("start", "abort", *UPDATE, "pool", "update-again", "shutdown"),
                      (Guest(options="--huge-pages 2M"),),
-                     command_line="kvm.tsc_tolerance_ppm=50000 hugepages=96"),
+                     command_line=f"{TSC} hugepages={POOL}"),
     # With two processors the emulator resets the host, without a word of it.
     "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=3072, processors=1),
     "crash": Scene(("start", "crash", "update"), options=("-action", "reboot=reset")),
@@ -287,7 +292,8 @@ def qemu(name: str, accel: str, port: int, kind: Guest) -> bytes:
     words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
 -machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con \
 {kind.devices} -kernel /additions/kernel-{HOST.name} -initrd /additions/guest.cpio -append "{append.strip()}" """
-    return f"MEMORY={kind.memory}\nOPTIONS={kind.options}\nQEMU='{words.strip()}'\n".encode()
+    options = f"OPTIONS={kind.options}\n" if kind.options else ""
+    return f"MEMORY={kind.memory}\n{options}QEMU='{words.strip()}'\n".encode()
 
 
 class Host:

@@ -10,7 +10,7 @@ from common import Failed, say
 from debian_guest import Lost
 from luod_tests import Wrong
 from report import Results
-from vm_host import KEYS, MIB, ROOT, SCENES, Host, make
+from vm_host import KEYS, MIB, POOL, ROOT, SCENES, Host, make
 
 
 class VmTests:
@@ -146,11 +146,11 @@ class VmTests:
                 raise Wrong(f"the states had {sizes} bytes: {log}")
 
     def pool(self, host: Host) -> None:
-        """The guest's pages are of the pool, which is as large as the command line says."""
+        """The guest's 64 pages are of the pool, which is as large as the command line says."""
         pool = "/sys/kernel/mm/hugepages/hugepages-2048kB"
         numbers = host.machine.sh(f"cd {pool}; cat nr_hugepages free_hugepages resv_hugepages surplus_hugepages")
         total, free, reserved, surplus = map(int, numbers.split())
-        if (total, free - reserved, surplus) != (96, 32, 0):
+        if (total, free - reserved, surplus) != (POOL, POOL - 64, 0):
             raise Wrong(f"of {total} huge pages {free} are free, {reserved} of these reserved; {surplus} are "
                         "surplus")
 
