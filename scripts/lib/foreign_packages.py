@@ -44,8 +44,8 @@ def libraries(bench: Bench) -> list[Path]:
 
 def fill(archive: guest.Initramfs, script: str, root: Path, bench: Bench) -> None:
     """What is installed below `root` and built with it, with the libraries; and a script to run first."""
-    busybox(archive, f"export PATH=/usr/bin:/usr/sbin:$PATH\nmount -t sysfs sys /sys\nmkdir -p /tmp\n{script}",
-            bench.machine)
+    busybox(archive, "export PATH=/usr/bin:/usr/sbin:$PATH\nmount -t sysfs sys /sys\n"
+            f"mount -t debugfs debugfs /sys/kernel/debug\nmkdir -p /tmp\n{script}", bench.machine)
     for folder in ("usr", "usr/bin", "usr/sbin", "lib"):
         archive.folder(folder)
     for name in sorted(packages.expected(bench.machine)):
