@@ -9,6 +9,8 @@
 ENTER := scripts/enter
 export ARCH KSRC KSRC_72 LUO_DEBIAN LUO_IMPL LUO_MEMFD FRAGMENT FILE FROM GUEST LAST T LUO_TOOLCHAIN LUO_JOBS LUO_KEEP LUO_SEEDS LUO_LONG B C M DESTDIR PREFIX
 
+empty :=
+space := $(empty) $(empty)
 # Paths of the user's are made whole here, and bound into the toolchain's root.
 ifneq ($(KSRC),)
 override KSRC := $(abspath $(KSRC))
@@ -19,10 +21,10 @@ endif
 ifneq ($(FRAGMENT),)
 override FRAGMENT := $(abspath $(FRAGMENT))
 endif
+# One a line.
 define LUO_BIND
-$(wildcard $(KSRC))
-$(wildcard $(KSRC_72))
-$(wildcard $(FRAGMENT))
+$(subst $(space),
+,$(wildcard $(KSRC) $(KSRC_72) $(FRAGMENT)))
 endef
 export LUO_BIND
 
@@ -54,7 +56,7 @@ help:
 #: make check [C=part]          format, lints, documentation and patches, all without a
 #:                              warning; the steps whose names have the part in them
 #: make docs                    the documentation as HTML; the last line is its folder
-#: make image [LUO_IMPL=c] [FRAGMENT=file]
+#: make image [LUO_IMPL=c] [FRAGMENT='file...']
 #:                              a kernel; the last line is its bzImage. With the
 #:                              stock C implementation; with more options
 #: make deb                     Debian packages of the tools; the last line is their folder

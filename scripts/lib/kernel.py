@@ -161,11 +161,11 @@ class Variant:
         for name, value in (("LUO_IMPL", core), ("LUO_MEMFD", memfd or core)):
             if value not in ("rust", "c"):
                 raise Failed(f"{name} is `rust' or `c', not `{value}'")
-        fragment = os.environ.get("FRAGMENT")
-        if fragment and not os.path.isfile(fragment):
-            raise Failed(f"FRAGMENT={fragment}: there is no such file")
-        return Variant(core, memfd, (Path(fragment),) if fragment else (),
-                       machine=machine.from_environment())
+        fragments = tuple(map(Path, os.environ.get("FRAGMENT", "").split()))
+        for path in fragments:
+            if not path.is_file():
+                raise Failed(f"FRAGMENT={path}: there is no such file")
+        return Variant(core, memfd, fragments, machine=machine.from_environment())
 
     @property
     def memfd_impl(self) -> str:
@@ -178,8 +178,9 @@ class Variant:
         if self.release == RELEASE:
             names += [self.core, f"memfd-{self.memfd_impl}"]
         if self.purpose:
-            names.append(self.purpose)
-        return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
+            names += [self.purpose, f"{self.purpose}-{self.machine.fragments[1]}"]
+        paths = [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
+        return [path for path in paths if path.exists()]
 
     @property
     def name(self) -> str:
