@@ -29,7 +29,10 @@ use std::{
             BorrowedFd,
             OwnedFd, //
         },
-        unix::net::UnixStream, //
+        unix::{
+            fs::MetadataExt,
+            net::UnixStream, //
+        },
     },
     path::Path,
     process::{
@@ -71,6 +74,15 @@ impl Files {
             state: File::from(memfd_create(state.as_str(), MFdFlags::MFD_CLOEXEC)?),
         })
     }
+}
+
+/// Whether a guest's RAM, of `memory` bytes of which it `has` some, is in a state that was `written`, of
+/// `total` bytes of memory.
+///
+/// These are more than the RAM also where a small guest has much other memory, as the two flash banks of
+/// 64 MiB of arm64's `virt`. Of those next to nothing is written.
+fn is_copied(memory: u64, has: u64, total: u64, written: u64) -> bool {
+    total >= memory && written >= has / 2
 }
 
 /// A running QEMU.
@@ -178,10 +190,12 @@ impl Machine {
         self.migrated("the state cannot be saved")?;
 
         let info = self.qmp.execute("query-migrate", &json!({}))?;
-        if info["ram"]["total"]
+        let total = info["ram"]["total"]
             .as_u64()
-            .is_none_or(|total| total >= self.memory)
-        {
+            .ok_or("QEMU does not say what it saved")?;
+        let written = self.files.state.metadata()?.len();
+        let has = self.files.ram.metadata()?.blocks() * 512;
+        if is_copied(self.memory, has, total, written) {
             return Err("QEMU would copy the guest's RAM instead of leaving it where it is".into());
         }
         Ok(())
@@ -299,4 +313,21 @@ fn own_arguments(memory: u64, machine: Option<&str>) -> Vec<String> {
         words.extend(words_to_load.map(str::to_owned));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn ram_in_the_state_is_seen() {
+        // What was measured: q35 with 128 MiB, and `virt` with as much.
+        assert!(!is_copied(128 * MIB, 60 * MIB, MIB, 281_818));
+        assert!(!is_copied(128 * MIB, 60 * MIB, 129 * MIB, 300_000));
+        // As it would be if QEMU took no notice of the capability.
+        assert!(is_copied(128 * MIB, 60 * MIB, 129 * MIB, 59 * MIB));
+        assert!(is_copied(128 * MIB, 128 * MIB, 257 * MIB, 129 * MIB));
+    }
 }
