@@ -22,7 +22,7 @@ from pathlib import Path
 
 import guest
 from common import REPO, Failed, quiet
-from machine import X86
+from machine import X86, Machine
 
 # Units of Debian's that a test has no use for, and that take time; systemd-modules-load fails in
 # Debian 13, as neither libkmod nor a module is there.
@@ -41,7 +41,7 @@ Conflicts=shutdown.target
 Before=shutdown.target
 
 [Service]
-ExecStart=/usr/local/bin/guest-agent /dev/ttyS1
+ExecStart=/usr/local/bin/guest-agent /dev/PORT
 Restart=always
 RestartSec=0
 StandardOutput=journal
@@ -67,7 +67,7 @@ def images(*names: str) -> list[Path]:
 class Additions:
     """The second disk of a guest, in the making."""
 
-    def __init__(self, agent: Path, init: str = SYSTEMD_INIT):
+    def __init__(self, agent: Path, init: str = SYSTEMD_INIT, machine: Machine = X86):
         """`agent` is the program guest-agent. Without an `init', the initramfs of the guest does it all."""
         self.files: dict[str, tuple[Path | bytes, int]] = {}
         self.links: dict[str, str] = {}
@@ -76,7 +76,7 @@ class Additions:
         self.bytes("init", init.encode(), 0o755)
         self.file("root/usr/local/bin/guest-agent", agent, 0o755)
         if init == SYSTEMD_INIT:
-            self.unit("guest-agent.service", AGENT, "sysinit.target")
+            self.unit("guest-agent.service", AGENT.replace("PORT", machine.report), "sysinit.target")
             self.bytes("root/etc/machine-id", b"10000000000000000000000000000001\n")
             self.bytes("root/var/log/journal/.keep", b"")
             for unit in MASKED:
@@ -157,7 +157,7 @@ class DebianGuest:
 
     def __init__(self, kernel: Path, root: Path | None, additions: Path, folder: Path, *,
                  initrd: Path | None = None, command_line: str = "", memory: int = 1536,
-                 processors: int = 2, cpu: str = "qemu64", options: tuple[str, ...] = ()):
+                 processors: int = 2, options: tuple[str, ...] = (), machine: Machine = X86):
         """Starts it. Without a root file system it has the initrd alone, and one disk."""
         folder.mkdir(parents=True, exist_ok=True)
         disks = [f"file={additions},format=raw,if=none,id=more,readonly=on",
@@ -166,7 +166,8 @@ class DebianGuest:
                   ("-drive", disk, "-device", f"virtio-blk-pci,drive={disk.split('id=')[1].split(',')[0]}")]
         boot = "root=/dev/vda rw rootfstype=ext4 init=/sbin/guest-init" if root else ""
         self.folder, self.console_file = folder, folder / "console.log"
-        self.command_line = " ".join(f"{boot} console=ttyS0 {X86.steady} liveupdate=on panic=-1 "
+        self.command_line = " ".join(f"{boot} console={machine.console} {machine.steady} "
+                                     f"liveupdate=on panic=-1 "
                                      f"{command_line}".split())
         self.boots: list[Boot] = []
         self.news: queue.SimpleQueue[Boot | None] = queue.SimpleQueue()
@@ -179,7 +180,7 @@ class DebianGuest:
         self.begin = time.monotonic()
         with open(folder / "qemu.log", "wb") as log:
             self.process = subprocess.Popen(
-                ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", f"{memory}M",
+                [*machine.qemu, "-accel", "tcg", "-m", f"{memory}M",
                  "-smp", str(processors), "-nodefaults", "-no-user-config", "-display", "none",
                  "-no-reboot", "-serial", f"file:{self.console_file}",
                  "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-serial", "chardev:agent",

@@ -9,7 +9,7 @@ no kexec stops. Beside them runs a memcached.
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import debian_guest
@@ -19,8 +19,11 @@ import programs
 from common import REPO, lock
 from debian_guest import Additions, DebianGuest, Lost
 from luod_tests import HOST, Wrong
+from machine import ARM64, X86, Machine
 
-ROOT = "sid+guests"
+# The root file systems of hosts; of their guests the machine in QEMU, and what their kernels are told.
+ROOTS = {X86: "sid+guests", ARM64: "sid+guests@arm64"}
+MACHINES = {X86: ("q35", "no_timer_check "), ARM64: ("virt", "")}
 MIB = 1 << 20
 # Of a guest, in the host.
 DISK = "/var/lib/disk.img"
@@ -234,6 +237,7 @@ class Scene:
     guests: tuple[Guest, ...] = (Guest(),)
     # QEMU's in the host.
     accel: str = "kvm -cpu host"
+    # The host's processor, if it is not what its machine has anyway.
     cpu: str = "max"
     command_line: str = TSC
     memory: int = 2048
@@ -246,12 +250,21 @@ class Scene:
     processors: int = 2
     daily: bool = False
 
+    @property
+    def machine(self) -> Machine:
+        return self.kernels[0].machine
+
+    @property
+    def guest_kernel(self) -> kernel.Variant:
+        """What its guests run: one image serves as host and as guest."""
+        return replace(HOST, machine=self.machine)
+
 
 UPDATE = ("update", "same-frames", "nothing-copied", "memcached")
 SCENES = {
     # The short one. Its host has no virtualization.
     "tcg": Scene(("start", *UPDATE), accel="tcg,tb-size=64", cpu="qemu64", command_line="", daily=True),
-    "kvm": Scene(("refused", "start", "abort", *UPDATE, "update-again", "shutdown")),
+    "kvm": Scene(("refused", "tried-again", "start", "abort", *UPDATE, "update-again", "shutdown")),
     # One that writes all its memory all the time, and one with a disk.
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
@@ -266,32 +279,44 @@ SCENES = {
     # There and back.
     "7.2": Scene(("start", *UPDATE, "update-again"), kernels=(STOCK_HOST, HOST)),
 }
+ARM64_HOST = replace(HOST, machine=ARM64)
+# On hosts of arm64, which are emulated like all others; the second one has virtualization.
+ARM64_SCENES = {
+    "tcg": Scene(("start", *UPDATE), accel="tcg,tb-size=64 -cpu cortex-a57", cpu="", command_line="",
+                 kernels=(ARM64_HOST,)),
+    "kvm": Scene(("start", "abort", *UPDATE, "update-again"), accel="kvm -cpu host", cpu="", command_line="",
+                 options=("-machine", "virtualization=on,gic-version=3"), kernels=(ARM64_HOST,)),
+}
 
 
 # Of the host's: what is before is the host's own, or what a PC may have.
-FIRST_PORT = 4
+FIRST_PORT = {X86: 4, ARM64: 0}
 
 
 def make(folder: Path, *scenes: Scene) -> dict[str, Path]:
-    """Builds the kernels of hosts, and the programs of them and their guests."""
+    """Builds the kernels of hosts of one architecture, and the programs of them and their guests."""
     crates = {"guest-agent": "luod-tests", "luod-client": "luod-tests", "luod-say": "luod-tests",
               "vm-beat": "luod-tests", "luoctl": "luoctl", "luod": "luod", "luo-qemu": "luo-qemu",
               "luo-run": "luo-run"}
+    machine = scenes[0].machine
     with lock():
-        files = {program: programs.crate_program(crate, program, folder) for program, crate in crates.items()}
-        # One image serves as host and as guest.
-        for variant in {HOST, *(variant for scene in scenes for variant in scene.kernels)}:
+        files = {program: programs.crate_program(crate, program, folder, machine=machine)
+                 for program, crate in crates.items()}
+        for variant in {variant for scene in scenes for variant in (scene.guest_kernel, *scene.kernels)}:
             name = f"kernel-{variant.name}"
             files[name] = kernel.build(variant).copied(folder / name).image
     return files
 
 
-def qemu(name: str, accel: str, port: int, kind: Guest) -> bytes:
+def qemu(name: str, scene: Scene, port: int, kind: Guest) -> bytes:
     """The configuration of a guest, /etc/luo-qemu/NAME.conf. Its console is a port of the host's."""
-    append = f"console=ttyS0 quiet no_timer_check liveupdate=off kho=off panic=-1 rdinit=/init {kind.variables}"
-    words = f"""qemu-system-x86_64 -name {name} -nodefaults -no-user-config -display none \
--machine q35 -accel {accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} -serial chardev:con \
-{kind.devices} -kernel /additions/kernel-{HOST.name} -initrd /additions/guest.cpio -append "{append.strip()}" """
+    machine = scene.machine
+    kind_of_machine, told = MACHINES[machine]
+    append = f"console={machine.console} quiet {told}liveupdate=off kho=off panic=-1 rdinit=/init {kind.variables}"
+    words = f"""{machine.qemu[0]} -name {name} -nodefaults -no-user-config -display none \
+-machine {kind_of_machine} -accel {scene.accel} -smp 1 -chardev serial,id=con,path=/dev/ttyS{port} \
+-serial chardev:con {kind.devices} -kernel /additions/kernel-{scene.guest_kernel.name} \
+-initrd /additions/guest.cpio -append "{append.strip()}" """
     options = f"OPTIONS={kind.options}\n" if kind.options else ""
     return f"MEMORY={kind.memory}\n{options}QEMU='{words.strip()}'\n".encode()
 
@@ -304,7 +329,7 @@ class Host:
         self.kernels = [f"kernel-{variant.name}" for variant in scene.kernels]
         self.updates = 0
         self.guests = [f"vm-{number}" for number in range(len(scene.guests))]
-        additions = Additions(files["guest-agent"])
+        additions = Additions(files["guest-agent"], machine=scene.machine)
         for program in ("luod-client", "luod-say", "luoctl"):
             additions.file(f"root/usr/local/bin/{program}", files[program], 0o755)
         additions.file("root/usr/sbin/luod", files["luod"], 0o755)
@@ -323,29 +348,30 @@ class Host:
         additions.link("root/etc/systemd/system/memcached.service", "/dev/null")
         for name in scene.masked:
             additions.link(f"root/{name}", "/dev/null")
-        for port, (name, kind) in enumerate(zip(self.guests, scene.guests, strict=True), FIRST_PORT):
-            additions.bytes(f"root/etc/luo-qemu/{name}.conf", qemu(name, scene.accel, port, kind))
+        for port, (name, kind) in enumerate(zip(self.guests, scene.guests, strict=True), FIRST_PORT[scene.machine]):
+            additions.bytes(f"root/etc/luo-qemu/{name}.conf", qemu(name, scene, port, kind))
             additions.enable("luo-qemu@.service", "multi-user.target", name)
         additions.bytes("root/etc/luod.toml", POLICY.encode())
         for name, script in {"cache": CACHE_CLIENT, "clock": CLOCK, "frames": FRAMES}.items():
             additions.bytes(f"root/usr/local/lib/{name}.py", script.encode())
         additions.link("root/etc/systemd/system/default.target",
                        "/usr/lib/systemd/system/multi-user.target")
-        for name in {f"kernel-{HOST.name}", *self.kernels}:
+        for name in {f"kernel-{scene.guest_kernel.name}", *self.kernels}:
             additions.file(name, files[name])
         with guest.Initramfs(folder / "guest.cpio") as archive:
             archive.file("init", files["vm-beat"], 0o755)
         additions.file("guest.cpio", folder / "guest.cpio")
         image = additions.write(folder / "additions.ext4")
-        root = debian_guest.images(ROOT)[0]
+        root = debian_guest.images(ROOTS[scene.machine])[0]
         self.hearts = {name: Heart(folder / f"{name}.log") for name in self.guests}
         ports = [word for name, heart in self.hearts.items()
                  for word in ("-chardev", f"file,id={name},path={heart.path}",
                               "-device", f"pci-serial,chardev={name}")]
         self.machine = DebianGuest(files[self.kernels[0]], root, image, folder,
                                    command_line=f"quiet {scene.command_line}", memory=scene.memory,
-                                   cpu=scene.cpu, processors=scene.processors,
-                                   options=(*ports, *scene.options))
+                                   processors=scene.processors, machine=scene.machine,
+                                   options=(*ports, *(("-cpu", scene.cpu) if scene.cpu else ()),
+                                            *scene.options))
 
     def log(self, name: str, boot: int = 0) -> str:
         """What luo-qemu said of a guest in this kernel, or with -1 in the one before."""

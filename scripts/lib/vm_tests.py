@@ -9,36 +9,39 @@ from pathlib import Path
 from common import Failed, say
 from debian_guest import Lost
 from luod_tests import Wrong
+from machine import X86, Machine
 from report import Results
-from vm_host import KEYS, MIB, POOL, ROOT, SCENES, Host, make
+from vm_host import ARM64_SCENES, KEYS, MIB, POOL, ROOTS, SCENES, Host, make
 
 
 class VmTests:
     """All of them."""
 
-    def __init__(self, results: Results, folder: Path, long: bool):
-        self.results, self.folder, self.long = results, folder, long
+    def __init__(self, results: Results, folder: Path, long: bool, machine: Machine = X86):
+        self.group, self.scenes = ("vm", SCENES) if machine == X86 else ("arm64-vm", ARM64_SCENES)
+        self.results, self.folder, self.long, self.machine = results, folder / self.group, long, machine
         self.files: dict[str, Path] = {}
         self.before: dict[str, dict[str, str]] = {}
 
     def wanted(self) -> list[str]:
         """The scenes of which tests are wanted. A host takes minutes, as it is emulated: one every day."""
-        return [name for name, scene in SCENES.items() if (scene.daily or self.long or self.results.pattern)
+        return [name for name, scene in self.scenes.items() if (scene.daily or self.long or self.results.pattern)
                 and any(map(self.results.wants, self.names(name)))]
 
     def names(self, scene: str) -> list[str]:
         """The tests of a scene."""
-        return [f"vm/{scene}/{what}" for what in (*SCENES[scene].acts, "console")]
+        return [f"{self.group}/{scene}/{what}" for what in (*self.scenes[scene].acts, "console")]
 
     def roots(self) -> list[str]:
         """The root file systems of Debian that they need."""
-        return [ROOT] if self.wanted() else []
+        return [ROOTS[self.machine]] if self.wanted() else []
 
     def run(self) -> None:
         try:
-            self.files = make(self.folder, *(SCENES[name] for name in self.wanted()))
+            self.folder.mkdir()
+            self.files = make(self.folder, *(self.scenes[name] for name in self.wanted()))
         except Failed as why:
-            self.results.verdict("vm/build", str(why))
+            self.results.verdict(f"{self.group}/build", str(why))
             return
         say("running the tests of virtual machines that live through updates")
         for name in self.wanted():
@@ -46,11 +49,11 @@ class VmTests:
 
     def scene(self, name: str) -> None:
         """Runs all acts on a host, until one fails."""
-        begin, scene = time.monotonic(), SCENES[name]
+        begin, scene = time.monotonic(), self.scenes[name]
         try:
-            host = Host(self.folder / f"vm-{name}", self.files, scene)
+            host = Host(self.folder / name, self.files, scene)
         except Failed as why:
-            self.results.verdict(f"vm/{name}/start", str(why))
+            self.results.verdict(f"{self.group}/{name}/start", str(why))
             return
         with host.machine:
             for number, act in enumerate(scene.acts):
@@ -62,13 +65,13 @@ class VmTests:
                 except (Wrong, Lost) as what:
                     trouble = [str(what), *host.story()]
                 now = time.monotonic()
-                self.results.add(f"vm/{name}/{act}", trouble or None, now - begin)
+                self.results.add(f"{self.group}/{name}/{act}", trouble or None, now - begin)
                 begin = now
                 if trouble:
                     for rest in scene.acts[number + 1:]:
-                        self.results.add(f"vm/{name}/{rest}", "did not run: one before it failed")
+                        self.results.add(f"{self.group}/{name}/{rest}", "did not run: one before it failed")
                     return
-            self.results.verdict(f"vm/{name}/console", host.machine.outcome().alarms() or None)
+            self.results.verdict(f"{self.group}/{name}/console", host.machine.outcome().alarms() or None)
 
     def refused(self, host: Host) -> None:
         """A guest that could not survive is not started."""
@@ -84,6 +87,23 @@ class VmTests:
             raise Wrong(f"QEMU did not refuse: {done}")
         if host.machine.ask("luo-qemu", "resume", "bad").status != 1:
             raise Wrong("a guest was resumed that there never was")
+
+    def tried_again(self, host: Host) -> None:
+        """The service of a guest that cannot run does not give up, but if its command line is refused."""
+        host.machine.sh(r"""
+cd /etc/luo-qemu
+printf 'MEMORY=64M\nQEMU=qemu-system-x86_64 -display none -S -machine no-such\n' >broken.conf
+printf 'MEMORY=64M\nQEMU=qemu-system-x86_64 -device virtio-balloon-pci\n' >refused.conf
+mkdir -p /etc/systemd/system/luo-qemu@broken.service.d
+printf '[Service]\nRestartSec=10ms\nRestartSteps=0\n' >/etc/systemd/system/luo-qemu@broken.service.d/soon.conf
+systemctl daemon-reload
+systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
+        tried = "$(systemctl show --property NRestarts --value luo-qemu@broken)"
+        host.machine.until(f"test {tried} -gt 8", 90)
+        host.machine.until("systemctl is-failed luo-qemu@refused", 30)
+        if host.machine.sh("systemctl show --property NRestarts --value luo-qemu@refused").strip() != "0":
+            raise Wrong("a guest whose command line is refused was tried again")
+        host.machine.sh("systemctl stop luo-qemu@broken; systemctl reset-failed")
 
     def start(self, host: Host) -> None:
         """The guests run, and find their memory as it should be."""
@@ -106,9 +126,10 @@ class VmTests:
             raise Wrong(f"the update was not aborted: {done}")
         host.machine.sh("systemctl stop painter")
         for name in host.guests:
-            log = host.log(name)
-            if "the guest is stopped" not in log or "the guest goes on in this kernel: " not in log:
-                raise Wrong(f"{name} was not stopped and continued: {log}")
+            host.machine.until(f"journalctl -b -o cat -u luo-qemu@{name} | grep -q 'the guest goes on in this "
+                               "kernel: '", 120)
+            if "the guest is stopped" not in (log := host.log(name)):
+                raise Wrong(f"{name} was not stopped: {log}")
         host.subscribed(set(host.guests))
         host.go_on(60)
         self.memcached(host)
