@@ -47,8 +47,6 @@ class Story:
     def update(self) -> None:
         """The host's kernel changes."""
         self.frames = {name: self.host.frames(name) for name in self.host.guests}
-        for heart in self.host.hearts.values():
-            heart.listen()
         before = {name: heart.beats[-1] for name, heart in self.host.hearts.items()}
         print("\nluoctl update", flush=True)
         self.host.update()

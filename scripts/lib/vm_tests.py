@@ -137,8 +137,6 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
     def update(self, host: Host) -> None:
         """The host changes its kernel, and the guests go on."""
         self.before = {name: host.frames(name) for name in host.guests}
-        for heart in host.hearts.values():
-            heart.listen()
         host.update()
         host.go_on(240)
         host.subscribed(set(host.guests))
