@@ -276,10 +276,12 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
-    # RAM in HugeTLB pages.
+    # RAM in HugeTLB pages of both sizes.
     "hugetlb": Scene(("start", "abort", *UPDATE, "pool", "update-again", "shutdown"),
                      (Guest(options="--huge-pages 2M"),),
                      command_line=f"{TSC} hugepages={POOL}"),
+    "hugetlb-1G": Scene(("start", *UPDATE, "shutdown"), (Guest(memory="1G", options="--huge-pages 1G"),),
+                        command_line=f"{TSC} hugepagesz=1G hugepages=1", memory=5120),
     # With two processors the emulator resets the host, without a word of it.
     "eight": Scene(("start", "abort", *UPDATE, "shutdown"), (Guest(),) * 8, memory=3072, processors=1),
     "crash": Scene(("start", "crash", "update"), options=("-action", "reboot=reset")),
