@@ -85,10 +85,10 @@ def demo(folder: Path, there_and_back: bool) -> int:
         except (Wrong, Lost) as what:
             why = [str(what), *host.story()]
         why = why or host.machine.outcome().alarms()
-        pauses = [f"{heart.pause():.1f} s" for heart in host.hearts.values()]
     if why:
         print("\nLIVE UPDATE FAILED: " + "\n  ".join(why))
         return 1
+    pauses = [f"{heart.pause():.1f} s" for heart in host.hearts.values()]
     print(f"\nLIVE UPDATE PASSED: the host has another kernel, and no guest has booted; seen from here, their "
           f"longest silence was {' and '.join(pauses)}")
     return 0

@@ -18,6 +18,7 @@ import kernel
 import mutants
 import package_guest
 import packages
+import vm_host
 from common import REPO
 from report import Pattern, Results
 
@@ -163,6 +164,32 @@ class Measured(unittest.TestCase):
         self.assertEqual(self.trouble(2500, 2500), "")
         self.assertEqual(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT - 0.01))), "")
         self.assertTrue(self.trouble(2500, int(2500 * (bench.GROWTH_LIMIT + 0.01))))
+
+
+class Heard(unittest.TestCase):
+    """vm_host.Heart."""
+
+    def heart(self, *told: tuple[float, float]) -> vm_host.Heart:
+        """Of a guest that told its uptime at these times."""
+        heart = vm_host.Heart(Path("none"))
+        heart.beats = [vm_host.Beat(at, number, uptime, "boot", 0, 0)
+                       for number, (at, uptime) in enumerate(told)]
+        return heart
+
+    def test_a_pause(self):
+        # The guest was paused for 20 s; before that it had to wait for a processor.
+        heart = self.heart((100, 1), (101, 2), (115.9, 3), (116, 17), (136.1, 17.1), (137, 18))
+        self.assertEqual(heart.trouble(), [])
+        self.assertAlmostEqual(heart.pause(), 20.1)
+        self.assertAlmostEqual(heart.stood_still(), 20)
+
+    def test_a_clock_that_jumps(self):
+        heart = self.heart((100, 1), (101, 2), (121, 21.9), (122, 23))
+        self.assertAlmostEqual(heart.stood_still(), 0.1)
+        self.assertEqual(len(self.heart((100, 1), (101, 2), (102, 22)).trouble()), 1)
+
+    def test_another_boot(self):
+        self.assertIn("went back", self.heart((100, 9), (101, 1)).trouble()[0])
 
 
 class Packaged(unittest.TestCase):

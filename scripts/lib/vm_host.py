@@ -130,6 +130,11 @@ class Beat:
     checks: int
     passes: int
 
+    @property
+    def behind(self) -> float:
+        """How far its clock is behind ours. What it says late seems to be further behind."""
+        return self.at - self.uptime
+
 
 class Heart:
     """What a guest says, as it comes."""
@@ -185,7 +190,9 @@ class Heart:
     def trouble(self) -> list[str]:
         """What a guest that never stopped cannot have said."""
         found = list(self.wrong)
-        for one, other in zip(self.beats, self.beats[1:], strict=False):
+        beats = self.beats[:]
+        least = beats[0].behind if beats else 0
+        for one, other in zip(beats, beats[1:], strict=False):
             if other.boot != one.boot:
                 found.append(f"boot id {one.boot} became {other.boot}: it booted again")
             elif other.number <= one.number or other.uptime < one.uptime:
@@ -193,15 +200,28 @@ class Heart:
             # The port of a host that goes down may swallow some.
             elif other.number > one.number + 20:
                 found.append(f"it counted on without us from {one} to {other}")
-            # A guest that has to wait for a processor is late, by its own clock and by ours.
-            elif other.uptime - one.uptime > other.at - one.at + 10:
-                found.append(f"its clock jumped from {one} to {other}")
+            elif other.behind < least - 10:
+                found.append(f"its clock went ahead from {one} to {other}")
+            least = min(least, other.behind)
         return found[:5]
 
-    def pause(self) -> float:
-        """The longest silence, in seconds."""
-        return max((other.at - one.at for one, other in zip(self.beats, self.beats[1:], strict=False)),
-                   default=0)
+    def silence(self, since: int = 0) -> tuple[Beat, Beat]:
+        """What it said before its longest silence since a beat, and after it."""
+        beats = self.beats[since:]
+        return max(zip(beats, beats[1:], strict=False), key=lambda pair: pair[1].at - pair[0].at)
+
+    def pause(self, since: int = 0) -> float:
+        """The longest silence since a beat, in seconds."""
+        one, other = self.silence(since)
+        return other.at - one.at
+
+    def stood_still(self, since: int = 0) -> float:
+        """For how many seconds of it the guest's clock stood still."""
+        one, other = self.silence(since)
+        before = self.beats.index(one)
+        late = one.behind - min(beat.behind for beat in self.beats[max(0, before - 100):before + 1])
+        return other.behind - one.behind + late
+
 
 STOCK_HOST = kernel.Variant("c", release=kernel.PREVIOUS, purpose="host")
 

@@ -137,11 +137,15 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
     def update(self, host: Host) -> None:
         """The host changes its kernel, and the guests go on."""
         self.before = {name: host.frames(name) for name in host.guests}
+        begin = {name: len(heart.beats) - 1 for name, heart in host.hearts.items()}
         host.update()
         host.go_on(240)
         host.subscribed(set(host.guests))
         for name, heart in host.hearts.items():
-            say(f"{name} was silent for {heart.pause():.1f} s")
+            still, pause = heart.stood_still(begin[name]), host.pause(name).whole
+            say(f"{name} was silent for {heart.pause(begin[name]):.1f} s")
+            if still < pause - 5:
+                raise Wrong(f"{name} was paused for {pause:.1f} s, but its clock stood still for {still:.1f} s")
             for line in host.log(name).splitlines():
                 if "the guest goes on after" in line:
                     say(line)
