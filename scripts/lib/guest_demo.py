@@ -35,9 +35,9 @@ class Story:
         """Waits until all runs."""
         boot = self.host.boot(300)
         print(f"\nThe host runs Linux {boot.release}.", flush=True)
-        self.host.subscribed(set(self.host.guests), 300)
+        self.host.subscribed(set(self.host.guests))
         for name, heart in self.host.hearts.items():
-            heart.wait(10, 300)
+            heart.wait(10, self.host.patience)
             last = heart.beats[-1]
             print(f"  {name}: boot {last.boot}, up for {last.uptime:.1f} s, counted to {last.number}", flush=True)
         if self.host.cached("ask") != 0 or self.host.cached("fill") != KEYS:
@@ -52,13 +52,13 @@ class Story:
         self.host.update()
         boot = self.host.machine.boots[-1]
         print(f"\nThe host runs Linux {boot.release}, another boot.", flush=True)
-        self.host.go_on(300)
+        self.host.go_on()
         for name, heart in self.host.hearts.items():
             last = heart.beats[-1]
             print(f"  {name}: boot {last.boot}, up for {last.uptime:.1f} s, counted on from "
                   f"{before[name].number} to {last.number}")
         # Once they are in luod's hands again, their RAM is where it will stay.
-        self.host.subscribed(set(self.host.guests), 300)
+        self.host.subscribed(set(self.host.guests))
         for name, frames in self.frames.items():
             last = self.host.hearts[name].beats[-1]
             moved = len(self.host.moved(name, frames))

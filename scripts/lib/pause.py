@@ -54,7 +54,7 @@ class Load:
         one = Guest(variables=f"BEAT_FILL={self.size * 3 // 4}", memory=f"{self.size}M")
         return Scene((), (one,) * self.guests, kernels=(variant,), processors=1,
                      memory=2048 + self.guests * self.size * 3 // 2,
-                     accel="tcg,tb-size=64", cpu="qemu64", masked=self.masked,
+                     accel="tcg,tb-size=64", cpu="qemu64", masked=self.masked, patience=1140,
                      command_line=f"printk.time=1 loglevel=6 {self.options}".strip(),
                      # With sleep=off the clock runs from timer to timer while a disk is waited for.
                      options=("-icount", "shift=0", "-rtc", "clock=vm"))
@@ -102,16 +102,16 @@ def measure(host: Host) -> list[int]:
     machine = host.machine
     host.boot(900)
     if host.guests:
-        host.subscribed(set(host.guests), 900)
+        host.subscribed(set(host.guests))
     for heart in host.hearts.values():
-        heart.wait(3, 900)
+        heart.wait(3, host.patience)
     old = Clock(host)
-    host.update(1200)
+    host.update()
     machine.until("systemctl is-active multi-user.target", 900)
     if host.guests:
         # Once they are in luod's hands again.
-        host.subscribed(set(host.guests), 900)
-        host.go_on(900)
+        host.subscribed(set(host.guests))
+        host.go_on()
     new = Clock(host)
     jump = old.logged("Starting new kernel", "\n".join(machine.outcome().console))
     init = new.logged("as init process", new.log)

@@ -275,6 +275,8 @@ class Scene:
     # Further files of the host that have no content.
     masked: tuple[str, ...] = ()
     processors: int = 2
+    # For what all guests do at once, in seconds, if it does not follow from their number.
+    patience: int = 0
     daily: bool = False
 
     @property
@@ -358,6 +360,7 @@ class Host:
         self.kernels = [f"kernel-{variant.name}" for variant in scene.kernels]
         self.updates = 0
         self.guests = [f"vm-{number}" for number in range(len(scene.guests))]
+        self.patience = scene.patience or 180 + 60 * len(self.guests)
         additions = Additions(files["guest-agent"], machine=scene.machine)
         for program in ("luod-client", "luod-say", "luoctl"):
             additions.file(f"root/usr/local/bin/{program}", files[program], 0o755)
@@ -459,29 +462,29 @@ class Host:
         """The kernel to come."""
         return f"/additions/{self.kernels[(self.updates + 1) % len(self.kernels)]}"
 
-    def update(self, timeout: float = 300) -> None:
+    def update(self) -> None:
         """Updates the kernel, as an operator does."""
         try:
             done = self.machine.ask("luoctl", "update", self.next(), "--cmdline",
-                                    self.machine.command_line, timeout=timeout)
+                                    self.machine.command_line, timeout=self.patience + 60)
         except Lost:
             done = None     # its answer did not make it out of the old kernel
         if done and done.status:
             raise Wrong(f"luoctl update ended with {done.status}: {done.out}{done.err}")
-        self.machine.up(timeout)
+        self.machine.up(self.patience + 60)
         self.updates += 1
 
-    def subscribed(self, names: set[str], timeout: float = 240) -> None:
+    def subscribed(self, names: set[str]) -> None:
         """Waits until these guests are part of updates, with their RAM preserved early."""
         said = " && ".join(f"luod-say STATUS | grep -q '\"id\":\"{name}\"[^}}]*\"state\":\"prepared\"'"
                            for name in names)
-        self.machine.until(said, timeout)
+        self.machine.until(said, self.patience)
 
-    def go_on(self, timeout: float) -> None:
+    def go_on(self) -> None:
         """Waits until all guests go on. None has booted, or lost anything."""
         for name, heart in self.hearts.items():
             passes = heart.beats[-1].passes if heart.beats else 0
-            heart.wait(10, timeout)
+            heart.wait(10, self.patience)
             if trouble := heart.trouble():
                 raise Wrong(f"{name}: {trouble[0]}")
             if passes and heart.beats[-1].passes <= passes:

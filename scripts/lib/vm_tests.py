@@ -109,7 +109,7 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
         """The guests run, and find their memory as it should be."""
         host.subscribed(set(host.guests))
         for heart in host.hearts.values():
-            heart.wait(10, 240)
+            heart.wait(10, host.patience)
             # Guests that start together make each other wait.
             del heart.beats[:-1]
         if (hits := host.cached("ask")) != 0 or (hits := host.cached("fill")) != KEYS:
@@ -131,7 +131,7 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
             if "the guest is stopped" not in (log := host.log(name)):
                 raise Wrong(f"{name} was not stopped: {log}")
         host.subscribed(set(host.guests))
-        host.go_on(60)
+        host.go_on()
         self.memcached(host)
 
     def update(self, host: Host) -> None:
@@ -139,7 +139,7 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
         self.before = {name: host.frames(name) for name in host.guests}
         begin = {name: len(heart.beats) - 1 for name, heart in host.hearts.items()}
         host.update()
-        host.go_on(240)
+        host.go_on()
         host.subscribed(set(host.guests))
         for name, heart in host.hearts.items():
             still, pause = heart.stood_still(begin[name]), host.pause(name).whole
