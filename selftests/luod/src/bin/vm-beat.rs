@@ -4,7 +4,7 @@
 //! (`scripts/lib/vm_tests.py`).
 //!
 //! As the first process it fills memory with numbers that follow from each other, and then says ten times a
-//! second, on the console:
+//! second, or as often as it is told, on the console:
 //!
 //! ```text
 //! beat N UPTIME BOOT_ID CHECKS
@@ -16,6 +16,7 @@
 //!
 //! | variable | what |
 //! |---|---|
+//! | `BEAT_EVERY` | milliseconds between beats |
 //! | `BEAT_MEMORY` | MiB of memory that are filled and checked |
 //! | `BEAT_FILL` | MiB of memory of which each page is written once |
 //! | `BEAT_LOAD` | MiB of memory that a thread writes all the time, and checks |
@@ -77,6 +78,8 @@ fn main() {
     if let Some(size) = number("BEAT_LOAD") {
         thread::spawn(move || write_all_the_time(size));
     }
+    let every = number("BEAT_EVERY").unwrap_or(100);
+    let every = Duration::from_millis(u64::try_from(every).unwrap_or(100));
     let mut disk = env::var_os("BEAT_DISK").map(|_| Disk::new());
     // A page that is zero takes no memory until it is written.
     let mut fresh = vec![0_u8; 64 * PAGES * 4096];
@@ -103,7 +106,7 @@ fn main() {
             "beat {beat} {uptime} {boot} {checks} {}",
             PASSES.load(Ordering::Relaxed)
         );
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(every);
     }
 }
 
