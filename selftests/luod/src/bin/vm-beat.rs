@@ -42,6 +42,7 @@ use std::{
         OpenOptionsExt, //
     },
     process,
+    str::FromStr,
     sync::atomic::{
         AtomicU64,
         Ordering, //
@@ -78,8 +79,7 @@ fn main() {
     if let Some(size) = number("BEAT_LOAD") {
         thread::spawn(move || write_all_the_time(size));
     }
-    let every = number("BEAT_EVERY").unwrap_or(100);
-    let every = Duration::from_millis(u64::try_from(every).unwrap_or(100));
+    let every = Duration::from_millis(number("BEAT_EVERY").unwrap_or(100));
     let mut disk = env::var_os("BEAT_DISK").map(|_| Disk::new());
     // A page that is zero takes no memory until it is written.
     let mut fresh = vec![0_u8; 64 * PAGES * 4096];
@@ -129,7 +129,7 @@ fn read(path: &str) -> String {
     }
 }
 
-fn number(variable: &str) -> Option<usize> {
+fn number<T: FromStr>(variable: &str) -> Option<T> {
     env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
