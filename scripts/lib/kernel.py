@@ -178,9 +178,11 @@ class Variant:
         if self.release == RELEASE:
             names += [self.core, f"memfd-{self.memfd_impl}"]
         if self.purpose:
-            names += [self.purpose, f"{self.purpose}-{self.machine.fragments[1]}"]
-        paths = [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
-        return [path for path in paths if path.exists()]
+            names.append(self.purpose)
+            # What it has on this architecture alone, if anything.
+            more = f"{self.purpose}-{self.machine.fragments[1]}"
+            names += [more] if (REPO / f"configs/{more}.config").exists() else []
+        return [REPO / "selftests/config", *(REPO / f"configs/{name}.config" for name in names)]
 
     @property
     def name(self) -> str:
