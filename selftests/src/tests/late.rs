@@ -57,8 +57,9 @@ use std::{
 const WRITERS: usize = 93;
 /// How many pages each of their files has: there is memory for all of them. They do not come that far.
 const PAGES: usize = (12 << 20) / PAGE;
-/// The note that has the writers begin.
+/// The note that has the writers begin, and the one that counts who is where it has to be by then.
 const BEGIN: usize = 500;
+const READY: usize = 501;
 
 /// Keeps this process on one of the processors behind the first, which the reboot has for itself.
 pub fn on_processor(number: usize) -> Outcome {
@@ -146,6 +147,7 @@ fn start_writer(
         on_processor(number)?;
         take_short_turns()?;
         let mapping = SharedWords::of(file, PAGES * PAGE)?;
+        notes.word(READY).fetch_add(1, Ordering::Release);
         while notes.word(BEGIN).load(Ordering::Acquire) == 0 {
             thread::sleep(Duration::from_millis(1));
         }
@@ -163,11 +165,20 @@ fn start_writer(
     Ok(())
 }
 
-/// Lets the writers begin, and reboots soon.
-fn jump(notes: &Notes) -> Outcome {
+/// Lets the writers begin once all `count` processes are ready, and reboots soon.
+///
+/// One who comes later may find no processor to go to: arm64 takes them offline on the way down.
+fn jump(notes: &Notes, count: usize) -> Outcome {
+    let end = Instant::now() + Duration::from_secs(60);
+
     on_first_processor()?;
-    // All are where they wait, also the slow ones.
-    thread::sleep(Duration::from_millis(500));
+    while notes.word(READY).load(Ordering::Acquire) < count as u64 {
+        ensure!(
+            Instant::now() < end,
+            "not all of {count} processes are ready"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
     notes.word(BEGIN).store(1, Ordering::Release);
     // At another moment each time.
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -188,7 +199,7 @@ pub fn preempted_before(stage: &mut Stage) -> Outcome {
     for (number, file) in files.iter().enumerate() {
         start_writer(&notes, number, file, Duration::ZERO, None)?;
     }
-    jump(&notes)
+    jump(&notes, WRITERS)
 }
 
 /// The same, with processes that have the right of way on each of these processors.
@@ -203,13 +214,15 @@ pub fn outranked_before(stage: &mut Stage) -> Outcome {
     for (number, file) in files.iter().enumerate() {
         start_writer(&notes, number, file, Duration::ZERO, None)?;
     }
-    for number in 1..thread::available_parallelism()?.get() {
+    let others = 1..thread::available_parallelism()?.get();
+    for number in others.clone() {
         notes.child(|| {
             on_processor(number)?;
+            notes.word(READY).fetch_add(1, Ordering::Release);
             have_right_of_way()
         })?;
     }
-    jump(&notes)
+    jump(&notes, WRITERS + others.len())
 }
 
 /// Processes in a memory cgroup that is full: each page has to be waited for.
@@ -217,6 +230,7 @@ pub fn outranked_before(stage: &mut Stage) -> Outcome {
 /// At bd974ac pages were lost in 1 of 6 runs.
 pub fn throttled_before(stage: &mut Stage) -> Outcome {
     const FEW: usize = 6;
+    const NEEDY: usize = 2;
 
     start_swapping()?;
     let group = Group::new("full")?;
@@ -226,10 +240,11 @@ pub fn throttled_before(stage: &mut Stage) -> Outcome {
     let files = files(&device, stage, FEW)?;
 
     init::load_next(stage)?;
-    for number in 0..2 {
+    for number in 0..NEEDY {
         notes.child(|| {
             group.enter()?;
             on_processor(number)?;
+            notes.word(READY).fetch_add(1, Ordering::Release);
             need_memory(60 << 20)
         })?;
     }
@@ -237,7 +252,7 @@ pub fn throttled_before(stage: &mut Stage) -> Outcome {
     for (number, file) in files.iter().enumerate() {
         start_writer(&notes, number, file, Duration::from_millis(1), Some(&group))?;
     }
-    jump(&notes)
+    jump(&notes, FEW + NEEDY)
 }
 
 /// Nothing that was written is missing.
