@@ -22,14 +22,20 @@ use nix::sys::memfd::{
 };
 use serde_json::json;
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     os::{
         fd::{
             AsFd,
             BorrowedFd,
             OwnedFd, //
         },
-        unix::net::UnixStream, //
+        unix::{
+            fs::MetadataExt,
+            net::UnixStream, //
+        },
     },
     path::Path,
     process::{
@@ -51,6 +57,9 @@ const STATE_FD: i32 = 5;
 
 /// How long QEMU may take to start, and to write or read a state. An emulated host is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where a kernel with huge pages says how large they are, in bytes.
+const HUGE_PAGE_SIZE: &str = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
 
 /// What QEMU is started with.
 #[derive(Debug)]
@@ -103,7 +112,7 @@ impl Machine {
         };
         let mut qemu = Command::new(program);
         qemu.args(arguments)
-            .args(own_arguments(memory, machine))
+            .args(own_arguments(memory, alignment(&files.ram)?, machine))
             .current_dir(directory)
             .fd_mappings(vec![
                 mapping(&files.ram, RAM_FD)?,
@@ -292,14 +301,27 @@ fn state_uri() -> String {
     format!("file:/proc/self/fd/{STATE_FD}")
 }
 
+/// How RAM is to be aligned in QEMU's address space, in bytes.
+///
+/// QEMU maps a file at any of its pages. At an odd one, a fault cannot take in a huge page of shmem.
+fn alignment(ram: &File) -> Outcome<u64> {
+    let page = ram.metadata()?.blksize();
+    let huge = fs::read_to_string(HUGE_PAGE_SIZE)
+        .ok()
+        .and_then(|size| size.trim().parse().ok())
+        .filter(|size: &u64| size.is_power_of_two());
+    Ok(huge.map_or(page, |huge| huge.max(page)))
+}
+
 /// What is added to the operator's command line.
-fn own_arguments(memory: u64, machine: Option<&str>) -> Vec<String> {
+fn own_arguments(memory: u64, alignment: u64, machine: Option<&str>) -> Vec<String> {
     let mut words = vec![
         "-m".to_owned(),
         format!("{}k", memory >> 10),
         "-object".to_owned(),
         format!(
-            "memory-backend-file,id=luo-ram,size={memory},mem-path=/proc/self/fd/{RAM_FD},share=on"
+            "memory-backend-file,id=luo-ram,size={memory},align={alignment},\
+             mem-path=/proc/self/fd/{RAM_FD},share=on"
         ),
         "-machine".to_owned(),
         "memory-backend=luo-ram".to_owned(),
@@ -343,6 +365,19 @@ mod tests {
              virt.flash1    4 KiB  0x000000000c000000 0x0000000004000000 0x0000000004000000 0x00007efd93c00000  rw\r
     /rom@etc/acpi/tables    4 KiB  0x0000000010000000 0x0000000000020000 0x0000000000200000 0x00007efdf2200000  ro\r
 ";
+
+    #[test]
+    fn ram_is_aligned_to_the_huge_pages_of_the_kernel() {
+        let ram = File::from(memfd_create("ram", MFdFlags::MFD_CLOEXEC).unwrap());
+        let alignment = alignment(&ram).unwrap();
+
+        assert!(alignment.is_power_of_two() && alignment >= 4096);
+        if let Ok(huge) = fs::read_to_string(HUGE_PAGE_SIZE) {
+            assert_eq!(alignment.to_string(), huge.trim());
+        }
+        let words = own_arguments(64 << 20, alignment, None).join(" ");
+        assert!(words.contains(&format!(",align={alignment},")), "{words}");
+    }
 
     #[test]
     fn memory_is_added_up() {
