@@ -157,6 +157,50 @@ pub fn folios_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// How much is written to a file that was preserved when it was empty.
+const FILLED: usize = 32 << 20;
+
+/// A file that is filled when it is preserved already gets huge pages like any other.
+pub fn filled_before(stage: &mut Stage) -> Outcome {
+    if !use_huge_pages()? {
+        return Err(Failure::skip("no huge pages"));
+    }
+    let session = Device::open()?.create_session(stage.name)?;
+    let note = sys::memfd_of("note", &[0; 8])?;
+    session.preserve(&note, HUGE_NOTE)?;
+    let memory = sys::memfd("filled")?;
+    memory.set_len(FILLED as u64)?;
+    let [_, before] = shared()?;
+    session.preserve(&memory, 1)?;
+
+    sys::write_at(&memory, 0, &sys::pattern(1, FILLED))?;
+    let [_, after] = shared()?;
+    let huge = after - before;
+    stage.note(format!("{huge} KiB of {} are in huge pages", FILLED >> 10));
+    // The kernel may find no room for one or the other, and makes none that are larger than the file.
+    ensure!(huge >= FILLED as i64 >> 11 || sys::huge_page_size()? > FILLED / 8);
+    sys::write_at(&note, 0, &huge.to_le_bytes())?;
+    stage.keep(session);
+    Ok(())
+}
+
+/// See [`filled_before`].
+pub fn filled_after(stage: &mut Stage) -> Outcome {
+    let session = Device::open()?.retrieve_session(stage.name)?;
+    let mut huge = [0; 8];
+    retrieve(&session, HUGE_NOTE)?.read_exact_at(&mut huge, 0)?;
+    let [_, before] = shared()?;
+    let file = retrieve(&session, 1)?;
+
+    ensure!(
+        sys::content(&file)? == sys::pattern(1, FILLED),
+        "it came back with other content"
+    );
+    ensure_eq!(shared()?[1], before + i64::from_le_bytes(huge));
+    session.finish()?;
+    Ok(())
+}
+
 /// How many pages [`fragmented_before`] has.
 const FRAGMENTED: usize = 2048;
 

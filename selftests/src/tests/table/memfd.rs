@@ -68,6 +68,12 @@ pub const TESTS: &[Test] = &[
     )
     .alone(),
     Test::new(
+        "memfd-filled",
+        &[memfd::folios::filled_before, memfd::folios::filled_after],
+    )
+    .rust_memfd()
+    .alone(),
+    Test::new(
         "memfd-live",
         &[memfd::content::live_before, memfd::content::live_after],
     )
