@@ -254,6 +254,8 @@ class Guest:
 TSC = "kvm.tsc_tolerance_ppm=50000"
 # How many huge pages of 2 MiB a host has, if its guests have any. One guest takes more than half of them.
 POOL = 96
+# How much of its RAM a guest fills, in MiB, if that is in huge pages of shmem.
+FILLED = 64
 
 
 @dataclass(frozen=True)
@@ -298,6 +300,10 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
+    # RAM in huge pages of shmem, which it gets when it is preserved already.
+    "huge": Scene(("start", "huge-pages", *UPDATE, "huge-pages-after", "update-again", "shutdown"),
+                  (Guest(variables=f"BEAT_FILL={FILLED}"),),
+                  command_line=f"{TSC} transparent_hugepage_shmem=always"),
     # RAM in HugeTLB pages of both sizes.
     "hugetlb": Scene(("start", "abort", *UPDATE, "pool", "update-again", "shutdown"),
                      (Guest(options="--huge-pages 2M"),),

@@ -11,7 +11,7 @@ from debian_guest import Lost
 from luod_tests import Wrong
 from machine import X86, Machine
 from report import Results
-from vm_host import ARM64_SCENES, KEYS, MIB, POOL, ROOTS, SCENES, Host, make
+from vm_host import ARM64_SCENES, FILLED, KEYS, MIB, POOL, ROOTS, SCENES, Host, make
 
 
 class VmTests:
@@ -167,6 +167,19 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
             sizes = [int(size) for size in re.findall(r"its state of (\d+) bytes", log)]
             if not sizes or max(sizes) > 4 * MIB:
                 raise Wrong(f"the states had {sizes} bytes: {log}")
+
+    def huge_pages(self, host: Host) -> None:
+        """Most of what the guest has filled is in huge pages, and mapped as such."""
+        mapped = int(host.machine.sh("awk '/^ShmemPmdMapped:/ { print $2 }' /proc/meminfo"))
+        say(f"{mapped >> 10} MiB of the guest's RAM are mapped in huge pages")
+        if mapped < FILLED * 1024 * 3 // 4:
+            raise Wrong(f"the guest has filled {FILLED} MiB, but only {mapped} KiB are mapped in huge pages")
+
+    def huge_pages_after(self, host: Host) -> None:
+        """They stayed whole in the update. What the guest does not touch is not mapped again."""
+        huge = int(host.machine.sh("awk '/^ShmemHugePages:/ { print $2 }' /proc/meminfo"))
+        if huge < FILLED * 1024 * 3 // 4:
+            raise Wrong(f"only {huge} KiB are in huge pages")
 
     def pool(self, host: Host) -> None:
         """The guest's 64 pages are of the pool, which is as large as the command line says."""
