@@ -58,7 +58,7 @@ const STATE_FD: i32 = 5;
 /// How long QEMU may take to start, and to write or read a state. An emulated host is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where a kernel with huge pages says how large they are, in bytes.
+/// Where a kernel with transparent huge pages says how large they are, in bytes.
 const HUGE_PAGE_SIZE: &str = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
 
 /// What QEMU is started with.
@@ -112,7 +112,7 @@ impl Machine {
         };
         let mut qemu = Command::new(program);
         qemu.args(arguments)
-            .args(own_arguments(memory, alignment(&files.ram)?, machine))
+            .args(own_arguments(memory, ram_alignment(&files.ram)?, machine))
             .current_dir(directory)
             .fd_mappings(vec![
                 mapping(&files.ram, RAM_FD)?,
@@ -301,16 +301,20 @@ fn state_uri() -> String {
     format!("file:/proc/self/fd/{STATE_FD}")
 }
 
-/// How RAM is to be aligned in QEMU's address space, in bytes.
+/// The alignment of the RAM in QEMU's address space, in bytes.
 ///
-/// QEMU maps a file at any of its pages. At an odd one, a fault cannot take in a huge page of shmem.
-fn alignment(ram: &File) -> Outcome<u64> {
-    let page = ram.metadata()?.blksize();
-    let huge = fs::read_to_string(HUGE_PAGE_SIZE)
-        .ok()
-        .and_then(|size| size.trim().parse().ok())
-        .filter(|size: &u64| size.is_power_of_two());
-    Ok(huge.map_or(page, |huge| huge.max(page)))
+/// By default QEMU aligns it to the pages of the file only. At such an address a fault cannot map a huge
+/// page of shmem, and allocates small ones.
+fn ram_alignment(ram: &File) -> Outcome<u64> {
+    let huge = fs::read_to_string(HUGE_PAGE_SIZE).ok();
+    Ok(alignment(ram.metadata()?.blksize(), huge.as_deref()))
+}
+
+/// The larger one of a file's page and the kernel's huge page; the former if there are no huge pages.
+fn alignment(page: u64, huge: Option<&str>) -> u64 {
+    huge.and_then(|size| size.trim().parse().ok())
+        .filter(|size: &u64| size.is_power_of_two())
+        .map_or(page, |size| size.max(page))
 }
 
 /// What is added to the operator's command line.
@@ -367,14 +371,22 @@ mod tests {
 ";
 
     #[test]
-    fn ram_is_aligned_to_the_huge_pages_of_the_kernel() {
+    fn ram_is_aligned_to_the_largest_page() {
+        let huge = Some("2097152\n");
+
+        assert_eq!(alignment(4096, huge), 2 << 20);
+        assert_eq!(alignment(1 << 30, huge), 1 << 30);
+        for none in [None, Some(""), Some("3"), Some("2M")] {
+            assert_eq!(alignment(4096, none), 4096, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn qemu_is_told_the_alignment_of_the_ram() {
         let ram = File::from(memfd_create("ram", MFdFlags::MFD_CLOEXEC).unwrap());
-        let alignment = alignment(&ram).unwrap();
+        let alignment = ram_alignment(&ram).unwrap();
 
         assert!(alignment.is_power_of_two() && alignment >= 4096);
-        if let Ok(huge) = fs::read_to_string(HUGE_PAGE_SIZE) {
-            assert_eq!(alignment.to_string(), huge.trim());
-        }
         let words = own_arguments(64 << 20, alignment, None).join(" ");
         assert!(words.contains(&format!(",align={alignment},")), "{words}");
     }
