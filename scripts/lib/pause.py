@@ -15,10 +15,9 @@ import kernel
 from common import aligned, say
 from debian_guest import Lost
 from luod_tests import HOST, Wrong
-from vm_host import Guest, Host, Scene, make
+from vm_host import HUGE, Guest, Host, Scene, make
 
 VARIANTS = {"c": kernel.Variant("c", purpose="host"), "rust": HOST}
-HUGE = "transparent_hugepage_shmem=always"
 # What an operator can choose: parameters of the kernel, and files that are masked.
 CHOICES = (("with all messages on the console", "loglevel=8 systemd.show_status=yes", ()),
            ("without the status of systemd", "systemd.show_status=no", ()),

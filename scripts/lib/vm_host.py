@@ -30,8 +30,9 @@ MIB = 1 << 20
 DISK = "/var/lib/disk.img"
 # Written by vm-beat; the rest of a line is cut off where a kernel died in the middle.
 BEAT = re.compile(r"beat (\d+) ([\d.]+) ([0-9a-f-]{36}) (\d+) (\d+)")
-# In the host: where each page of a guest's RAM is. The data of the memfd is mapped and read, so
-# that there is something to be looked up.
+# In the host: where each page of a guest's RAM is (`frames'), how many KiB of it are in huge pages (`held'),
+# and in how many QEMU maps them as such (`mapped'). The data of the memfd is mapped and read, so that there
+# is something to be looked up.
 FRAMES = """\
 import mmap, os, struct, sys
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -40,8 +41,8 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     except OSError:
         continue        # it has ended
     if words[0].startswith("qemu-system") and words[1:3] == ["-name", sys.argv[1]]:
-        path = f"/proc/{pid}/fd/3"
-with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
+        qemu = pid
+with open(f"/proc/{qemu}/fd/3", "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
     size, inode = os.fstat(ram.fileno()).st_size, str(os.fstat(ram.fileno()).st_ino)
     view = mmap.mmap(ram.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ)
     # Not by its name: Linux 7.2 hands none over.
@@ -57,8 +58,12 @@ with open(path, "rb") as ram, open("/proc/self/pagemap", "rb", 0) as pagemap:
             view[at]
             pagemap.seek((begin + at) // 4096 * 8)
             entry, = struct.unpack("Q", pagemap.read(8))
-            print(f"{at // 4096:x} {entry & (1 << 55) - 1:x}" if entry >> 63 else f"{at // 4096:x} none")
+            if sys.argv[2] == "frames":
+                print(f"{at // 4096:x} {entry & (1 << 55) - 1:x}" if entry >> 63 else f"{at // 4096:x} none")
             at += 4096
+    if sys.argv[2] != "frames":
+        with open(f"/proc/{qemu if sys.argv[2] == 'mapped' else 'self'}/smaps_rollup") as smaps:
+            print(*(line.split()[1] for line in smaps if line.startswith("ShmemPmdMapped:")))
 """
 # In the host: what its counter says, and what its clocks say at that time.
 CLOCK = """\
@@ -254,7 +259,8 @@ class Guest:
 TSC = "kvm.tsc_tolerance_ppm=50000"
 # How many huge pages of 2 MiB a host has, if its guests have any. One guest takes more than half of them.
 POOL = 96
-# How much of its RAM a guest fills, in MiB, if that is in huge pages of shmem.
+# RAM in huge pages of shmem, and how much of it a guest fills then, in MiB.
+HUGE = "transparent_hugepage_shmem=always"
 FILLED = 64
 
 
@@ -300,10 +306,10 @@ SCENES = {
     "load": Scene(("start", "abort", *UPDATE, "update-again"),
                   (Guest(variables="BEAT_LOAD=16"),
                    Guest(f"-drive if=virtio,format=raw,cache=none,file={DISK}", "BEAT_DISK=1"))),
-    # RAM in huge pages of shmem, which it gets when it is preserved already.
+    # RAM in huge pages of shmem, which are allocated after it was preserved.
     "huge": Scene(("start", "huge-pages", *UPDATE, "huge-pages-after", "update-again", "shutdown"),
                   (Guest(variables=f"BEAT_FILL={FILLED}"),),
-                  command_line=f"{TSC} transparent_hugepage_shmem=always"),
+                  command_line=f"{TSC} {HUGE}"),
     # RAM in HugeTLB pages of both sizes.
     "hugetlb": Scene(("start", "abort", *UPDATE, "pool", "update-again", "shutdown"),
                      (Guest(options="--huge-pages 2M"),),
@@ -443,8 +449,12 @@ class Host:
 
     def frames(self, name: str) -> dict[str, str]:
         """Where each page of a guest is."""
-        out = self.machine.run("python3", "/usr/local/lib/frames.py", name, timeout=180)
+        out = self.machine.run("python3", "/usr/local/lib/frames.py", name, "frames", timeout=180)
         return dict(line.split() for line in out.splitlines())
+
+    def huge(self, name: str, what: str) -> int:
+        """How much of a guest's RAM is in huge pages of shmem (`held'), or mapped so by QEMU (`mapped'), in KiB."""
+        return int(self.machine.run("python3", "/usr/local/lib/frames.py", name, what, timeout=180))
 
     def moved(self, name: str, before: dict[str, str]) -> list[str]:
         """What has other frames than before an update. Nothing, but what was migrated since: fragmented

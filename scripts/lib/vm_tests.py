@@ -168,18 +168,18 @@ systemctl start --no-block luo-qemu@broken luo-qemu@refused""")
             if not sizes or max(sizes) > 4 * MIB:
                 raise Wrong(f"the states had {sizes} bytes: {log}")
 
-    def huge_pages(self, host: Host) -> None:
-        """Most of what the guest has filled is in huge pages, and mapped as such."""
-        mapped = int(host.machine.sh("awk '/^ShmemPmdMapped:/ { print $2 }' /proc/meminfo"))
-        say(f"{mapped >> 10} MiB of the guest's RAM are mapped in huge pages")
-        if mapped < FILLED * 1024 * 3 // 4:
-            raise Wrong(f"the guest has filled {FILLED} MiB, but only {mapped} KiB are mapped in huge pages")
+    def huge_pages(self, host: Host, what: str = "mapped") -> None:
+        """Most of what the guests have filled is in huge pages, and mapped as such."""
+        for name in host.guests:
+            # Of its RAM only: memcached's memory is from shmem, too.
+            huge = host.huge(name, what)
+            say(f"{name}: {huge >> 10} MiB of its RAM are {what} in huge pages")
+            if huge < FILLED * 1024 * 3 // 4:
+                raise Wrong(f"{name} has filled {FILLED} MiB, but only {huge} KiB are {what} in huge pages")
 
     def huge_pages_after(self, host: Host) -> None:
-        """They stayed whole in the update. What the guest does not touch is not mapped again."""
-        huge = int(host.machine.sh("awk '/^ShmemHugePages:/ { print $2 }' /proc/meminfo"))
-        if huge < FILLED * 1024 * 3 // 4:
-            raise Wrong(f"only {huge} KiB are in huge pages")
+        """They stayed whole in the update. What the guest does not touch QEMU has not mapped again."""
+        self.huge_pages(host, "held")
 
     def pool(self, host: Host) -> None:
         """The guest's 64 pages are of the pool, which is as large as the command line says."""
